@@ -1,0 +1,55 @@
+# Two commands to know: `make run` serves, `make test` tests. Each sets up what it needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL := ov_models/florence-2-tiny
+SERVING := $(VENV)/serving.installed
+DEVELOPMENT := $(VENV)/development.installed
+
+.PHONY: run test test-long check format setup setup-dev model lock clean
+
+run: setup  ## serve the bundled model on port 5011; the FLORENCE_* variables are obeyed
+	@exec $(BIN)/python -m florence_tagger serve
+
+test: setup-dev  ## the fast tests
+	$(BIN)/python -m pytest
+
+test-long: setup-dev  ## the tests of large models
+	$(BIN)/python -m pytest -m long
+
+check: setup-dev  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup-dev  ## put the code into its form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+model: setup-dev  ## convert the bundled model anew from its checkpoint
+	$(BIN)/python -m convert --model training/florence-2-tiny --output $(MODEL)
+
+setup: $(SERVING)  ## install what serves into .venv
+
+setup-dev: $(DEVELOPMENT)  ## install what converts, trains and tests, too
+
+$(SERVING): requirements.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: set PYTHON."; exit 1; }
+	@echo "Setting up $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt
+	@touch $@
+
+$(DEVELOPMENT): $(SERVING) convert/requirements.txt training/requirements.txt tests/requirements.txt
+	@echo "Adding PyTorch, optimum-intel and the test tools to $(VENV) (once; several GB, minutes)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-r requirements.txt -r convert/requirements.txt -r training/requirements.txt -r tests/requirements.txt
+	@touch $@
+
+lock: setup-dev  ## write the versions at hand to constraints.txt
+	$(BIN)/pip freeze | grep -viE '^(cuda|nvidia|triton|-e )' > constraints.txt
+
+clean:  ## remove what set-up, tests and checks made
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,5 @@
+"""What can go wrong when converting, in words for the person who converts."""
+
+
+class ConversionError(Exception):
+    """A checkpoint can't be converted, or the result can't be written; its text says why and what is accepted."""

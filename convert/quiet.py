@@ -1,0 +1,13 @@
+"""Keeps what the libraries tell their developers from the people who convert."""
+
+import logging
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Silences deprecations inside torch, notes of the tracer, and transformers' and optimum's information."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("optimum").setLevel(logging.ERROR)

@@ -1,0 +1,66 @@
+"""The reference: transformers' own model, processor and `generate` in f32, which the serving side must agree with."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from transformers import GenerationConfig
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from convert.checkpoint import Checkpoint, load_model
+from florence_tagger.florence.decoding import GenerationSettings
+from florence_tagger.florence.detector import OBJECT_DETECTION
+from florence_tagger.florence.tokenizer import Tokenizer
+
+
+class Reference:
+    """A checkpoint in PyTorch.
+
+    Its pictures are resized by the processor's Pillow backend, as the published preprocessing was; the torchvision
+    backend, which transformers 5 prefers, rounds some pixels differently.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._model: Any = load_model(checkpoint, torch.float32)
+        self._processor = CLIPImageProcessorPil(**checkpoint.preprocessing.as_published())
+        self._prompt_ids = Tokenizer(checkpoint.tokenizer).encode(OBJECT_DETECTION)
+        height, width = checkpoint.preprocessing.image_size
+        self._image_tokens = self._image_features(torch.zeros(1, 3, height, width)).shape[1]
+
+    @torch.inference_mode()
+    def generate(self, path: Path, settings: GenerationSettings) -> tuple[int, ...]:
+        """The token ids after the start token for the picture in a file."""
+        with Image.open(path) as picture:
+            rgb = ImageOps.exif_transpose(picture).convert("RGB")
+        pixel_values = self._processor(rgb, return_tensors="pt").pixel_values
+        input_ids = [self._model.config.image_token_id] * self._image_tokens + list(self._prompt_ids)
+        sequences = self._model.generate(
+            input_ids=torch.tensor([input_ids]),
+            attention_mask=torch.ones(1, len(input_ids), dtype=torch.int64),
+            pixel_values=pixel_values,
+            generation_config=generation_config(settings),
+        )
+        return tuple(sequences[0, 1:].tolist())
+
+    @torch.inference_mode()
+    def _image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self._model.get_image_features(pixel_values).pooler_output
+        return features
+
+
+def generation_config(settings: GenerationSettings) -> GenerationConfig:
+    """The settings as transformers has them; padding never occurs with one picture."""
+    return GenerationConfig(
+        decoder_start_token_id=settings.decoder_start_token_id,
+        eos_token_id=settings.eos_token_id,
+        pad_token_id=settings.eos_token_id,
+        max_new_tokens=settings.max_new_tokens,
+        num_beams=settings.num_beams,
+        no_repeat_ngram_size=settings.no_repeat_ngram_size,
+        forced_bos_token_id=settings.forced_bos_token_id,
+        forced_eos_token_id=settings.forced_eos_token_id,
+        early_stopping=settings.early_stopping if settings.num_beams > 1 else False,
+        length_penalty=settings.length_penalty if settings.num_beams > 1 else 1.0,
+        do_sample=False,
+    )

@@ -1,0 +1,46 @@
+"""The command line: `python -m florence_tagger serve`."""
+
+import logging
+import sys
+from typing import Any
+
+import click
+
+from florence_tagger import __version__
+from florence_tagger.config import PREFIX, Settings, load_settings
+from florence_tagger.errors import TaggerError
+from florence_tagger.florence.folder import read_folder
+
+
+@click.group()
+@click.version_option(__version__, package_name="florence_tagger", prog_name="florence_tagger")
+def main() -> None:
+    """Counts the objects in pictures with a Florence-2 model on OpenVINO."""
+
+
+def setting_options() -> list[click.Parameter]:
+    """An option for each setting; what it accepts is checked where the environment is, too."""
+    return [
+        click.Option(
+            [f"--{name.replace('_', '-')}"],
+            help=f"{field.description} [{PREFIX}{name.upper()}; default: {field.default or 'not set'}]",
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def serve(**given: Any) -> None:
+    """Serves the model over HTTP until told to stop."""
+    from florence_tagger.web.server import Server
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = load_settings({name: value for name, value in given.items() if value is not None})
+        folder = read_folder(settings.model_dir)
+    except TaggerError as exc:
+        click.echo(f"Error: {exc}", err=True)
+        sys.exit(2)
+    Server(settings, folder).run()
+
+
+main.add_command(click.Command("serve", params=setting_options(), callback=serve, help=serve.__doc__))

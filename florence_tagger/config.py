@@ -1,0 +1,70 @@
+"""All settings: their names, defaults and meaning. The only reader of the environment."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from florence_tagger.errors import SettingsError
+
+PREFIX = "FLORENCE_"
+DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "ov_models" / "florence-2-tiny"
+
+
+class Settings(BaseSettings):
+    """Each field is an environment variable `FLORENCE_<NAME>` and an option `--<name>` of the command line."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
+
+    host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - a container's service
+    port: int = Field(5011, ge=1, le=65535, description="Port to listen on.")
+    model_dir: Path = Field(DEFAULT_MODEL, description="Folder of the converted model.")
+    device: str = Field(
+        "AUTO",
+        description="OpenVINO device: CPU, GPU, GPU.1, … exactly; AUTO is the GPU if there is one, else the CPU.",
+    )
+    precision: Literal["", "f32", "bf16", "f16"] = Field(
+        "", description="Inference precision: f32, bf16 or f16; the device's best if not set."
+    )
+    num_beams: int | None = Field(None, ge=1, le=16, description="Beams of the search, 1 is fastest; the checkpoint's.")
+    no_repeat_ngram: int | None = Field(
+        None, ge=0, description="No run of so many tokens occurs twice in an answer, 0 is off; the checkpoint's."
+    )
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="Most tokens of an answer, about 5 for each object; the checkpoint's."
+    )
+    inference_threads: int = Field(0, ge=0, description="Threads of inference on the CPU; 0 is OpenVINO's choice.")
+    http_threads: int = Field(16, ge=2, le=1024, description="Requests treated at the same time.")
+    queue_size: int = Field(64, ge=1, description="Most documents that wait for the model.")
+    cache_dir: Path | None = Field(None, description="Folder for compiled models, for faster starts; off if not set.")
+    api_key: str = Field("", description="Key that requests must have in their header X-API-Key; none if not set.")
+    max_body_mb: float = Field(256, gt=0, description="Largest body of a request, MB.")
+    max_documents: int = Field(1000, ge=1, description="Most documents in a request.")
+    max_document_mb: float = Field(64, gt=0, description="Largest file, MB.")
+    max_pixels: int = Field(100_000_000, ge=1, description="Most pixels of a picture.")
+    request_seconds: float = Field(
+        600, gt=0, description="Seconds after which a request is answered with what is done."
+    )
+
+    @field_validator("device")
+    @classmethod
+    def upper_case(cls, value: str) -> str:
+        return value.upper()
+
+
+def load_settings(given: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of the environment, those `given` by field name going first.
+
+    Raises:
+        SettingsError: a value is not accepted; names its variable.
+    """
+    try:
+        return Settings(**(given or {}))
+    except ValidationError as exc:
+        problems = [
+            f"{PREFIX}{'_'.join(map(str, error['loc'])).upper()}={error['input']}: {error['msg']}"
+            for error in exc.errors()
+        ]
+        raise SettingsError("; ".join(problems)) from None

@@ -1,0 +1,17 @@
+"""Regions to counts by label."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from florence_tagger.schemas import Region
+
+
+def count_regions(regions: Iterable[Region]) -> dict[str, int]:
+    """How many regions each label has."""
+    return dict(Counter(region.label for region in regions))
+
+
+def most_frequent(counts: dict[str, int], most: int) -> dict[str, int]:
+    """The `most` labels with the highest counts (0: all), of equal ones the alphabet's first, in its order."""
+    ranked = sorted(counts, key=lambda label: (-counts[label], label))
+    return {label: counts[label] for label in sorted(ranked[: most or None])}

@@ -1,0 +1,79 @@
+"""An IR folder as `convert` writes it: graphs, tokenizer, settings, and the manifest that names them."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from florence_tagger.errors import ModelError
+from florence_tagger.florence.decoding import GenerationSettings
+
+MANIFEST = "manifest.json"
+GENERATION = "generation_config.json"
+PREPROCESSING = "preprocessor_config.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a model folder says of itself, as far as serving needs it.
+
+    Attributes:
+        name: the model's name.
+        sha256: of the manifest, which holds those of all other files.
+        precision: of the stored weights.
+        image_size: (height, width) of the model's input, pixels.
+        max_positions: most tokens the encoder or the decoder can take.
+        generation: the checkpoint's own settings.
+    """
+
+    path: Path
+    name: str
+    sha256: str
+    precision: str
+    image_size: tuple[int, int]
+    max_positions: int
+    generation: GenerationSettings
+
+
+def read_folder(path: Path) -> ModelFolder:
+    """Reads and checks what an IR folder says of itself.
+
+    Raises:
+        ModelError: no such folder, no manifest, one of another format or without what serving needs, or a file that it
+            names is missing.
+    """
+    if not path.is_dir():
+        raise ModelError(f"There is no model folder {path}.")
+    if not (path / MANIFEST).is_file():
+        raise ModelError(
+            f"{path} has no {MANIFEST}: it is not a converted model. Make one with "
+            f"`python -m convert --model CHECKPOINT --output {path}`."
+        )
+    manifest = read_json(path / MANIFEST)
+    try:
+        if manifest["format"] != FORMAT:
+            raise ModelError(f"{path / MANIFEST} has format {manifest['format']}; this version reads format {FORMAT}.")
+        if missing := [name for name in manifest["files"] if not (path / name).is_file()]:
+            raise ModelError(f"{path} lacks {', '.join(missing)}, which its {MANIFEST} names.")
+        size = read_json(path / PREPROCESSING)["size"]
+        return ModelFolder(
+            path=path,
+            name=str(manifest["name"]),
+            sha256=hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest(),
+            precision=str(manifest["precision"]),
+            image_size=(int(size["height"]), int(size["width"])),
+            max_positions=int(manifest["geometry"]["max_positions"]),
+            generation=GenerationSettings(**read_json(path / GENERATION)),
+        )
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ModelError(f"{path} describes itself incompletely: {type(exc).__name__} {exc}.") from exc
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; ModelError where it can't be read as one."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"{path} can't be read as JSON: {exc}") from exc

@@ -1,0 +1,1 @@
+"""Untrusted bytes to frames: the only user of Pillow."""

@@ -1,0 +1,100 @@
+"""A document's content through the stages, in order: base64, picture, model, counts."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from florence_tagger.batching import Batcher
+from florence_tagger.counting import count_regions
+from florence_tagger.errors import BusyError, DocumentError
+from florence_tagger.media.content import decode_base64
+from florence_tagger.media.images import open_picture
+from florence_tagger.schemas import Detection, DocumentResult
+
+logger = logging.getLogger(__name__)
+
+Outcome = DocumentResult | DocumentError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one document and one request: bytes, pixels, seconds."""
+
+    document_bytes: int
+    pixels: int
+    request_seconds: float
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The stages that all requests go through.
+
+    Attributes:
+        image_size: (height, width) of the model's input, pixels.
+    """
+
+    batcher: Batcher
+    image_size: tuple[int, int]
+    limits: Limits
+
+    def run(self, contents: Sequence[str | DocumentError], on_done: Callable[[], None] = lambda: None) -> list[Outcome]:
+        """Treats the documents of a request; `contents` has the base64 text of each, or why it has none.
+
+        Files are decoded here, in the request's thread, while the model is at the ones before. `on_done` is called for
+        each document that is done with, one way or the other.
+
+        Raises:
+            NotReadyError, BusyError: none of the documents could be queued.
+        """
+        deadline = time.monotonic() + self.limits.request_seconds
+        started: list[Future[Detection] | DocumentError] = []
+        for content in contents:
+            accepted = any(isinstance(one, Future) for one in started)
+            started.append(self._start(content, deadline, patient=accepted))
+        return [self._finish(one, deadline, on_done) for one in started]
+
+    def _start(self, content: str | DocumentError, deadline: float, patient: bool) -> Future[Detection] | DocumentError:
+        """Decodes and queues one document; only a request of which something is queued waits for a place."""
+        if isinstance(content, DocumentError):
+            return content
+        if time.monotonic() > deadline:
+            return self._too_late()
+        try:
+            frame = open_picture(
+                decode_base64(content, self.limits.document_bytes), self.image_size, self.limits.pixels
+            )
+            return self.batcher.submit(frame, max(deadline - time.monotonic(), 0) if patient else 0)
+        except BusyError:
+            if patient:
+                return self._too_late()
+            raise
+        except DocumentError as exc:
+            return exc
+        except MemoryError:
+            return DocumentError("There is not enough memory to decode the file.")
+
+    def _finish(
+        self, started: Future[Detection] | DocumentError, deadline: float, on_done: Callable[[], None]
+    ) -> Outcome:
+        """Waits for one document's detection, at most until the deadline."""
+        outcome = started if isinstance(started, DocumentError) else self._await(started, deadline)
+        on_done()
+        return outcome
+
+    def _await(self, detection: Future[Detection], deadline: float) -> Outcome:
+        try:
+            found = detection.result(max(deadline - time.monotonic(), 0))
+        except TimeoutError:
+            detection.cancel()
+            return self._too_late()
+        except Exception:  # the model's failure is this document's alone; the log has its trace
+            logger.exception("The model failed on a document")
+            return DocumentError("The model failed on this document; the log of the service says how.")
+        if found.truncated:
+            logger.warning("An answer was cut off at the most tokens: objects may be missing.")
+        return DocumentResult(count_regions(found.regions), found)
+
+    def _too_late(self) -> DocumentError:
+        return DocumentError(f"Not finished within the {self.limits.request_seconds:g} seconds of a request.")

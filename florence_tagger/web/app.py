@@ -1,0 +1,85 @@
+"""The Flask application: its routes, and the envelope that every error comes in."""
+
+import hmac
+import logging
+from http import HTTPStatus
+
+from flask import Flask, Response, jsonify, request
+from werkzeug.exceptions import HTTPException, Unauthorized
+
+from florence_tagger.batching import Batcher
+from florence_tagger.config import Settings
+from florence_tagger.errors import BusyError, NotReadyError, RequestError, TooManyDocumentsError
+from florence_tagger.pipeline import Limits, Pipeline
+from florence_tagger.web import health, process
+from florence_tagger.web.envelope import failure
+from florence_tagger.web.service import Service, install
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 1
+PROTECTED = ("/process", "/work/status")  # by the API key, where one is set
+
+# What an error of the whole request means in HTTP; Flask takes the nearest class.
+STATUS_OF_ERROR: dict[type[Exception], HTTPStatus] = {
+    RequestError: HTTPStatus.BAD_REQUEST,
+    TooManyDocumentsError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    NotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
+    BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+def create_app(settings: Settings, batcher: Batcher, image_size: tuple[int, int]) -> Flask:
+    """The application on a model that `batcher` loads; `image_size` (height, width) is that of the model's input."""
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = int(settings.max_body_mb * 1e6)
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # jobs are the newest first
+    limits = Limits(int(settings.max_document_mb * 1e6), settings.max_pixels, settings.request_seconds)
+    install(app, Service(settings, batcher, Pipeline(batcher, image_size, limits)))
+    app.register_blueprint(process.blueprint)
+    app.register_blueprint(health.blueprint)
+    app.before_request(lambda: check_key(settings.api_key))
+    for error in STATUS_OF_ERROR:
+        app.register_error_handler(error, on_request_error)
+    app.register_error_handler(HTTPException, on_http_error)
+    app.register_error_handler(RecursionError, on_recursion)
+    app.register_error_handler(Exception, on_unexpected_error)
+    return app
+
+
+def check_key(api_key: str) -> None:
+    """401 where a key is set and a protected route is asked for without it."""
+    given = request.headers.get("X-API-Key", "")
+    if api_key and request.path in PROTECTED and not hmac.compare_digest(given.encode(), api_key.encode()):
+        raise Unauthorized("The header X-API-Key with the service's key is needed.")
+
+
+def failed(status: HTTPStatus, error: str) -> Response:
+    """The envelope of an error as a response."""
+    response = jsonify(failure(status, error))
+    response.status_code = status
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return response
+
+
+def on_request_error(error: Exception) -> Response:
+    return failed(STATUS_OF_ERROR[type(error)], str(error))
+
+
+def on_http_error(error: HTTPException) -> Response:
+    response = failed(HTTPStatus(error.code or 500), error.description or "")
+    if allowed := getattr(error, "valid_methods", None):
+        response.headers["Allow"] = ", ".join(sorted(allowed))
+    return response
+
+
+def on_recursion(error: RecursionError) -> Response:
+    """JSON that could just be read may be nested too deeply to be written again."""
+    return failed(HTTPStatus.BAD_REQUEST, "The body is nested too deeply.")
+
+
+def on_unexpected_error(error: Exception) -> Response:
+    """A fault of ours: the log has its trace, the answer has not."""
+    logger.exception("A request failed", exc_info=error)
+    return failed(HTTPStatus.INTERNAL_SERVER_ERROR, "The service failed on this request; its log says how.")

@@ -1,0 +1,190 @@
+"""Detect's envelope: what a request may say, and the answer in its form.
+
+The user's own document (tests/contract) has the last word on names and forms.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, NoReturn
+
+import psutil
+
+from florence_tagger.counting import most_frequent
+from florence_tagger.errors import DocumentError, RequestError, TooManyDocumentsError
+from florence_tagger.pipeline import Outcome
+from florence_tagger.schemas import DocumentResult
+
+DEFAULT_LABELS = 5
+MOST_LABELS = 10_000
+OBJECT_DETECTION = "OD"
+
+
+@dataclass(frozen=True)
+class ProcessRequest:
+    """A request to `/process`.
+
+    Attributes:
+        documents: as they came, echoed in the answer.
+        num_labels: at most so many labels for a document, 0 for all.
+        return_boxes: whether the answer lists the boxes, too.
+    """
+
+    documents: list[Any]
+    num_labels: int
+    return_boxes: bool
+
+
+def parse_request(body: bytes, max_documents: int) -> ProcessRequest:
+    """Reads the body of a request.
+
+    Raises:
+        RequestError: it is not JSON, has no list `documents`, or a parameter has a value that is not accepted.
+        TooManyDocumentsError: more documents than `max_documents`.
+    """
+    values = parse_json(body)
+    if not isinstance(values, dict) or not isinstance(values.get("documents"), list):
+        raise RequestError(
+            'The body must be a JSON object with a list "documents", each with its file in base64 in source.content.'
+        )
+    documents = values["documents"]
+    if len(documents) > max_documents:
+        raise TooManyDocumentsError(f"The request has {len(documents)} documents; {max_documents} are accepted.")
+    check_task(values)
+    return ProcessRequest(documents, parse_num_labels(values), parse_return_boxes(values))
+
+
+def parse_json(body: bytes) -> Any:
+    """The value of a JSON text; RequestError where it is not one (NaN and Infinity are none)."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        return json.loads(body, parse_constant=refuse)
+    except RecursionError:
+        raise RequestError("The body is nested too deeply.") from None
+    except ValueError as exc:  # JSON, UTF-8, or an integer of too many digits
+        raise RequestError(f"The body is not JSON: {exc}.") from exc
+
+
+def check_task(values: dict[str, Any]) -> None:
+    """RequestError unless what is asked for is counting with the object-detection prompt."""
+    prompt = given(values, "prompt", OBJECT_DETECTION)
+    if not isinstance(prompt, str) or prompt.upper().strip("<>") != OBJECT_DETECTION:
+        raise RequestError(f"prompt is {shown(prompt)}; accepted is {OBJECT_DETECTION}.")
+    if (output := given(values, "output", "counts")) != "counts":
+        raise RequestError(f"output is {shown(output)}; accepted is counts.")
+    if (min_score := given(values, "min_score", 0)) != 0 or isinstance(min_score, bool):
+        raise RequestError(f"min_score is {shown(min_score)}; boxes have no scores yet, accepted is 0.")
+
+
+def given(values: dict[str, Any], name: str, default: Any) -> Any:
+    """A parameter's value; null and the empty string are its default."""
+    value = values.get(name)
+    return default if value is None or value == "" else value
+
+
+def parse_num_labels(values: dict[str, Any]) -> int:
+    """`num_labels`, or the name that the user's document also has for it, `num_classes`."""
+    names = [name for name in ("num_labels", "num_classes") if given(values, name, None) is not None]
+    numbers = {label_number(name, values[name]) for name in names}
+    if len(numbers) > 1:
+        raise RequestError("num_labels and num_classes are the same setting but have different values.")
+    return numbers.pop() if numbers else DEFAULT_LABELS
+
+
+def label_number(name: str, value: Any) -> int:
+    """An integer from 0 to 10,000, or a string of it."""
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdecimal() and len(value) <= 20:
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_LABELS:
+        raise RequestError(f"{name} is {shown(value)}; accepted is an integer from 0 (all labels) to {MOST_LABELS}.")
+    return value
+
+
+def parse_return_boxes(values: dict[str, Any]) -> bool:
+    """`return_boxes`, true or false."""
+    value = given(values, "return_boxes", False)
+    if not isinstance(value, bool):
+        raise RequestError(f"return_boxes is {shown(value)}; accepted is true or false.")
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value for an error message, not too long."""
+    text = json.dumps(value)
+    return text if len(text) <= 50 else f"{text[:47]}..."
+
+
+def content_of(document: Any) -> str | DocumentError:
+    """The base64 text of a document's file, or why it has none."""
+    if not isinstance(document, dict):
+        return DocumentError("The document is not an object.")
+    source = document.get("source")
+    if not isinstance(source, dict):
+        return DocumentError("The document has no object source.")
+    content = source.get("content")
+    if not isinstance(content, str):
+        return DocumentError("The document has no text source.content, which holds the file in base64.")
+    return content
+
+
+def name_of(document: Any, place: int) -> str:
+    """What a document is called among the untreated ones: its id, or its place where it has none."""
+    identity = document.get("id") if isinstance(document, dict) else None
+    if isinstance(identity, str | int | float) and not isinstance(identity, bool) and identity != "":
+        return str(identity)
+    return f"documents[{place}]"
+
+
+def answer(request: ProcessRequest, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The envelope of a request that was treated, its documents one by one."""
+    data: list[Any] = []
+    untreated: list[dict[str, str]] = []
+    for place, (document, outcome) in enumerate(zip(request.documents, outcomes, strict=True)):
+        if isinstance(outcome, DocumentError):
+            untreated.append({name_of(document, place): str(outcome)})
+        else:
+            data.append(treated(document, outcome, request))
+    return envelope(HTTPStatus.OK, "Success", data=data, untreated=untreated)
+
+
+def treated(document: dict[str, Any], result: DocumentResult, request: ProcessRequest) -> dict[str, Any]:
+    """A document with its content replaced by counts, everything else as it came."""
+    counts = most_frequent(result.counts, request.num_labels)
+    source = document["source"] | {"content": [{label: count} for label, count in counts.items()]}
+    if request.return_boxes:
+        source["detections"] = [
+            {"label": region.label, "box": list(region.box), "frame": 0} for region in result.detection.regions
+        ]
+        if result.detection.truncated:
+            source["truncated"] = True
+    return document | {"source": source}
+
+
+def failure(status: HTTPStatus, error: str) -> dict[str, Any]:
+    """The envelope of a request that could not be treated at all."""
+    return envelope(status, status.phrase, error=error)
+
+
+def envelope(
+    status: HTTPStatus,
+    message: str,
+    data: Sequence[Any] = (),
+    untreated: Sequence[dict[str, str]] = (),
+    error: str = "",
+) -> dict[str, Any]:
+    """The form of every answer of `/process`."""
+    memory = psutil.virtual_memory()
+    return {
+        "status": {"code": int(status), "message": message},
+        "data": list(data),
+        "error": error,
+        "number_documents_treated": len(data),
+        "number_documents_non_treated": len(untreated),
+        "list_id_not_treated": list(untreated),
+        "memory_used": f"{memory.percent:.1f}",
+        "ram_used": f"{memory.used / 1e9:.2f}",
+    }

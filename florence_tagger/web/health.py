@@ -1,0 +1,44 @@
+"""The routes that tell how the service is: /test, /health-check and /work/status."""
+
+from http import HTTPStatus
+
+from flask import Blueprint, jsonify, request
+from flask.typing import ResponseReturnValue
+
+from florence_tagger.web.service import current_service
+
+# The model takes seconds for a frame on the slowest machines; at one frame for a minute it hangs.
+HANGING_SECONDS = 60
+
+blueprint = Blueprint("health", __name__)
+
+
+@blueprint.get("/test")
+def test() -> ResponseReturnValue:
+    """Whether HTTP works."""
+    return jsonify({"test endpoint is": "OK"})
+
+
+@blueprint.get("/health-check")
+def health_check() -> ResponseReturnValue:
+    """Whether documents can be treated: 503 while the model loads and when it hangs."""
+    batcher = current_service().batcher
+    if not batcher.ready:
+        return jsonify(message="The model is not ready yet."), HTTPStatus.SERVICE_UNAVAILABLE
+    if batcher.busy_seconds > HANGING_SECONDS:
+        message = f"The model has not answered for {batcher.busy_seconds:.0f} s."
+        return jsonify(message=message), HTTPStatus.SERVICE_UNAVAILABLE
+    return jsonify(message="OK")
+
+
+@blueprint.get("/work/status")
+def work_status() -> ResponseReturnValue:
+    """The jobs by their ids, the newest first; `?id=` gives one."""
+    jobs = current_service().jobs
+    uid = request.args.get("id")
+    if uid is None:
+        return jsonify(jobs.all())
+    job = jobs.one(uid)
+    if job is None:
+        return jsonify(error=f"There is no job {uid}."), HTTPStatus.NOT_FOUND
+    return jsonify(job)

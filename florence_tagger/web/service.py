@@ -1,0 +1,33 @@
+"""What the routes of an application share."""
+
+from dataclasses import dataclass, field
+
+from flask import Flask, current_app
+
+from florence_tagger.batching import Batcher
+from florence_tagger.config import Settings
+from florence_tagger.pipeline import Pipeline
+from florence_tagger.web.jobs import Jobs
+
+_NAME = "florence_tagger"
+
+
+@dataclass(frozen=True)
+class Service:
+    """The parts of a running service."""
+
+    settings: Settings
+    batcher: Batcher
+    pipeline: Pipeline
+    jobs: Jobs = field(default_factory=Jobs)
+
+
+def install(app: Flask, service: Service) -> None:
+    """Makes `service` what the routes of `app` find."""
+    app.extensions[_NAME] = service
+
+
+def current_service() -> Service:
+    """The service of the application that treats the request at hand."""
+    service: Service = current_app.extensions[_NAME]
+    return service

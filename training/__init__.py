@@ -1,0 +1,1 @@
+"""Makes the bundled model: its world of drawn scenes."""
