@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import Florence2Config, Florence2ForConditionalGeneration, GenerationConfig
@@ -23,6 +24,12 @@ WEIGHTS = "model.safetensors"
 LICENCE_NAMES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")
 BICUBIC = 3
 MOST_NEW_TOKENS = 1024  # where a checkpoint names no limit
+
+# What transformers and torch raise on configurations with values of other types, lengths or sizes than they expect.
+ODD_CONFIGURATION = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
+    StrictDataclassError,
+)
 
 # One tensor under four names, of which a checkpoint may store any.
 TIED_WEIGHTS = (
@@ -136,14 +143,16 @@ def read_config(path: Path) -> Florence2Config:
     values = read_json(path / "config.json")
     if values.get("model_type") != "florence2":
         raise ConversionError(f"{path / 'config.json'} has model_type {values.get('model_type')!r}, not 'florence2'.")
-    if "dim_embed" in values.get("vision_config", {}):
+    if not all(isinstance(values.get(part), dict) for part in ("vision_config", "text_config")):
+        raise ConversionError(f"{path / 'config.json'} has no vision_config and text_config.")
+    if "dim_embed" in values["vision_config"]:
         raise ConversionError(
             f"{path} is in the original format of Microsoft's repositories, which can't be converted yet. "
             "Take the same model in the native format, florence-community/Florence-2-*."
         )
     try:
         return Florence2Config.from_dict(values)
-    except (KeyError, TypeError, ValueError) as exc:
+    except ODD_CONFIGURATION as exc:
         raise ConversionError(f"{path / 'config.json'} is no Florence-2 configuration: {exc}") from exc
 
 
@@ -236,14 +245,22 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Florence2ForCondit
         state = load_file(path)
     except (SafetensorError, OSError) as exc:
         raise ConversionError(f"{path} can't be read: {exc}") from exc
-    with torch.device("meta"):
-        model = Florence2ForConditionalGeneration(checkpoint.config)
+    model = empty_model(checkpoint)
     fill_tied(state)
     check_tensors(state, model.state_dict())
     model.load_state_dict(state, assign=True)
     model.tie_weights()
     model.set_attn_implementation("eager")
     return model.to(dtype).eval().requires_grad_(False)
+
+
+def empty_model(checkpoint: Checkpoint) -> Florence2ForConditionalGeneration:
+    """The model that the configuration describes, without memory for its weights."""
+    try:
+        with torch.device("meta"):
+            return Florence2ForConditionalGeneration(checkpoint.config)
+    except ODD_CONFIGURATION as exc:
+        raise ConversionError(f"{checkpoint.path / 'config.json'} describes no model: {exc}") from exc
 
 
 def fill_tied(state: dict[str, torch.Tensor]) -> None:

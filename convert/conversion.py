@@ -50,10 +50,13 @@ def convert(options: ConversionOptions, progress: Callable[[str], None] = lambda
     with replaced_folder(options.output) as folder:
         preprocessing = checkpoint.preprocessing
         progress("exporting the graphs")
-        for name in export_graphs(
-            model, folder, preprocessing.image_size, preprocessing.image_mean, preprocessing.image_std
-        ):
-            progress(f"exported the {name}")
+        try:
+            for name in export_graphs(
+                model, folder, preprocessing.image_size, preprocessing.image_mean, preprocessing.image_std
+            ):
+                progress(f"exported the {name}")
+        except RuntimeError as exc:  # torch's word for shapes that do not fit
+            raise ConversionError(f"The picture's size does not fit the model: {exc}") from exc
         for path in (checkpoint.tokenizer, *checkpoint.licences):
             shutil.copyfile(path, folder / path.name)
         write_json(folder / GENERATION, asdict(checkpoint.generation))

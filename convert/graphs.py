@@ -15,6 +15,7 @@ from optimum.exporters.openvino.convert import export
 from optimum.utils import NormalizedConfig
 from torch import Tensor, nn
 
+from convert.errors import ConversionError
 from convert.text import DecoderGraph, EncoderGraph
 from convert.vision import VisionGraph
 
@@ -116,8 +117,10 @@ def export_graphs(
     vision = VisionGraph(model.model, image_size, image_mean, image_std)
     yield write(vision, VisionConfig(model.config, image_size), output / "vision.xml")
     with torch.no_grad():
-        features = vision(torch.zeros(1, *image_size, 3, dtype=torch.uint8))
-    yield write(EncoderGraph(language_model), EncoderConfig(model.config, features.shape[1]), output / "encoder.xml")
+        image_tokens = vision(torch.zeros(1, *image_size, 3, dtype=torch.uint8)).shape[1]
+    if image_tokens >= (most := model.config.text_config.max_position_embeddings):
+        raise ConversionError(f"A picture becomes {image_tokens} tokens; the encoder has only {most} positions.")
+    yield write(EncoderGraph(language_model), EncoderConfig(model.config, image_tokens), output / "encoder.xml")
     yield write(DecoderGraph(language_model), DecoderConfig(model.config), output / "decoder.xml")
 
 

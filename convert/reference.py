@@ -35,13 +35,7 @@ class Reference:
             rgb = ImageOps.exif_transpose(picture).convert("RGB")
         pixel_values = self._processor(rgb, return_tensors="pt").pixel_values
         input_ids = [self._model.config.image_token_id] * self._image_tokens + list(self._prompt_ids)
-        sequences = self._model.generate(
-            input_ids=torch.tensor([input_ids]),
-            attention_mask=torch.ones(1, len(input_ids), dtype=torch.int64),
-            pixel_values=pixel_values,
-            generation_config=generation_config(settings),
-        )
-        return tuple(sequences[0, 1:].tolist())
+        return generate(self._model, settings, input_ids=torch.tensor([input_ids]), pixel_values=pixel_values)
 
     @torch.inference_mode()
     def _image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -49,9 +43,12 @@ class Reference:
         return features
 
 
-def generation_config(settings: GenerationSettings) -> GenerationConfig:
-    """The settings as transformers has them; padding never occurs with one picture."""
-    return GenerationConfig(
+def generate(model: Any, settings: GenerationSettings, **inputs: torch.Tensor) -> tuple[int, ...]:
+    """The token ids after the start token that transformers' `generate` gives for one row of inputs.
+
+    The settings replace the model's own, from which `generate` would fill in what they leave out; padding never occurs.
+    """
+    model.generation_config = GenerationConfig(
         decoder_start_token_id=settings.decoder_start_token_id,
         eos_token_id=settings.eos_token_id,
         pad_token_id=settings.eos_token_id,
@@ -64,3 +61,5 @@ def generation_config(settings: GenerationSettings) -> GenerationConfig:
         length_penalty=settings.length_penalty if settings.num_beams > 1 else 1.0,
         do_sample=False,
     )
+    attention_mask = torch.ones_like(inputs["input_ids"])
+    return tuple(model.generate(**inputs, attention_mask=attention_mask)[0, 1:].tolist())

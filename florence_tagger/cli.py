@@ -20,13 +20,12 @@ def main() -> None:
 
 def setting_options() -> list[click.Parameter]:
     """An option for each setting; what it accepts is checked where the environment is, too."""
-    return [
-        click.Option(
-            [f"--{name.replace('_', '-')}"],
-            help=f"{field.description} [{PREFIX}{name.upper()}; default: {field.default or 'not set'}]",
-        )
-        for name, field in Settings.model_fields.items()
-    ]
+    options: list[click.Parameter] = []
+    for name, field in Settings.model_fields.items():
+        default = "not set" if field.default in (None, "") else field.default
+        help_text = f"{field.description} [{PREFIX}{name.upper()}; default: {default}]"
+        options.append(click.Option([f"--{name.replace('_', '-')}"], metavar="VALUE", help=help_text))
+    return options
 
 
 def serve(**given: Any) -> None:

@@ -11,8 +11,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from florence_tagger.errors import ModelError
+
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
+
+NOTHING_FINITE = "The model gave no token a finite probability."
 
 # The step of a decoder: (last token of each row (B), row of the step before that each row continues (B)) to
 # log-probabilities of the next token (B, vocabulary). Whoever implements it keeps the cache.
@@ -66,11 +70,17 @@ def decode(step: DecoderStep, settings: GenerationSettings) -> Decoded:
 
 
 def greedy_search(step: DecoderStep, settings: GenerationSettings) -> IntArray:
-    """Takes the likeliest token until the end token or the most tokens; ids (T) with the start token."""
+    """Takes the likeliest token until the end token or the most tokens; ids (T) with the start token.
+
+    Raises:
+        ModelError: no token has a finite probability.
+    """
     sequences: IntArray = np.array([[settings.decoder_start_token_id]])
     for _ in range(settings.max_new_tokens):
         log_probs = constrain(step(sequences[:, -1], np.zeros(1, np.int64)), sequences, settings)
         token_id = np.argmax(log_probs[0])
+        if not np.isfinite(log_probs[0, token_id]):
+            raise ModelError(NOTHING_FINITE)
         sequences = np.append(sequences, [[token_id]], axis=1)
         if token_id == settings.eos_token_id:
             break
@@ -83,6 +93,9 @@ def beam_search(step: DecoderStep, settings: GenerationSettings) -> IntArray:
 
     The search starts with one row instead of `num_beams` equal ones of which all but the first are ruled out: the same
     beams, cheaper. Twice as many candidates as beams are looked at, so that beams remain when the best of them end.
+
+    Raises:
+        ModelError: no token has a finite probability before any answer is finished.
     """
     beams = settings.num_beams
     sequences = np.array([[settings.decoder_start_token_id]])
@@ -91,6 +104,8 @@ def beam_search(step: DecoderStep, settings: GenerationSettings) -> IntArray:
     for length in range(1, settings.max_new_tokens + 1):
         log_probs = constrain(step(sequences[:, -1], rows), sequences, settings)
         totals, rows, token_ids = best_continuations(scores[:, None] + log_probs, 2 * beams)
+        if not len(totals):
+            break
         candidates = np.concatenate([sequences[rows], token_ids[:, None]], axis=1)
         ended = (token_ids == settings.eos_token_id) | (length == settings.max_new_tokens)
         # Only what ends among the best `num_beams` counts as an answer; the other candidates are a reserve.
@@ -101,7 +116,9 @@ def beam_search(step: DecoderStep, settings: GenerationSettings) -> IntArray:
         sequences, scores, rows = candidates[running], totals[running], rows[running]
         if not len(running) or is_done(finished, scores[0], length, settings):
             break
-    return finished[0].token_ids if finished else sequences[0]
+    if not finished:
+        raise ModelError(NOTHING_FINITE)
+    return finished[0].token_ids
 
 
 def best_continuations(totals: FloatArray, most: int) -> tuple[FloatArray, IntArray, IntArray]:

@@ -1,0 +1,1 @@
+"""What measures: checkpoints of real geometry without real weights."""

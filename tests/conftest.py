@@ -1,0 +1,139 @@
+"""What the tests share: the committed model and scenes, a real server, and a model that does as it is told."""
+
+import base64
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+import requests
+
+from florence_tagger.config import DEFAULT_MODEL
+from florence_tagger.florence.detector import Detector
+from florence_tagger.florence.folder import read_folder
+from florence_tagger.florence.runtime import RuntimeOptions
+from florence_tagger.schemas import Detection, Frame, Region
+
+ROOT = Path(__file__).resolve().parent.parent
+SCENES = Path(__file__).parent / "scenes"
+CHECKPOINT = ROOT / "training" / "florence-2-tiny"
+TRUTH: dict[str, dict[str, int]] = json.loads((SCENES / "truth.json").read_text())
+
+
+def document(content: bytes, **fields: Any) -> dict[str, Any]:
+    """A document as Detect sends it."""
+    return {
+        "id": "7587bcb2-4ea6-4a64-a426-040b40bf414b",
+        "index": "large_control_dataset-doc",
+        "source": {
+            "content": base64.b64encode(content).decode(),
+            "fs": {"uri": "file:///test_data/Large%20Control%20DataSet/images.jpeg"},
+            "file_name": "images.jpeg",
+            "file_type": "jpeg",
+            "embedded_depth": 0,
+        },
+    } | fields
+
+
+def content_for(counts: dict[str, int]) -> list[dict[str, int]]:
+    """The content of a treated document that has these counts."""
+    return [{label: counts[label]} for label in sorted(counts)]
+
+
+@pytest.fixture(scope="session")
+def detector() -> Detector:
+    """The committed model, loaded in this process with the exact arithmetic of the reference."""
+    folder = read_folder(DEFAULT_MODEL)
+    return Detector(folder, RuntimeOptions("CPU", "f32"), folder.generation)
+
+
+@dataclass
+class FakeModel:
+    """Finds one cat in every frame, unless told otherwise.
+
+    Attributes:
+        go: frames wait for it.
+        entered: set while a frame waits.
+        error: raised instead of an answer.
+    """
+
+    go: Event = field(default_factory=Event)
+    entered: Event = field(default_factory=Event)
+    error: Exception | None = None
+    truncated: bool = False
+
+    def detect(self, frame: Frame) -> Detection:
+        self.entered.set()
+        assert self.go.wait(30)
+        if self.error is not None:
+            raise self.error
+        return Detection((Region("cat", (0.0, 0.0, float(frame.width), float(frame.height))),), self.truncated)
+
+
+@pytest.fixture
+def fake_model() -> FakeModel:
+    model = FakeModel()
+    model.go.set()
+    return model
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A service in a process of its own."""
+
+    url: str
+    process: subprocess.Popen[str]
+    log: Path
+
+    def post(self, body: Any, **options: Any) -> requests.Response:
+        return requests.post(f"{self.url}/process", json=body, timeout=60, **options)
+
+    def get(self, path: str) -> requests.Response:
+        return requests.get(f"{self.url}{path}", timeout=60)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def start_server(log: Path, *options: str) -> RunningServer:
+    """Starts a service and waits until it is ready; `log` gets what it prints."""
+    port = free_port()
+    command = [sys.executable, "-m", "florence_tagger", "serve", "--host", "127.0.0.1", "--port", str(port), *options]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, text=True)
+    server = RunningServer(f"http://127.0.0.1:{port}", process, log)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if server.get("/health-check").status_code == 200:
+                return server
+        except requests.ConnectionError:
+            pass
+        time.sleep(0.05)
+    process.kill()
+    pytest.fail(f"The server did not get ready:\n{log.read_text()}")
+
+
+def stop_server(server: RunningServer) -> int:
+    """Ends a service as an operator would; its exit code."""
+    server.process.terminate()
+    return server.process.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A real gunicorn with the committed model and default settings."""
+    running = start_server(tmp_path_factory.mktemp("server") / "log.txt")
+    yield running
+    assert stop_server(running) == 0, running.log.read_text()

@@ -1,0 +1,93 @@
+"""What may import what, and what the serving side must never load."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "florence_tagger"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Each place may import from those of lower rank; stages have one rank, so that they can't import each other.
+RANKS = {"errors": 0, "schemas": 0, "config": 1, "media": 2, "florence": 2, "batching": 2, "counting": 2} | {
+    "pipeline": 3,
+    "web": 4,
+    "cli": 5,
+    "__main__": 6,
+}
+
+# Each foreign library has one owner.
+OWNERS = {
+    "openvino": "florence/runtime.py",
+    "tokenizers": "florence/tokenizer.py",
+    "PIL": "media/images.py",
+    "pydantic": "config.py",
+    "pydantic_settings": "config.py",
+    "flask": "web",
+    "werkzeug": "web",
+    "gunicorn": "web/server.py",
+    "psutil": "web/envelope.py",
+    "click": "cli.py",
+}
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield f"{node.module}.{node.names[0].name}" if node.module == "florence_tagger" else str(node.module)
+
+
+def place_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    for module in imports_of(path):
+        root = module.partition(".")[0]
+        assert root not in {"convert", "training", "benchmarks", "tests"}
+        if root in OWNERS:
+            assert str(path.relative_to(PACKAGE)).startswith(OWNERS[root]), f"{root} belongs to {OWNERS[root]}"
+        if root == "florence_tagger" and (other := place_of(module)) in RANKS and own in RANKS:
+            assert other == own or RANKS[other] < RANKS[own], f"{own} imports {other}"
+
+
+def run_fresh(code: str) -> str:
+    """What a fresh interpreter prints."""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    return result.stdout.strip()
+
+
+def test_the_whole_package_is_free_of_torch() -> None:
+    code = (
+        "import pkgutil, importlib, sys, florence_tagger\n"
+        "names = [m.name for m in pkgutil.walk_packages(florence_tagger.__path__, 'florence_tagger.')]\n"
+        "[importlib.import_module(name) for name in names if not name.endswith('__main__')]\n"
+        "print(len(names), {'torch', 'transformers', 'optimum', 'huggingface_hub'} & set(sys.modules))"
+    )
+    number, _, loaded = run_fresh(code).partition(" ")
+    assert int(number) == len(MODULES) - 1
+    assert loaded == "set()"
+
+
+def test_the_server_loads_openvino_only_in_its_worker() -> None:
+    assert run_fresh("import sys, florence_tagger.web.server; print('openvino' in sys.modules)") == "False"
+
+
+def test_import_of_the_package_does_nothing() -> None:
+    code = (
+        "import sys, threading, logging; before = set(sys.modules)\n"
+        "import florence_tagger\n"
+        "print(sorted(set(sys.modules) - before), threading.active_count(), logging.getLogger().handlers)"
+    )
+    assert run_fresh(code) == "['florence_tagger'] 1 []"

@@ -1,0 +1,112 @@
+"""Settings and the command line: what is accepted, what is said of the rest, and how the service starts and stops."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from florence_tagger import __version__
+from florence_tagger.cli import main
+from florence_tagger.config import Settings, load_settings
+from florence_tagger.errors import SettingsError
+from tests.conftest import ROOT, SCENES, document, free_port, start_server, stop_server
+
+
+def test_settings_come_from_the_environment_and_options_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLORENCE_PORT", "6000")
+    monkeypatch.setenv("FLORENCE_NUM_BEAMS", "1")
+    monkeypatch.setenv("FLORENCE_CACHE_DIR", "")
+    monkeypatch.setenv("FLORENCE_DEVICE", "gpu.1")
+    settings = load_settings({"port": "7000"})
+    assert (settings.port, settings.num_beams, settings.cache_dir, settings.device) == (7000, 1, None, "GPU.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "x"),
+        ("PORT", "70000"),
+        ("NUM_BEAMS", "0"),
+        ("PRECISION", "f64"),
+        ("QUEUE_SIZE", "-1"),
+        ("MAX_BODY_MB", "0"),
+    ],
+)
+def test_odd_values_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"FLORENCE_{name}", value)
+    with pytest.raises(SettingsError, match=f"FLORENCE_{name}={value}: "):
+        load_settings()
+
+
+def test_every_setting_is_an_option_and_in_the_readme() -> None:
+    text = CliRunner().invoke(main, ["serve", "--help"]).output
+    options = set(re.findall(r"--([a-z-]+)", text)) - {"help"}
+    assert options == {name.replace("_", "-") for name in Settings.model_fields}
+    rows = set(re.findall(r"^\| `FLORENCE_([A-Z_]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert rows == {name.upper() for name in Settings.model_fields}
+
+
+def test_version() -> None:
+    assert __version__ in CliRunner().invoke(main, ["--version"]).output
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--port", "x"], "FLORENCE_PORT=x"),
+        (["--model-dir", "/nowhere"], "no model folder /nowhere"),
+    ],
+)
+def test_a_start_that_can_not_work_says_why(options: list[str], reason: str) -> None:
+    command = [sys.executable, "-m", "florence_tagger", "serve", *options]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60)
+    assert result.returncode == 2
+    assert result.stderr.startswith("Error: ")
+    assert reason in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_model_that_does_not_load_ends_the_service() -> None:
+    command = [sys.executable, "-m", "florence_tagger", "serve", "--device", "NPU.7", "--port", str(free_port())]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60)
+    assert result.returncode != 0
+    assert "Device NPU.7 is not there" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_port_in_use_ends_the_service(tmp_path: Path) -> None:
+    running = start_server(tmp_path / "log.txt")
+    command = [sys.executable, "-m", "florence_tagger", "serve", "--host", "127.0.0.1", "--port", running.url[-5:]]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60)
+    assert result.returncode != 0
+    assert "in use" in result.stderr
+    assert stop_server(running) == 0
+
+
+def test_options_reach_the_service(tmp_path: Path) -> None:
+    running = start_server(tmp_path / "log.txt", "--max-documents", "1", "--num-beams", "1", "--api-key", "secret")
+    assert running.post({"documents": []}).status_code == 401
+    headers = {"X-API-Key": "secret"}
+    sent = document((SCENES / "scene00.png").read_bytes())
+    assert running.post({"documents": [sent] * 2}, headers=headers).status_code == 413
+    assert running.post({"documents": [sent]}, headers=headers).json()["number_documents_treated"] == 1
+    assert stop_server(running) == 0
+
+
+def test_a_request_is_finished_before_the_service_stops(tmp_path: Path) -> None:
+    running = start_server(tmp_path / "log.txt")
+    body = {"documents": [document((SCENES / "scene00.png").read_bytes())] * 100}
+    with ThreadPoolExecutor(1) as pool:
+        request = pool.submit(running.post, body)
+        deadline = time.monotonic() + 30
+        while not running.get("/work/status").json() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        running.process.send_signal(signal.SIGTERM)
+        assert request.result().json()["number_documents_treated"] == 100
+    assert running.process.wait(30) == 0

@@ -1,0 +1,189 @@
+"""Conversion: what a model folder holds, that it says the same, and what is said of checkpoints that do not fit."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from convert.conversion import ConversionOptions, convert, sha256_of
+from convert.errors import ConversionError
+from florence_tagger.config import DEFAULT_MODEL
+from florence_tagger.florence.folder import read_folder
+from tests.conftest import CHECKPOINT, ROOT
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("models") / "new" / "tiny"
+    stages: list[str] = []
+    convert(ConversionOptions(CHECKPOINT, output), stages.append)
+    assert any("vision" in stage for stage in stages)
+    return output
+
+
+def test_the_folder_describes_itself(converted: Path) -> None:
+    manifest = json.loads((converted / "manifest.json").read_text())
+    names = {path.name for path in converted.iterdir()} - {"manifest.json"}
+    assert names == set(manifest["files"])
+    assert names >= {"LICENSE", "tokenizer.json", "generation_config.json", "preprocessor_config.json"}
+    assert all(sha256_of(converted / name) == digest for name, digest in manifest["files"].items())
+    assert manifest["source"]["files"]["model.safetensors"] == sha256_of(CHECKPOINT / "model.safetensors")
+    assert manifest["precision"] == "fp16"
+    assert manifest["geometry"]["image_size"] == [192, 192]
+    folder = read_folder(converted)
+    assert folder.name == "tiny"
+    assert (folder.generation.num_beams, folder.generation.no_repeat_ngram_size) == (3, 3)
+    assert folder.generation.early_stopping is True
+    assert folder.generation.max_new_tokens == 255
+
+
+def test_nothing_is_stored_twice_or_wider_than_the_checkpoint(converted: Path) -> None:
+    weights = sum(path.stat().st_size for path in converted.glob("*.bin"))
+    assert weights < 1.03 * (CHECKPOINT / "model.safetensors").stat().st_size
+
+
+def test_the_committed_model_is_made_from_the_committed_checkpoint(converted: Path) -> None:
+    committed = json.loads((DEFAULT_MODEL / "manifest.json").read_text())
+    fresh = json.loads((converted / "manifest.json").read_text())
+    assert committed["source"] == fresh["source"]
+    assert all(sha256_of(DEFAULT_MODEL / name) == digest for name, digest in committed["files"].items())
+    for graph in ("vision", "encoder", "decoder"):
+        ours, theirs = (ov.Core().read_model(folder / f"{graph}.xml") for folder in (DEFAULT_MODEL, converted))
+        assert [op.get_type_name() for op in ours.get_ordered_ops()] == [
+            op.get_type_name() for op in theirs.get_ordered_ops()
+        ]
+
+
+def test_an_old_model_is_replaced_and_other_folders_are_not(converted: Path, tmp_path: Path) -> None:
+    output = tmp_path / "model"
+    shutil.copytree(converted, output)
+    (output / "vision.bin").write_bytes(b"old")
+    convert(ConversionOptions(CHECKPOINT, output))
+    assert sha256_of(output / "vision.bin") == sha256_of(converted / "vision.bin")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").touch()
+    with pytest.raises(ConversionError, match="not a converted model"):
+        convert(ConversionOptions(CHECKPOINT, precious))
+    assert (precious / "file").exists()
+
+
+def edited(name: str, **changes: Any) -> Callable[[Path], None]:
+    """Changes values of a JSON file of a checkpoint; None removes."""
+
+    def edit(folder: Path) -> None:
+        values = json.loads((folder / name).read_text()) | changes
+        (folder / name).write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+
+    return edit
+
+
+def written(name: str, content: bytes) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return write
+
+
+def removed(*names: str) -> Callable[[Path], None]:
+    def remove(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return remove
+
+
+def reweighted(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
+    def rewrite(folder: Path) -> None:
+        state = load_file(folder / "model.safetensors")
+        change(state)
+        save_file(state, folder / "model.safetensors")
+
+    return rewrite
+
+
+def truncated(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def without_locations(folder: Path) -> None:
+    values = json.loads((folder / "tokenizer.json").read_text())
+    for token in values["added_tokens"]:
+        token["content"] = token["content"].replace("<loc_7>", "<lock_7>")
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+
+
+NORM = "model.language_model.encoder.layernorm_embedding.weight"
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no config": (removed("config.json"), "no config.json"),
+    "config no JSON": (written("config.json", b"{"), "config.json is not JSON"),
+    "config no object": (written("config.json", b"[]"), "not a JSON object"),
+    "another model": (edited("config.json", model_type="bert"), "model_type 'bert'"),
+    "original format": (edited("config.json", vision_config={"dim_embed": [1]}), "original format"),
+    "no parts": (edited("config.json", vision_config=5), "no vision_config and text_config"),
+    "odd parts": (edited("config.json", vision_config={"embed_dim": "x", "depths": 3}), "config.json"),
+    "odd width": (edited("config.json", text_config={"model_type": "bart", "d_model": 7}), "describes no model"),
+    "large picture": (edited("preprocessor_config.json", size={"height": 960, "width": 960}), "size does not fit"),
+    "many tokens": (edited("preprocessor_config.json", size={"height": 288, "width": 288}), "325 tokens"),
+    "no weights": (removed("model.safetensors"), "no model.safetensors"),
+    "no safetensors": (written("model.safetensors", b"\x80\x04pickle"), "can't be read"),
+    "truncated weights": (truncated, "can't be read"),
+    "missing tensor": (reweighted(lambda state: state.pop(NORM)), f"{NORM} is missing"),
+    "surplus tensor": (
+        reweighted(lambda state: state.update({"model.extra": torch.zeros(1)})),
+        "model.extra is not part of the model",
+    ),
+    "misshapen tensor": (reweighted(lambda state: state.update({NORM: torch.zeros(5)})), rf"{NORM} has shape \[5\]"),
+    "no embedding": (reweighted(lambda state: state.pop("model.language_model.shared.weight")), "is missing"),
+    "no tokenizer": (removed("tokenizer.json"), "no tokenizer.json"),
+    "odd tokenizer": (written("tokenizer.json", b"{}"), "is not a tokenizer"),
+    "no locations": (without_locations, "no token <loc_7>"),
+    "no preprocessing": (removed("preprocessor_config.json", "processor_config.json"), "no processor_config.json"),
+    "crop": (edited("preprocessor_config.json", do_center_crop=True), "do_center_crop"),
+    "bilinear": (edited("preprocessor_config.json", resample=2), "resample"),
+    "shortest edge": (edited("preprocessor_config.json", size={"shortest_edge": 192}), "size"),
+    "sampling": (edited("generation_config.json", do_sample=True), "do_sample = True"),
+    "penalty": (edited("generation_config.json", repetition_penalty=1.2), "repetition_penalty"),
+    "two ends": (edited("generation_config.json", eos_token_id=[1, 2]), "one end token"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_checkpoint_has_a_reason_and_leaves_nothing(kind: str, tmp_path: Path) -> None:
+    damage, reason = BROKEN[kind]
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(CHECKPOINT, folder)
+    damage(folder)
+    with pytest.raises(ConversionError, match=reason):
+        convert(ConversionOptions(folder, tmp_path / "models" / "tiny"))
+    assert not list(tmp_path.glob("models/*"))
+
+
+def test_settings_that_are_not_there_are_transformers_own(tmp_path: Path) -> None:
+    from convert.checkpoint import read_checkpoint
+
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(CHECKPOINT, folder)
+    removed("generation_config.json", "preprocessor_config.json")(folder)
+    checkpoint = read_checkpoint(folder)
+    assert checkpoint.generation.num_beams == 1
+    assert checkpoint.generation.forced_eos_token_id == 2
+    assert checkpoint.preprocessing == read_checkpoint(CHECKPOINT).preprocessing
+
+
+def test_the_command_line_shows_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "convert", "--model", str(tmp_path), "--output", str(tmp_path / "out")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1] == f"Error: {tmp_path} has no config.json."
+    assert "Traceback" not in result.stderr

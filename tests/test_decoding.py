@@ -1,0 +1,165 @@
+"""The decode loop against brute force on a toy vocabulary, and against transformers' `generate`."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import BartConfig, BartForConditionalGeneration
+
+from convert.reference import generate
+from florence_tagger.errors import ModelError
+from florence_tagger.florence.decoding import (
+    DecoderStep,
+    FloatArray,
+    GenerationSettings,
+    IntArray,
+    constrain,
+    decode,
+    repeating_tokens,
+)
+
+START, END, VOCABULARY = 0, 1, 4
+LogProbs = Callable[[tuple[int, ...]], FloatArray]
+
+
+def random_language(seed: int) -> LogProbs:
+    """A language model whose next token depends on all tokens before, at random."""
+
+    def log_probs(prefix: tuple[int, ...]) -> FloatArray:
+        logits = np.random.default_rng([seed, *prefix]).normal(0, 2, VOCABULARY).astype(np.float32)
+        return logits - np.log(np.exp(logits).sum())
+
+    return log_probs
+
+
+def stepper(log_probs: LogProbs) -> DecoderStep:
+    """A decoder step that keeps the rows' prefixes as a cache would."""
+    prefixes: list[tuple[int, ...]] = [()]
+
+    def step(token_ids: IntArray, rows: IntArray) -> FloatArray:
+        prefixes[:] = [(*prefixes[row], int(token_id)) for row, token_id in zip(rows, token_ids, strict=True)]
+        return np.stack([log_probs(prefix) for prefix in prefixes])
+
+    return step
+
+
+def all_answers(wanted: GenerationSettings, log_probs: LogProbs) -> Iterator[tuple[float, tuple[int, ...]]]:
+    """Every complete answer with its score, by enumeration of all sequences."""
+    for length in range(1, wanted.max_new_tokens + 1):
+        for ids in itertools.product(range(VOCABULARY), repeat=length):
+            if END in ids[:-1] or (ids[-1] != END and length < wanted.max_new_tokens):
+                continue
+            total = np.float32(0)
+            for index, token_id in enumerate(ids):
+                prefix = (START, *ids[:index])
+                total += constrain(log_probs(prefix)[None], np.array([prefix]), wanted)[0, token_id]
+            if np.isfinite(total):
+                yield float(total / length**wanted.length_penalty), ids
+
+
+TOYS = st.builds(
+    GenerationSettings,
+    decoder_start_token_id=st.just(START),
+    eos_token_id=st.just(END),
+    max_new_tokens=st.integers(1, 4),
+    num_beams=st.just(VOCABULARY**4),
+    no_repeat_ngram_size=st.integers(0, 3),
+    forced_bos_token_id=st.sampled_from([None, 2]),
+    forced_eos_token_id=st.sampled_from([None, END]),
+    length_penalty=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+)
+
+
+@given(TOYS, st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+def test_with_enough_beams_the_best_of_all_answers_is_found(wanted: GenerationSettings, seed: int) -> None:
+    log_probs = random_language(seed)
+    best, ids = max(all_answers(wanted, log_probs))
+    found = decode(stepper(log_probs), wanted)
+    assert {ids: score for score, ids in all_answers(wanted, log_probs)}[found.token_ids] == pytest.approx(best)
+    assert found.truncated == (len(found.token_ids) == wanted.max_new_tokens)
+    assert len(ids) <= wanted.max_new_tokens
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6))
+def test_greedy_takes_the_likeliest_token_each_time(seed: int, most: int) -> None:
+    log_probs = random_language(seed)
+    found = decode(stepper(log_probs), GenerationSettings(START, END, most)).token_ids
+    for index, token_id in enumerate(found):
+        assert token_id == np.argmax(log_probs((START, *found[:index])))
+    assert END not in found[:-1]
+    assert len(found) == most or found[-1] == END
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.integers(1, 4))
+def test_repeating_tokens(sequence: list[int], size: int) -> None:
+    runs = {tuple(sequence[i : i + size]) for i in range(len(sequence) - size + 1)}
+    tail = tuple(sequence[len(sequence) - size + 1 :]) if size > 1 else ()
+    expected = {token_id for token_id in range(4) if (*tail, token_id) in runs}
+    assert set(repeating_tokens(np.array(sequence), size).tolist()) == expected
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_model_that_says_nothing_finite_is_an_error(beams: int) -> None:
+    def step(token_ids: IntArray, rows: IntArray) -> FloatArray:
+        return np.full((len(token_ids), VOCABULARY), np.nan, np.float32)
+
+    with pytest.raises(ModelError, match="finite"):
+        decode(step, GenerationSettings(START, END, 5, num_beams=beams))
+
+
+@pytest.fixture(scope="module")
+def toy() -> Any:
+    """A BART of 11 tokens with random weights, large enough that its answers vary."""
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=11,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        max_position_embeddings=40,
+        init_std=0.6,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=1,
+        decoder_start_token_id=2,
+    )
+    return BartForConditionalGeneration(config).eval()
+
+
+REAL = st.builds(
+    GenerationSettings,
+    decoder_start_token_id=st.just(2),
+    eos_token_id=st.just(2),
+    max_new_tokens=st.integers(2, 24),
+    num_beams=st.integers(1, 5),
+    no_repeat_ngram_size=st.sampled_from([0, 2, 3, 4]),  # 1 would soon rule out all 11 tokens
+    forced_bos_token_id=st.sampled_from([None, 0]),
+    forced_eos_token_id=st.sampled_from([None, 2]),
+    early_stopping=st.sampled_from([True, False, "never"]),
+    length_penalty=st.sampled_from([0.0, 0.6, 1.0, 1.7]),
+)
+
+
+@given(REAL, st.lists(st.integers(3, 10), min_size=1, max_size=6))
+@settings(deadline=None, max_examples=200)
+def test_same_tokens_as_transformers(toy: Any, wanted: GenerationSettings, source: list[int]) -> None:
+    input_ids = torch.tensor([source])
+
+    def log_probs(prefix: tuple[int, ...]) -> FloatArray:
+        logits = toy(input_ids=input_ids, decoder_input_ids=torch.tensor([prefix])).logits[0, -1]
+        return np.asarray(torch.log_softmax(logits, -1), np.float32)
+
+    with torch.inference_mode():
+        theirs = generate(toy, wanted, input_ids=input_ids)
+        ours = decode(stepper(log_probs), wanted)
+    assert ours.token_ids == theirs

@@ -1,0 +1,104 @@
+"""The main job through a real gunicorn: pictures in, right counts out."""
+
+import shutil
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+import requests
+
+from tests.conftest import SCENES, TRUTH, RunningServer, content_for, document
+
+
+@pytest.mark.parametrize("name", TRUTH)
+def test_scene_is_counted(server: RunningServer, name: str) -> None:
+    sent = document((SCENES / name).read_bytes(), id=name)
+    answer = server.post({"documents": [sent], "num_labels": 0}).json()
+    assert answer["data"] == [sent | {"source": sent["source"] | {"content": content_for(TRUTH[name])}}]
+    assert answer["status"] == {"code": 200, "message": "Success"}
+    assert (answer["number_documents_treated"], answer["number_documents_non_treated"]) == (1, 0)
+    assert answer["error"] == ""
+    assert answer["list_id_not_treated"] == []
+
+
+def test_documents_keep_their_order_and_bad_ones_do_not_hurt(server: RunningServer) -> None:
+    good = [document((SCENES / name).read_bytes(), id=name) for name in TRUTH]
+    bad = document(b"no picture at all", id="bad")
+    answer = server.post({"documents": [*good[:3], bad, *good[3:]], "num_labels": 0}).json()
+    assert [one["id"] for one in answer["data"]] == list(TRUTH)
+    assert [one["source"]["content"] for one in answer["data"]] == [content_for(counts) for counts in TRUTH.values()]
+    assert answer["number_documents_non_treated"] == 1
+    ((identity, reason),) = answer["list_id_not_treated"][0].items()
+    assert identity == "bad"
+    assert "not a picture" in reason
+
+
+def test_requests_at_the_same_time_get_their_own_counts(server: RunningServer) -> None:
+    names = list(TRUTH) * 4
+
+    def count(name: str) -> object:
+        body = {"documents": [document((SCENES / name).read_bytes())], "num_labels": 0}
+        return server.post(body).json()["data"][0]["source"]["content"]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(count, names)) == [content_for(TRUTH[name]) for name in names]
+
+
+def test_num_labels_keeps_the_most_frequent(server: RunningServer) -> None:
+    name = max(TRUTH, key=lambda one: len(TRUTH[one]))
+    counts = TRUTH[name]
+    best = sorted(counts, key=lambda label: (-counts[label], label))[:2]
+    answer = server.post({"documents": [document((SCENES / name).read_bytes())], "num_classes": "2"}).json()
+    assert answer["data"][0]["source"]["content"] == content_for({label: counts[label] for label in best})
+
+
+def test_boxes_are_pixels_of_the_picture(server: RunningServer) -> None:
+    name = "scene00.png"
+    answer = server.post({"documents": [document((SCENES / name).read_bytes())], "return_boxes": True}).json()
+    detections = answer["data"][0]["source"]["detections"]
+    assert len(detections) == sum(TRUTH[name].values())
+    for one in detections:
+        x1, y1, x2, y2 = one["box"]
+        assert 0 <= x1 < x2 <= 320
+        assert 0 <= y1 < y2 <= 320
+
+
+def test_the_printed_command_counts(server: RunningServer) -> None:
+    assert shutil.which("curl"), "this test needs curl: apt-get install curl"
+    lines = server.log.read_text().splitlines()
+    start = next(index for index, line in enumerate(lines) if line.strip().startswith("printf"))
+    printed = "\n".join(lines[start : start + 2])
+    result = subprocess.run(["sh", "-c", printed], capture_output=True, text=True, check=True)
+    assert '"content":[{"backpack":5},{"car":4},{"person":3}]' in result.stdout
+
+
+def test_health_and_jobs(server: RunningServer) -> None:
+    assert server.get("/test").json() == {"test endpoint is": "OK"}
+    assert server.get("/health-check").json() == {"message": "OK"}
+    server.post({"documents": [document((SCENES / "scene00.png").read_bytes())]})
+    jobs = server.get("/work/status").json()
+    uid, newest = next(iter(jobs.items()))
+    assert newest["uid"] == uid
+    assert (newest["type_job"], newest["status"]) == ("process", "done")
+    assert (newest["documents"], newest["documents_done"]) == (1, 1)
+    assert server.get(f"/work/status?id={uid}").json() == {uid: newest}
+    assert server.get("/work/status?id=unknown").status_code == 404
+
+
+def test_idle_memory(server: RunningServer) -> None:
+    parent = psutil.Process(server.process.pid)
+    processes = [parent, *parent.children(recursive=True)]
+    assert len(processes) == 2, "one worker: the model is loaded once"
+    assert sum(process.memory_full_info().pss for process in processes) < 450e6
+
+
+def test_health_answers_while_the_model_works(server: RunningServer) -> None:
+    body = {"documents": [document((SCENES / "scene00.png").read_bytes())] * 200}
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(server.post, body)
+        time.sleep(0.5)
+        assert not work.done()
+        assert requests.get(f"{server.url}/health-check", timeout=2).status_code == 200
+        assert work.result().json()["number_documents_treated"] == 200

@@ -1,0 +1,92 @@
+"""Token ids to regions, against transformers' own post-processor where the answer is well-formed."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoProcessor
+
+from florence_tagger.config import DEFAULT_MODEL
+from florence_tagger.florence.postprocessing import parse_regions
+from florence_tagger.florence.tokenizer import Tokenizer
+from florence_tagger.schemas import Region
+from tests.conftest import CHECKPOINT
+
+LABELS = ("backpack", "dog", "traffic light", "café", "a dog's umbrella!")
+BINS = st.integers(0, 999)
+BOXES = st.lists(st.tuples(BINS, BINS, BINS, BINS), min_size=1, max_size=4)
+ANSWERS = st.lists(st.tuples(st.sampled_from(LABELS), BOXES), max_size=5)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(DEFAULT_MODEL / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    return AutoProcessor.from_pretrained(CHECKPOINT)
+
+
+def said(*parts: str) -> str:
+    """What a model says, from labels and boxes like "1 2 3 4"."""
+    return "".join(
+        "".join(f"<loc_{place}>" for place in part.split()) if part[:1].isdigit() else part for part in parts
+    )
+
+
+def parse(tokenizer: Tokenizer, text: str, width: int = 1000, height: int = 1000) -> list[tuple[str, tuple[int, ...]]]:
+    regions = parse_regions(tokenizer.encode(text), tokenizer, width, height)
+    return [(region.label, tuple(int(side) for side in region.box)) for region in regions]
+
+
+@given(ANSWERS, st.integers(1, 4000), st.integers(1, 4000))
+def test_well_formed_answers_are_read_as_by_the_reference(
+    tokenizer: Tokenizer, reference: Any, answer: list[tuple[str, list[tuple[int, ...]]]], width: int, height: int
+) -> None:
+    text = said(*(part for label, boxes in answer for part in (label, *(" ".join(map(str, box)) for box in boxes))))
+    theirs = reference.post_process_generation(f"<s>{text}</s>", task="<OD>", image_size=(width, height))["<OD>"]
+    ours = parse(tokenizer, text, width, height)
+    assert [box for _, box in ours] == [tuple(box) for box in theirs["bboxes"]]
+    # the one difference: the reference drops what is not ASCII
+    assert [label.encode("ascii", "ignore").decode() for label, _ in ours] == theirs["labels"]
+
+
+def test_labels_keep_their_characters(tokenizer: Tokenizer) -> None:
+    assert parse(tokenizer, said(" café ", "1 2 3 4")) == [("café", (1, 2, 3, 4))]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("dog", []),
+        (said("dog", "1 2 3"), []),
+        (said("dog", "1 2 3 4 5 6"), [("dog", (1, 2, 3, 4))]),
+        (said("dog", "1 2 3", "bus", "1 2 3 4"), [("bus", (1, 2, 3, 4))]),
+        (said("1 2 3 4", "bus", "5 6 7 8"), [("bus", (5, 6, 7, 8))]),
+        (said("dog", "1 2 3 4", "dog", "5 6 7 8"), [("dog", (1, 2, 3, 4)), ("dog", (5, 6, 7, 8))]),
+        (said("dog<and>", "1 2 3 4"), []),
+        (said("dog<and>bus", "1 2 3 4"), [("bus", (1, 2, 3, 4))]),
+        (said("  ", "1 2 3 4"), []),
+        (said("dog", "9 9 3 3"), [("dog", (9, 9, 3, 3))]),
+        (said("do</s>g", "1 2 3 4"), [("dog", (1, 2, 3, 4))]),
+    ],
+)
+def test_malformed_answers_lose_only_what_is_malformed(tokenizer: Tokenizer, text: str, expected: Any) -> None:
+    assert parse(tokenizer, text) == expected
+
+
+@given(st.lists(st.integers(-5, 1500), max_size=60))
+def test_any_token_ids_can_be_read(tokenizer: Tokenizer, token_ids: list[int]) -> None:
+    valid = [token_id for token_id in token_ids if token_id >= 0]
+    for region in parse_regions(valid, tokenizer, 100, 50):
+        assert region.label == region.label.strip() != ""
+        assert 0 < region.box[0] < 100
+        assert 0 < region.box[1] < 50
+
+
+def test_boxes_point_at_the_middle_of_their_bins(tokenizer: Tokenizer) -> None:
+    (region,) = parse_regions(tokenizer.encode(said("dog", "0 0 999 499")), tokenizer, 500, 2000)
+    assert region == Region("dog", (0.25, 1.0, 499.75, 999.0))

@@ -1,0 +1,184 @@
+"""Devices, precisions and damaged folders: what can't be provoked here is played by a fake of OpenVINO's core."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import pytest
+
+from florence_tagger.config import DEFAULT_MODEL, load_settings
+from florence_tagger.errors import ModelError
+from florence_tagger.florence.detector import OBJECT_DETECTION, Detector, load_detector
+from florence_tagger.florence.folder import read_folder
+from florence_tagger.florence.runtime import RuntimeOptions, choose_device
+from florence_tagger.florence.tokenizer import Tokenizer
+from florence_tagger.media.images import open_picture
+from tests.conftest import SCENES, TRUTH
+
+FOLDER = read_folder(DEFAULT_MODEL)
+
+
+class FakeCore:
+    """OpenVINO with a GPU that runs on the CPU, and refuses the graphs it is told to."""
+
+    def __init__(self, devices: list[str], refused: tuple[str, ...] = ()) -> None:
+        self.available_devices = devices
+        self.refused = refused
+        self.compiled: list[tuple[str, dict[str, Any]]] = []
+        self._core = ov.Core()
+
+    def read_model(self, path: Path) -> Any:
+        return self._core.read_model(path)
+
+    def compile_model(self, model: Any, device: str, properties: dict[str, Any]) -> Any:
+        inputs = {name for port in model.inputs for name in port.names}
+        graph = "vision" if "pixels" in inputs else "decoder" if "beam_idx" in inputs else "encoder"
+        if device.startswith("GPU") and graph in self.refused:
+            raise RuntimeError("Exception from somewhere.cpp:1:\nno kernel for this\n\n")
+        self.compiled.append((f"{graph} on {device}", properties))
+        return self._core.compile_model(model, "CPU", properties)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "available", "expected"),
+    [
+        ("AUTO", ["CPU"], ("CPU",)),
+        ("AUTO", ["CPU", "GPU"], ("GPU", "CPU")),
+        ("AUTO", ["CPU", "GPU.0", "GPU.1"], ("GPU", "CPU")),
+        ("CPU", ["CPU", "GPU"], ("CPU",)),
+        ("GPU", ["CPU", "GPU.0"], ("GPU",)),
+        ("GPU.1", ["CPU", "GPU.0", "GPU.1"], ("GPU.1",)),
+    ],
+)
+def test_choice_of_device(wanted: str, available: list[str], expected: tuple[str, ...]) -> None:
+    assert choose_device(wanted, available) == expected
+
+
+@pytest.mark.parametrize("wanted", ["GPU", "GPU.1", "NPU", "AUTO:GPU,CPU"])
+def test_a_device_that_is_not_there(wanted: str) -> None:
+    with pytest.raises(ModelError, match=rf"Device {wanted} is not there; OpenVINO finds CPU"):
+        choose_device(wanted, ["CPU"])
+
+
+def load(core: FakeCore, device: str = "AUTO", precision: str = "") -> Detector:
+    return Detector(FOLDER, RuntimeOptions(device, precision), FOLDER.generation, core)
+
+
+def count(detector: Detector, name: str = "scene00.png") -> dict[str, int]:
+    frame = open_picture((SCENES / name).read_bytes(), FOLDER.image_size, 10**8)
+    labels = [region.label for region in detector.detect(frame).regions]
+    return {label: labels.count(label) for label in sorted(set(labels))}
+
+
+def test_auto_takes_the_gpu_and_each_graph_falls_back_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+    detector = load(FakeCore(["CPU", "GPU"], refused=("vision",)))
+    assert count(detector) == TRUTH["scene00.png"]
+    assert detector.devices == {"vision": "CPU", "encoder": "GPU", "decoder": "GPU"}
+    assert "vision does not compile on GPU: no kernel for this" in caplog.text
+
+
+def test_a_named_device_never_falls_back() -> None:
+    with pytest.raises(ModelError, match="no kernel for this"):
+        load(FakeCore(["CPU", "GPU"], refused=("decoder",)), "GPU")
+
+
+def test_precisions() -> None:
+    core = FakeCore(["CPU"])
+    count(load(core))
+    hints = {name: properties.get("INFERENCE_PRECISION_HINT") for name, properties in core.compiled}
+    assert hints == {"vision on CPU": None, "encoder on CPU": "f32", "decoder on CPU": "f32"}
+    assert dict(core.compiled)["decoder on CPU"]["KV_CACHE_PRECISION"] == "f32"
+    core = FakeCore(["CPU", "GPU"])
+    count(load(core))
+    assert all("INFERENCE_PRECISION_HINT" not in properties for _, properties in core.compiled)
+    core = FakeCore(["CPU"])
+    load(core, precision="bf16")
+    assert all(properties["INFERENCE_PRECISION_HINT"] == "bf16" for _, properties in core.compiled)
+
+
+def test_prompt_embeddings_are_rows_of_the_table(detector: Detector) -> None:
+    prompt_ids = Tokenizer(DEFAULT_MODEL / "tokenizer.json").encode(OBJECT_DETECTION)
+    rows = detector._runtime._embed(prompt_ids)
+    decoder = ov.Core().read_model(DEFAULT_MODEL / "decoder.xml")
+    tables = [op.data for op in decoder.get_ops() if op.get_type_name() == "Constant" and 1422 in list(op.shape)]
+    (table,) = tables
+    np.testing.assert_array_equal(rows[0], table[list(prompt_ids)].astype(np.float32))
+
+
+def test_prompts_of_other_lengths(detector: Detector) -> None:
+    frame = open_picture((SCENES / "scene00.png").read_bytes(), FOLDER.image_size, 10**8)
+    tokenizer = Tokenizer(DEFAULT_MODEL / "tokenizer.json")
+    for prompt in ("dog", "Locate dog in the image.", OBJECT_DETECTION):
+        prompt_ids = tokenizer.encode(prompt)
+        shapes = {
+            name: list(tensor.shape) for name, tensor in detector._runtime.encode(frame.pixels, prompt_ids).items()
+        }
+        assert shapes["cross_attention.0.value"] == [1, 8, 145 + len(prompt_ids), 24]
+    assert count(detector) == TRUTH["scene00.png"]
+
+
+def test_settings_go_before_the_checkpoints_own() -> None:
+    settings = load_settings({"num_beams": 1, "no_repeat_ngram": 0, "max_new_tokens": 9999, "inference_threads": 1})
+    generation = load_detector(FOLDER, settings).generation
+    assert (generation.num_beams, generation.no_repeat_ngram_size) == (1, 0)
+    assert generation.max_new_tokens == FOLDER.max_positions
+
+
+def test_few_tokens_are_told_as_truncated() -> None:
+    detector = load_detector(FOLDER, load_settings({"max_new_tokens": 7}))
+    frame = open_picture((SCENES / "scene00.png").read_bytes(), FOLDER.image_size, 10**8)
+    detection = detector.detect(frame)
+    assert detection.truncated
+    assert len(detection.regions) == 1
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    shutil.copytree(DEFAULT_MODEL, folder)
+    return folder
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
+
+
+def test_folders_that_can_not_be_used(copy: Path) -> None:
+    with pytest.raises(ModelError, match="no model folder"):
+        read_folder(copy / "nowhere")
+    with pytest.raises(ModelError, match=r"no manifest.json.*python -m convert"):
+        read_folder(copy.parent)
+    rewrite(copy / "manifest.json", format=2)
+    with pytest.raises(ModelError, match="format 2; this version reads format 1"):
+        read_folder(copy)
+    rewrite(copy / "manifest.json", format=1, geometry=None)
+    with pytest.raises(ModelError, match="incompletely: KeyError 'geometry'"):
+        read_folder(copy)
+    (copy / "manifest.json").write_text("{")
+    with pytest.raises(ModelError, match="can't be read as JSON"):
+        read_folder(copy)
+
+
+def test_odd_settings_in_a_folder(copy: Path) -> None:
+    rewrite(copy / "generation_config.json", temperature=3)
+    with pytest.raises(ModelError, match="incompletely: TypeError"):
+        read_folder(copy)
+
+
+def test_missing_and_damaged_files_are_named(copy: Path) -> None:
+    (copy / "decoder.xml").write_text("no graph")
+    with pytest.raises(ModelError, match=r"decoder.xml can't be read"):
+        load_detector(read_folder(copy), load_settings())
+    (copy / "encoder.bin").unlink()
+    with pytest.raises(ModelError, match=r"lacks encoder.bin"):
+        read_folder(copy)
+
+
+def test_the_cache_of_compiled_models(tmp_path: Path) -> None:
+    load_detector(FOLDER, load_settings({"cache_dir": tmp_path / "cache"}))
+    assert list((tmp_path / "cache").iterdir())
+    assert count(load_detector(FOLDER, load_settings({"cache_dir": tmp_path / "cache"}))) == TRUTH["scene00.png"]

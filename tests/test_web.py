@@ -1,0 +1,383 @@
+"""The application around a model that does as it is told: states, limits, errors, and any JSON at all."""
+
+import io
+import json
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from florence_tagger.batching import Batcher
+from florence_tagger.config import Settings, load_settings
+from florence_tagger.errors import ModelError
+from florence_tagger.web import health
+from florence_tagger.web.app import create_app
+from tests.conftest import FakeModel, document
+
+KEYS = {
+    "status",
+    "data",
+    "error",
+    "number_documents_treated",
+    "number_documents_non_treated",
+    "list_id_not_treated",
+    "memory_used",
+    "ram_used",
+}
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PNG = png()
+
+
+def application(model: FakeModel, **given: Any) -> tuple[Flask, Batcher]:
+    chosen: Settings = load_settings(given)
+    batcher = Batcher(lambda: model, chosen.queue_size)
+    assert wait_for(lambda: batcher.ready)
+    return create_app(chosen, batcher, (16, 16)), batcher
+
+
+def wait_for(condition: Any) -> bool:
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return bool(condition())
+
+
+@pytest.fixture
+def client(fake_model: FakeModel) -> Iterator[FlaskClient]:
+    app, batcher = application(fake_model)
+    yield app.test_client()
+    batcher.close()
+
+
+def check_envelope(answer: Any) -> None:
+    assert set(answer) == KEYS
+    assert answer["number_documents_treated"] == len(answer["data"])
+    assert answer["number_documents_non_treated"] == len(answer["list_id_not_treated"])
+    assert 0 <= float(answer["memory_used"]) <= 100
+    assert float(answer["ram_used"]) > 0
+
+
+def post(client: FlaskClient, **body: Any) -> Any:
+    response = client.post("/process", json=body)
+    check_envelope(response.json)
+    return response
+
+
+def test_a_document_keeps_its_unknown_fields(client: FlaskClient) -> None:
+    sent = document(PNG, extra={"deep": [1, None, {"x": "é"}]}, big=2**70)
+    sent["source"]["odd"] = [1.5]
+    answer = post(client, documents=[sent]).json
+    assert answer["data"] == [sent | {"source": sent["source"] | {"content": [{"cat": 1}]}}]
+
+
+def test_no_documents_is_an_answer(client: FlaskClient) -> None:
+    response = post(client, documents=[])
+    assert response.status_code == 200
+    assert response.json["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe\xfa", "not JSON"),
+        (b'{"documents": [], "x": NaN}', "NaN is not JSON"),
+        (b"1" * 5000, "not JSON"),
+        (b"[]", 'list "documents"'),
+        (b"{}", 'list "documents"'),
+        (b'{"documents": {}}', 'list "documents"'),
+        (b'{"documents": null}', 'list "documents"'),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"documents": [], "num_labels": ' + b"[" * 500 + b"]" * 500 + b"}", "num_labels"),
+    ],
+)
+def test_bodies_that_are_no_request(client: FlaskClient, body: bytes, reason: str) -> None:
+    response = client.post("/process", data=body)
+    check_envelope(response.json)
+    assert response.status_code == 400
+    assert response.json["status"] == {"code": 400, "message": "Bad Request"}
+    assert reason in response.json["error"]
+
+
+@pytest.mark.parametrize("depth", range(300, 1000, 50))
+def test_deep_nesting_is_echoed_or_refused(client: FlaskClient, depth: int) -> None:
+    sent = json.dumps({"documents": [document(PNG, deep="?")]}).replace('"?"', "[" * depth + "]" * depth)
+    response = client.post("/process", data=sent)
+    check_envelope(response.json)
+    assert response.status_code in (200, 400)
+    if response.status_code == 400:
+        assert "nested too deeply" in response.json["error"]
+
+
+@pytest.mark.parametrize("value", [None, "", 0, "0", 10_000, " 7 ", "10000"])
+def test_numbers_of_labels_that_are_accepted(client: FlaskClient, value: Any) -> None:
+    assert post(client, documents=[], num_labels=value).status_code == 200
+    assert post(client, documents=[], num_classes=value).status_code == 200
+
+
+@pytest.mark.parametrize("value", [True, False, 1.5, -1, "-1", 10_001, "x", "1.0", "٣", [], {}, "9" * 30, 10**30])
+def test_numbers_of_labels_that_are_not(client: FlaskClient, value: Any) -> None:
+    response = post(client, documents=[], num_labels=value)
+    assert response.status_code == 400
+    assert "num_labels is" in response.json["error"]
+    assert post(client, documents=[], num_classes=value).status_code == 400
+
+
+def test_both_names_must_agree(client: FlaskClient) -> None:
+    assert post(client, documents=[], num_labels=3, num_classes="3").status_code == 200
+    assert post(client, documents=[], num_labels=3, num_classes=4).status_code == 400
+
+
+@pytest.mark.parametrize("prompt", ["OD", "<OD>", "od", "<od>", None, ""])
+def test_tasks_that_are_accepted(client: FlaskClient, prompt: Any) -> None:
+    assert post(client, documents=[], prompt=prompt, output="counts", min_score=0).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    [{"prompt": "CAPTION"}, {"prompt": 5}, {"output": "boxes"}, {"min_score": 0.5}, {"return_boxes": "yes"}],
+)
+def test_what_is_not_offered_is_refused(client: FlaskClient, parameter: dict[str, Any]) -> None:
+    response = post(client, documents=[], **parameter)
+    assert response.status_code == 400
+    assert "accepted is" in response.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "name", "reason"),
+    [
+        (None, "documents[0]", "not an object"),
+        ("x", "documents[0]", "not an object"),
+        ({}, "documents[0]", "no object source"),
+        ({"id": "a", "source": 3}, "a", "no object source"),
+        ({"id": "a", "source": {}}, "a", "no text source.content"),
+        ({"id": 17, "source": {"content": None}}, "17", "no text source.content"),
+        ({"id": "", "source": {"content": [1]}}, "documents[0]", "no text source.content"),
+        ({"id": None, "source": {"content": ""}}, "documents[0]", "empty"),
+        ({"id": {}, "source": {"content": "?"}}, "documents[0]", "not base64"),
+        ({"id": "a", "source": {"content": "AAAA"}}, "a", "not a picture"),
+    ],
+)
+def test_documents_that_can_not_be_treated(client: FlaskClient, sent: Any, name: str, reason: str) -> None:
+    good = document(PNG, id="good")
+    response = post(client, documents=[sent, good])
+    assert response.status_code == 200
+    assert [one["id"] for one in response.json["data"]] == ["good"]
+    ((identity, text),) = response.json["list_id_not_treated"][0].items()
+    assert identity == name
+    assert reason in text
+
+
+def test_boxes_come_when_asked_for(client: FlaskClient, fake_model: FakeModel) -> None:
+    source = post(client, documents=[document(PNG)], return_boxes=True).json["data"][0]["source"]
+    assert source["detections"] == [{"label": "cat", "box": [0, 0, 20, 10], "frame": 0}]
+    assert "truncated" not in source
+    fake_model.truncated = True
+    source = post(client, documents=[document(PNG)], return_boxes=True).json["data"][0]["source"]
+    assert source["truncated"] is True
+
+
+def test_a_failing_model_costs_one_document(
+    client: FlaskClient, fake_model: FakeModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake_model.error = ModelError("out of order")
+    response = post(client, documents=[document(PNG, id="a")])
+    assert response.status_code == 200
+    assert "The model failed" in response.json["list_id_not_treated"][0]["a"]
+    assert "out of order" in caplog.text
+    fake_model.error = None
+    assert post(client, documents=[document(PNG)]).json["number_documents_treated"] == 1
+
+
+def test_limits(fake_model: FakeModel) -> None:
+    app, batcher = application(fake_model, max_documents=2, max_body_mb=0.01, max_document_mb=0.0001, max_pixels=10)
+    client = app.test_client()
+    response = post(client, documents=[{}] * 3)
+    assert response.status_code == 413
+    assert "3 documents; 2 are accepted" in response.json["error"]
+    response = client.post("/process", data=b"x" * 10_001)
+    check_envelope(response.json)
+    assert response.status_code == 413
+    (untreated,) = post(client, documents=[document(PNG + bytes(100), id="large")]).json["list_id_not_treated"]
+    assert "larger than 0.0001 MB" in untreated["large"]
+    (untreated,) = post(client, documents=[document(PNG, id="wide")]).json["list_id_not_treated"]
+    assert "20 x 10 pixels" in untreated["wide"]
+    batcher.close()
+
+
+def test_not_ready_then_ready() -> None:
+    loading, model = Event(), FakeModel()
+    model.go.set()
+
+    def load() -> FakeModel:
+        assert loading.wait(30)
+        return model
+
+    batcher = Batcher(load, 1)
+    client = create_app(load_settings(), batcher, (16, 16)).test_client()
+    response = post(client, documents=[document(PNG)])
+    assert response.status_code == 503
+    assert response.headers["Retry-After"]
+    assert client.get("/health-check").status_code == 503
+    assert client.get("/test").status_code == 200
+    loading.set()
+    assert wait_for(lambda: client.get("/health-check").status_code == 200)
+    assert post(client, documents=[document(PNG)]).json["number_documents_treated"] == 1
+    batcher.close()
+
+
+def test_a_model_that_can_not_be_loaded_is_told() -> None:
+    told: list[Exception] = []
+
+    def load() -> FakeModel:
+        raise ModelError("no such device")
+
+    batcher = Batcher(load, 1, told.append)
+    assert wait_for(lambda: told)
+    assert str(told[0]) == "no such device"
+    assert not batcher.ready
+    batcher.close()
+
+
+def test_a_full_queue_refuses_and_a_hanging_model_is_unhealthy(
+    fake_model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_model.go.clear()
+    app, batcher = application(fake_model, queue_size=1)
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(lambda: post(app.test_client(), documents=[document(PNG)]))
+        assert fake_model.entered.wait(10)
+        waiting = pool.submit(lambda: post(app.test_client(), documents=[document(PNG)] * 3))
+        assert wait_for(lambda: batcher.waiting == 1)
+        refused = post(app.test_client(), documents=[document(PNG)])
+        assert refused.status_code == 503
+        assert refused.headers["Retry-After"]
+        assert app.test_client().get("/health-check").status_code == 200
+        monkeypatch.setattr(health, "HANGING_SECONDS", 0)
+        assert app.test_client().get("/health-check").status_code == 503
+        statuses = [job["status"] for job in app.test_client().get("/work/status").json.values()]
+        assert statuses == ["failed", "running", "running"]
+        fake_model.go.set()
+        assert running.result().json["number_documents_treated"] == 1
+        assert waiting.result().json["number_documents_treated"] == 3
+    batcher.close()
+
+
+def test_the_deadline_of_a_request(fake_model: FakeModel) -> None:
+    fake_model.go.clear()
+    app, batcher = application(fake_model, request_seconds=0.2)
+    response = post(app.test_client(), documents=[document(PNG, id="a"), document(PNG, id="b")])
+    assert response.status_code == 200
+    assert [next(iter(one)) for one in response.json["list_id_not_treated"]] == ["a", "b"]
+    assert "0.2 seconds" in response.json["list_id_not_treated"][0]["a"]
+    fake_model.go.set()
+    batcher.close()
+
+
+def test_closing_cancels_what_waits(fake_model: FakeModel) -> None:
+    fake_model.go.clear()
+    app, batcher = application(fake_model, queue_size=5)
+    with ThreadPoolExecutor(2) as pool:
+        request = pool.submit(lambda: post(app.test_client(), documents=[document(PNG, id=str(i)) for i in range(3)]))
+        assert wait_for(lambda: batcher.waiting == 2)
+        closing = pool.submit(batcher.close)
+        assert wait_for(lambda: batcher.waiting <= 1)
+        fake_model.go.set()
+        closing.result(10)
+        answer = request.result(10).json
+    assert answer["number_documents_treated"] == 1
+    assert answer["number_documents_non_treated"] == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/process", 405), ("PUT", "/process", 405), ("GET", "/nothing", 404), ("POST", "/test", 405)],
+)
+def test_wrong_routes(client: FlaskClient, method: str, path: str, status: int) -> None:
+    response = client.open(path, method=method)
+    check_envelope(response.json)
+    assert response.status_code == response.json["status"]["code"] == status
+    assert ("Allow" in response.headers) == (status == 405)
+
+
+def test_a_fault_of_ours_shows_no_trace(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: Any) -> Any:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr("florence_tagger.web.process.answer", broken)
+    with caplog.at_level(logging.ERROR):
+        response = post(client, documents=[])
+    assert response.status_code == 500
+    assert "secret" not in response.text
+    assert "secret" in caplog.text
+
+
+def test_the_api_key(fake_model: FakeModel) -> None:
+    app, batcher = application(fake_model, api_key="schlüssel")
+    client = app.test_client()
+    for path in ("/process", "/work/status"):
+        method = "POST" if path == "/process" else "GET"
+        assert client.open(path, method=method, json={"documents": []}).status_code == 401
+        headers = {"X-API-Key": "wrong"}
+        assert client.open(path, method=method, json={"documents": []}, headers=headers).status_code == 401
+    response = client.post("/process", json={"documents": []}, headers={"X-API-Key": "schlüssel"})
+    assert response.status_code == 200
+    assert client.get("/health-check").status_code == 200
+    batcher.close()
+
+
+def test_old_jobs_are_forgotten(client: FlaskClient) -> None:
+    for _ in range(105):
+        post(client, documents=[])
+    assert len(client.get("/work/status").json) == 100
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = ("id", "source", "content", "documents", "num_labels", "num_classes", "prompt", "return_boxes", "output")
+ENVELOPES = st.fixed_dictionaries(
+    {"documents": st.lists(JSON | st.dictionaries(st.sampled_from(FIELDS), JSON), max_size=4) | JSON},
+    optional=dict.fromkeys(FIELDS[4:], JSON),
+)
+
+
+@pytest.fixture(scope="module")
+def shared_client() -> Iterator[FlaskClient]:
+    model = FakeModel()
+    model.go.set()
+    app, batcher = application(model)
+    yield app.test_client()
+    batcher.close()
+
+
+@given(body=JSON | ENVELOPES)
+@settings(deadline=None, max_examples=300)
+def test_any_json_gets_an_envelope(shared_client: FlaskClient, body: Any) -> None:
+    response = shared_client.post("/process", json=body)
+    check_envelope(response.json)
+    assert response.status_code in (200, 400)
+    assert response.json["status"]["code"] == response.status_code
+    if response.status_code == 200:
+        assert len(response.json["data"]) + len(response.json["list_id_not_treated"]) == len(body["documents"])
