@@ -16,7 +16,7 @@ pytestmark = pytest.mark.long
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "checkpoint"
-    write_checkpoint(folder, "base", seed=1)
+    write_checkpoint(folder, "base")
     return folder
 
 
@@ -33,9 +33,11 @@ def test_base_geometry_says_what_transformers_says(checkpoint: Path, tmp_path: P
     assert weights < 1.01 * (checkpoint / "model.safetensors").stat().st_size
     folders = ("--checkpoint", str(checkpoint), "--ir", str(ir), "--images", str(SCENES))
     report = tmp_path / "report.json"
-    run("convert.verify", *folders, "--limit", "3", "--max-new-tokens", "64", "--json", str(report))
+    run("convert.verify", *folders, "--limit", "4", "--max-new-tokens", "64", "--json", str(report))
     greedy, beams = json.loads(report.read_text())
     assert (greedy["mode"], beams["mode"]) == ("greedy", "3 beams")
     for figures in (greedy, beams):
-        assert figures["pictures"] == figures["ids_equal"] == 3
-        assert figures["tokens"] == 3 * 64
+        assert (figures["pictures"], figures["tokens"]) == (4, 4 * 64)
+        # After 50 tokens the beams of such a model add up to log-probabilities of about -200, where float32 has steps
+        # of 1.5e-5: now and then two beams are nearer than that, and which is first is a matter of rounding.
+        assert figures["ids_equal"] >= 3
