@@ -32,8 +32,8 @@ class RuntimeOptions:
         device: "AUTO" is the GPU if OpenVINO lists one, else the CPU, each graph falling back to the CPU by itself;
             a device's name is that device or an error.
         precision: OpenVINO's inference precision hint; "f32" means an f32 cache as well. "" is the device's best, but
-            for encoder and decoder on the CPU f32: the decoder is bound by memory and not a bit slower, the encoder
-            costs 5 % of a picture, and in bf16 each of them changes the counts of one picture in 250.
+            for encoder and decoder on the CPU f32: the decoder is bound by memory and not slower for it, the encoder is
+            a small part, and bf16 would change counts where two answers are nearly as likely.
         threads: of inference, 0 for OpenVINO's choice.
         cache_dir: for compiled models, None for no cache.
     """
