@@ -5,6 +5,7 @@ of a checkpoint is ever run.
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from florence_tagger.florence.tokenizer import Tokenizer
 WEIGHTS = "model.safetensors"
 LICENCE_NAMES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")
 BICUBIC = 3
+CHANNELS = 3
 MOST_NEW_TOKENS = 1024  # where a checkpoint names no limit
 
 # What transformers and torch raise on configurations with values of other types, lengths or sizes than they expect.
@@ -205,21 +207,22 @@ def read_preprocessing(path: Path) -> Preprocessing:
         values = read_json(path / "preprocessor_config.json")
     else:
         values = read_json(path / "processor_config.json").get("image_processor", {})
-    size = values.get("size", {})
+    size = values.get("size")
     expected = {"do_resize": True, "do_center_crop": False, "do_rescale": True, "do_normalize": True}
     unfit = [name for name, value in expected.items() if values.get(name, value) is not value]
     if values.get("resample", BICUBIC) != BICUBIC:
         unfit.append("resample")
-    if abs(values.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
+    if not math.isclose(values.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
         unfit.append("rescale_factor")
-    if not {"height", "width"} <= size.keys():
+    if not isinstance(size, dict) or not all(isinstance(size.get(side), int) for side in ("height", "width")):
         unfit.append("size")
+    unfit += [name for name in ("image_mean", "image_std") if len(values.get(name, ())) != CHANNELS]
     if unfit:
         raise ConversionError(
             f"{path}: the image processor's {', '.join(unfit)} is not Florence-2's: a bicubic resize to a height and a "
             "width, division by 255 and normalisation are supported."
         )
-    return Preprocessing((size["height"], size["width"]), values["image_mean"], values["image_std"])
+    return Preprocessing((values["size"]["height"], values["size"]["width"]), values["image_mean"], values["image_std"])
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 
 from florence_tagger.batching import Batcher
@@ -11,7 +11,7 @@ from florence_tagger.counting import count_regions
 from florence_tagger.errors import BusyError, DocumentError
 from florence_tagger.media.content import decode_base64
 from florence_tagger.media.images import open_picture
-from florence_tagger.schemas import Detection, DocumentResult
+from florence_tagger.schemas import Detection, DocumentResult, Frame
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +50,10 @@ class Pipeline:
         """
         deadline = time.monotonic() + self.limits.request_seconds
         started: list[Future[Detection] | DocumentError] = []
+        accepted = False
         for content in contents:
-            accepted = any(isinstance(one, Future) for one in started)
             started.append(self._start(content, deadline, patient=accepted))
+            accepted = accepted or isinstance(started[-1], Future)
         return [self._finish(one, deadline, on_done) for one in started]
 
     def _start(self, content: str | DocumentError, deadline: float, patient: bool) -> Future[Detection] | DocumentError:
@@ -61,19 +62,26 @@ class Pipeline:
             return content
         if time.monotonic() > deadline:
             return self._too_late()
+        frame = self._open(content)
+        if isinstance(frame, DocumentError):
+            return frame
         try:
-            frame = open_picture(
-                decode_base64(content, self.limits.document_bytes), self.image_size, self.limits.pixels
-            )
             return self.batcher.submit(frame, max(deadline - time.monotonic(), 0) if patient else 0)
         except BusyError:
             if patient:
                 return self._too_late()
             raise
+
+    def _open(self, content: str) -> Frame | DocumentError:
+        """Decodes one document."""
+        limits = self.limits
+        try:
+            return open_picture(decode_base64(content, limits.document_bytes), self.image_size, limits.pixels)
         except DocumentError as exc:
             return exc
-        except MemoryError:
-            return DocumentError("There is not enough memory to decode the file.")
+        except Exception:  # whatever a decoder makes of hostile bytes costs this document alone; the log has its trace
+            logger.exception("A document could not be decoded")
+            return DocumentError("The file could not be decoded; the log of the service says how.")
 
     def _finish(
         self, started: Future[Detection] | DocumentError, deadline: float, on_done: Callable[[], None]
@@ -89,6 +97,8 @@ class Pipeline:
         except TimeoutError:
             detection.cancel()
             return self._too_late()
+        except CancelledError:
+            return DocumentError("The service is stopping.")
         except Exception:  # the model's failure is this document's alone; the log has its trace
             logger.exception("The model failed on a document")
             return DocumentError("The model failed on this document; the log of the service says how.")

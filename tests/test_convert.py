@@ -152,6 +152,8 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "crop": (edited("preprocessor_config.json", do_center_crop=True), "do_center_crop"),
     "bilinear": (edited("preprocessor_config.json", resample=2), "resample"),
     "shortest edge": (edited("preprocessor_config.json", size={"shortest_edge": 192}), "size"),
+    "no mean": (edited("preprocessor_config.json", image_mean=None), "image_mean"),
+    "old size": (edited("preprocessor_config.json", size=192), "size"),
     "sampling": (edited("generation_config.json", do_sample=True), "do_sample = True"),
     "penalty": (edited("generation_config.json", repetition_penalty=1.2), "repetition_penalty"),
     "two ends": (edited("generation_config.json", eos_token_id=[1, 2]), "one end token"),
