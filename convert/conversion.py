@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from convert.checkpoint import WEIGHTS, Checkpoint, load_model, read_checkpoint
+from convert.checkpoint import Checkpoint, load_model, read_checkpoint
 from convert.errors import ConversionError
 from convert.graphs import export_graphs
 from florence_tagger import __version__
@@ -57,8 +57,9 @@ def convert(options: ConversionOptions, progress: Callable[[str], None] = lambda
                 progress(f"exported the {name}")
         except RuntimeError as exc:  # torch's word for shapes that do not fit
             raise ConversionError(f"The picture's size does not fit the model: {exc}") from exc
-        for path in (checkpoint.tokenizer, *checkpoint.licences):
+        for path in checkpoint.licences:
             shutil.copyfile(path, folder / path.name)
+        (folder / "tokenizer.json").write_text(checkpoint.tokenizer_json, encoding="utf-8")
         write_json(folder / GENERATION, asdict(checkpoint.generation))
         write_json(folder / PREPROCESSING, preprocessing.as_published())
         write_json(folder / MANIFEST, describe(checkpoint, folder, options))
@@ -81,14 +82,26 @@ def replaced_folder(output: Path) -> Iterator[Path]:
     try:
         yield folder
         folder.chmod(0o755)
-        if output.exists():
-            output.rename(folder / "replaced")
-        folder.rename(output)
-        shutil.rmtree(output / "replaced", ignore_errors=True)
+        put_in_place(folder, output)
     except OSError as exc:
         raise ConversionError(f"{output} can't be written: {exc}") from exc
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def put_in_place(folder: Path, output: Path) -> None:
+    """Renames a finished folder to `output`; one that is there already goes, but comes back if that fails."""
+    if not output.exists():
+        folder.rename(output)
+        return
+    replaced = folder.with_name(f"{folder.name}-replaced")
+    output.rename(replaced)
+    try:
+        folder.rename(output)
+    except OSError:
+        replaced.rename(output)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def is_empty_folder(path: Path) -> bool:
@@ -103,8 +116,8 @@ def describe(checkpoint: Checkpoint, folder: Path, options: ConversionOptions) -
         "name": options.output.name,
         "source": {
             "name": checkpoint.path.resolve().name,
-            "format": "native",
-            "files": {name: sha256_of(checkpoint.path / name) for name in ("config.json", WEIGHTS)},
+            "format": checkpoint.format,
+            "files": {path.name: sha256_of(path) for path in (checkpoint.path / "config.json", *checkpoint.weights)},
         },
         "precision": options.precision,
         "geometry": {

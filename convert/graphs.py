@@ -16,6 +16,7 @@ from optimum.utils import NormalizedConfig
 from torch import Tensor, nn
 
 from convert.errors import ConversionError
+from convert.ir import number_names
 from convert.text import DecoderGraph, EncoderGraph
 from convert.vision import VisionGraph
 
@@ -128,4 +129,5 @@ def write(graph: nn.Module, config: GraphConfig, path: Path) -> str:
     """Traces one graph and saves it as it is: the weights already have the precision they shall have."""
     graph.config = config._config  # where optimum looks for it
     export(graph, config, path, stateful=isinstance(config, DecoderConfig), library_name="transformers")
+    number_names(path)
     return path.stem

@@ -4,35 +4,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
 from transformers import GenerationConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from convert.checkpoint import Checkpoint, load_model
 from florence_tagger.florence.decoding import GenerationSettings
 from florence_tagger.florence.detector import OBJECT_DETECTION
-from florence_tagger.florence.tokenizer import Tokenizer
+from florence_tagger.media.images import open_rgb
+
+MOST_PIXELS = 100_000_000
 
 
 class Reference:
     """A checkpoint in PyTorch.
 
     Its pictures are resized by the processor's Pillow backend, as the published preprocessing was; the torchvision
-    backend, which transformers 5 prefers, rounds some pixels differently.
+    backend, which transformers 5 prefers, rounds some pixels differently. They come to it in RGB as the service
+    makes it: by itself it would drop transparency and clip 16 bits.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._model: Any = load_model(checkpoint, torch.float32)
         self._processor = CLIPImageProcessorPil(**checkpoint.preprocessing.as_published())
-        self._prompt_ids = Tokenizer(checkpoint.tokenizer).encode(OBJECT_DETECTION)
+        self._prompt_ids = checkpoint.tokenizer.encode(OBJECT_DETECTION)
         height, width = checkpoint.preprocessing.image_size
         self._image_tokens = self._image_features(torch.zeros(1, 3, height, width)).shape[1]
 
     @torch.inference_mode()
     def generate(self, path: Path, settings: GenerationSettings) -> tuple[int, ...]:
         """The token ids after the start token for the picture in a file."""
-        with Image.open(path) as picture:
-            rgb = ImageOps.exif_transpose(picture).convert("RGB")
+        rgb = open_rgb(path.read_bytes(), MOST_PIXELS)
         pixel_values = self._processor(rgb, return_tensors="pt").pixel_values
         input_ids = [self._model.config.image_token_id] * self._image_tokens + list(self._prompt_ids)
         return generate(self._model, settings, input_ids=torch.tensor([input_ids]), pixel_values=pixel_values)

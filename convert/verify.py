@@ -13,7 +13,7 @@ from rich.table import Table
 from convert.checkpoint import read_checkpoint
 from convert.errors import ConversionError
 from convert.quiet import quiet_libraries
-from convert.reference import Reference
+from convert.reference import MOST_PIXELS, Reference
 from florence_tagger.counting import count_regions
 from florence_tagger.errors import DocumentError, TaggerError
 from florence_tagger.florence.decoding import GenerationSettings
@@ -25,7 +25,6 @@ from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.media.images import open_picture
 
 PICTURES = ("*.png", "*.jpg", "*.jpeg")
-MOST_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Comparison:
         self._reference = Reference(read_checkpoint(checkpoint))
         self._folder = read_folder(ir)
         self._detector = Detector(self._folder, options, self._folder.generation)
-        self._tokenizer = Tokenizer(ir / "tokenizer.json")
+        self._tokenizer = Tokenizer(self._folder.read_text("tokenizer.json"))
 
     def modes(self, max_new_tokens: int | None) -> dict[str, GenerationSettings]:
         """Greedy and the checkpoint's own settings, by a name for each."""

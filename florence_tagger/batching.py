@@ -4,10 +4,9 @@ The model is loaded in that thread, so that a server answers from its first mome
 cache is state.
 """
 
-import logging
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from typing import Protocol
 
 from florence_tagger.errors import BusyError, NotReadyError
 from florence_tagger.schemas import Detection, Frame
-
-logger = logging.getLogger(__name__)
 
 
 class Model(Protocol):
@@ -47,16 +44,19 @@ class Batcher:
     ) -> None:
         self._load = load
         self._on_failure = on_failure
-        self._queue: queue.Queue[Work | None] = queue.Queue(queue_size)
-        self._ready = threading.Event()
+        self._queue_size = queue_size
+        self._queue: deque[Work] = deque()
+        self._changed = threading.Condition()  # of the queue, and of the two flags below
+        self._ready = False
+        self._closed = False
         self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
     @property
     def ready(self) -> bool:
-        """Whether the model is loaded."""
-        return self._ready.is_set()
+        """Whether frames are taken: the model is loaded and the service is not about to stop."""
+        return self._ready and not self._closed
 
     @property
     def busy_seconds(self) -> float:
@@ -67,37 +67,34 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """How many frames wait."""
-        return self._queue.qsize()
+        return len(self._queue)
 
     def submit(self, frame: Frame, timeout: float = 0.0) -> Future[Detection]:
         """Queues a frame, waiting for a place for at most `timeout` seconds.
 
         Raises:
-            NotReadyError: the model is not loaded.
+            NotReadyError: the model is not loaded, or the service is about to stop.
             BusyError: there was no place in time.
         """
-        if not self.ready:
-            raise NotReadyError("The model is not ready yet.")
         work = Work(frame, Future())
-        try:
-            self._queue.put(work, timeout > 0, timeout)
-        except queue.Full:
-            raise BusyError("As many documents wait as are accepted.") from None
+        with self._changed:
+            self._changed.wait_for(lambda: not self.ready or len(self._queue) < self._queue_size, timeout)
+            if not self.ready:
+                raise NotReadyError("The service is stopping." if self._closed else "The model is not ready yet.")
+            if len(self._queue) >= self._queue_size:
+                raise BusyError("As many documents wait as are accepted.")
+            self._queue.append(work)
+            self._changed.notify_all()
         return work.result
 
     def close(self) -> None:
-        """Ends the thread after the frame it is at; what waits is cancelled."""
-        while self._thread.is_alive():
-            try:
-                while (work := self._queue.get_nowait()) is not None:
-                    work.result.cancel()
-            except queue.Empty:
-                pass
-            try:
-                self._queue.put_nowait(None)
-            except queue.Full:
-                continue
-            self._thread.join()
+        """Takes nothing more, cancels what waits, and returns when the frame that the model is at is done."""
+        with self._changed:
+            self._closed = True
+            while self._queue:
+                self._queue.popleft().result.cancel()
+            self._changed.notify_all()
+        self._thread.join()
 
     def _run(self) -> None:
         try:
@@ -105,10 +102,20 @@ class Batcher:
         except Exception as exc:  # noqa: BLE001 - whatever it is, somebody must be told: the thread ends here
             self._on_failure(exc)
             return
-        self._ready.set()
-        while (work := self._queue.get()) is not None:
+        self._ready = True
+        while (work := self._next()) is not None:
             if work.result.set_running_or_notify_cancel():
                 self._treat(model, work)
+
+    def _next(self) -> Work | None:
+        """The frame that waits longest, once there is one; None when the thread shall end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._queue)
+            if self._closed:
+                return None
+            work = self._queue.popleft()
+            self._changed.notify_all()
+        return work
 
     def _treat(self, model: Model, work: Work) -> None:
         self._busy_since = time.monotonic()

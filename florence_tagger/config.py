@@ -36,16 +36,18 @@ class Settings(BaseSettings):
         None, ge=1, description="Most tokens of an answer, about 5 for each object; the checkpoint's."
     )
     inference_threads: int = Field(0, ge=0, description="Threads of inference on the CPU; 0 is OpenVINO's choice.")
-    http_threads: int = Field(16, ge=2, le=1024, description="Requests treated at the same time.")
-    queue_size: int = Field(64, ge=1, description="Most documents that wait for the model.")
+    http_threads: int = Field(
+        80, ge=4, le=1024, description="Threads of the server; a tenth of them is kept for health checks and refusals."
+    )
+    queue_size: int = Field(64, ge=1, description="Most documents that wait for the model, at most 8 of a request.")
     cache_dir: Path | None = Field(None, description="Folder for compiled models, for faster starts; off if not set.")
     api_key: str = Field("", description="Key that requests must have in their header X-API-Key; none if not set.")
-    max_body_mb: float = Field(256, gt=0, description="Largest body of a request, MB.")
+    max_body_mb: float = Field(256, gt=0, le=1e5, description="Largest body of a request, MB.")
     max_documents: int = Field(1000, ge=1, description="Most documents in a request.")
-    max_document_mb: float = Field(64, gt=0, description="Largest file, MB.")
+    max_document_mb: float = Field(64, gt=0, le=1e5, description="Largest file, MB.")
     max_pixels: int = Field(100_000_000, ge=1, description="Most pixels of a picture.")
     request_seconds: float = Field(
-        600, gt=0, description="Seconds after which a request is answered with what is done."
+        600, gt=0, le=86_400, description="Seconds after which a request is answered with what is done."
     )
 
     @field_validator("device")

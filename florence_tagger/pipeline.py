@@ -2,13 +2,14 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 
 from florence_tagger.batching import Batcher
 from florence_tagger.counting import count_regions
-from florence_tagger.errors import BusyError, DocumentError
+from florence_tagger.errors import BusyError, DocumentError, NotReadyError
 from florence_tagger.media.content import decode_base64
 from florence_tagger.media.images import open_picture
 from florence_tagger.schemas import Detection, DocumentResult, Frame
@@ -16,6 +17,10 @@ from florence_tagger.schemas import Detection, DocumentResult, Frame
 logger = logging.getLogger(__name__)
 
 Outcome = DocumentResult | DocumentError
+
+# A request has at most so many documents queued, so that a large one leaves places for others. It is enough to keep the
+# model busy: files are decoded faster than they are looked at.
+DOCUMENTS_UNDER_WAY = 8
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,22 @@ class Pipeline:
             NotReadyError, BusyError: none of the documents could be queued.
         """
         deadline = time.monotonic() + self.limits.request_seconds
-        started: list[Future[Detection] | DocumentError] = []
+        under_way: deque[Future[Detection] | DocumentError] = deque()
+        outcomes: list[Outcome] = []
         accepted = False
+
+        def finish_oldest() -> None:
+            outcomes.append(self._finish(under_way.popleft(), deadline))
+            on_done()
+
         for content in contents:
-            started.append(self._start(content, deadline, patient=accepted))
-            accepted = accepted or isinstance(started[-1], Future)
-        return [self._finish(one, deadline, on_done) for one in started]
+            if len(under_way) == DOCUMENTS_UNDER_WAY:
+                finish_oldest()
+            under_way.append(self._start(content, deadline, patient=accepted))
+            accepted = accepted or isinstance(under_way[-1], Future)
+        while under_way:
+            finish_oldest()
+        return outcomes
 
     def _start(self, content: str | DocumentError, deadline: float, patient: bool) -> Future[Detection] | DocumentError:
         """Decodes and queues one document; only a request of which something is queued waits for a place."""
@@ -71,6 +86,10 @@ class Pipeline:
             if patient:
                 return self._too_late()
             raise
+        except NotReadyError as exc:
+            if patient:
+                return DocumentError(str(exc))
+            raise
 
     def _open(self, content: str) -> Frame | DocumentError:
         """Decodes one document."""
@@ -83,19 +102,14 @@ class Pipeline:
             logger.exception("A document could not be decoded")
             return DocumentError("The file could not be decoded; the log of the service says how.")
 
-    def _finish(
-        self, started: Future[Detection] | DocumentError, deadline: float, on_done: Callable[[], None]
-    ) -> Outcome:
+    def _finish(self, started: Future[Detection] | DocumentError, deadline: float) -> Outcome:
         """Waits for one document's detection, at most until the deadline."""
-        outcome = started if isinstance(started, DocumentError) else self._await(started, deadline)
-        on_done()
-        return outcome
-
-    def _await(self, detection: Future[Detection], deadline: float) -> Outcome:
+        if isinstance(started, DocumentError):
+            return started
         try:
-            found = detection.result(max(deadline - time.monotonic(), 0))
+            found = started.result(max(deadline - time.monotonic(), 0))
         except TimeoutError:
-            detection.cancel()
+            started.cancel()
             return self._too_late()
         except CancelledError:
             return DocumentError("The service is stopping.")

@@ -1,6 +1,6 @@
 """What the stages hand to each other: frozen data without behaviour."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,5 +48,5 @@ class Detection:
 class DocumentResult:
     """A document that was treated: its counts by label, and what they were counted from."""
 
-    counts: dict[str, int] = field(default_factory=dict)
-    detection: Detection = field(default_factory=lambda: Detection(()))
+    counts: dict[str, int]
+    detection: Detection

@@ -15,7 +15,7 @@ from florence_tagger import __version__
 from florence_tagger.cli import main
 from florence_tagger.config import Settings, load_settings
 from florence_tagger.errors import SettingsError
-from tests.conftest import ROOT, SCENES, document, free_port, start_server, stop_server
+from tests.conftest import ROOT, SCENES, RunningServer, document, free_port, start_server, stop_server
 
 
 def test_settings_come_from_the_environment_and_options_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,3 +110,23 @@ def test_a_request_is_finished_before_the_service_stops(tmp_path: Path) -> None:
         running.process.send_signal(signal.SIGTERM)
         assert request.result().json()["number_documents_treated"] == 100
     assert running.process.wait(30) == 0
+
+
+def test_an_interrupted_service_answers_with_what_is_done(tmp_path: Path) -> None:
+    running = start_server(tmp_path / "log.txt", "--num-beams", "8")
+    body = {"documents": [document((SCENES / "scene00.png").read_bytes(), id=str(i)) for i in range(500)]}
+    with ThreadPoolExecutor(1) as pool:
+        request = pool.submit(running.post, body)
+        deadline = time.monotonic() + 30
+        while not done_documents(running) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        running.process.send_signal(signal.SIGINT)
+        answer = request.result().json()
+    assert 0 < answer["number_documents_treated"] < 500
+    assert answer["number_documents_treated"] + answer["number_documents_non_treated"] == 500
+    assert answer["list_id_not_treated"][-1] == {"499": "The service is stopping."}
+    assert running.process.wait(10) == 0
+
+
+def done_documents(server: RunningServer) -> int:
+    return sum(job["documents_done"] for job in server.get("/work/status").json().values())

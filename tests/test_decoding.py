@@ -18,7 +18,6 @@ from florence_tagger.florence.decoding import (
     FloatArray,
     GenerationSettings,
     IntArray,
-    constrain,
     decode,
     repeating_tokens,
 )
@@ -54,12 +53,23 @@ def all_answers(wanted: GenerationSettings, log_probs: LogProbs) -> Iterator[tup
         for ids in itertools.product(range(VOCABULARY), repeat=length):
             if END in ids[:-1] or (ids[-1] != END and length < wanted.max_new_tokens):
                 continue
-            total = np.float32(0)
-            for index, token_id in enumerate(ids):
-                prefix = (START, *ids[:index])
-                total += constrain(log_probs(prefix)[None], np.array([prefix]), wanted)[0, token_id]
+            total = sum(allowed(wanted, (START, *ids[:index]), ids[index], log_probs) for index in range(length))
             if np.isfinite(total):
                 yield float(total / length**wanted.length_penalty), ids
+
+
+def allowed(wanted: GenerationSettings, prefix: tuple[int, ...], token_id: int, log_probs: LogProbs) -> float:
+    """The log-probability of a token after a prefix, as the settings make it."""
+    must = None
+    if len(prefix) == wanted.max_new_tokens and wanted.forced_eos_token_id is not None:
+        must = wanted.forced_eos_token_id
+    elif len(prefix) == 1 and wanted.forced_bos_token_id is not None:
+        must = wanted.forced_bos_token_id
+    if must is not None:
+        return 0.0 if token_id == must else -np.inf
+    size = wanted.no_repeat_ngram_size
+    runs = [prefix[i : i + size] for i in range(len(prefix) - size + 1)] if size else []
+    return -np.inf if (*prefix, token_id)[-size:] in runs else float(log_probs(prefix)[token_id])
 
 
 TOYS = st.builds(
@@ -82,7 +92,8 @@ def test_with_enough_beams_the_best_of_all_answers_is_found(wanted: GenerationSe
     best, ids = max(all_answers(wanted, log_probs))
     found = decode(stepper(log_probs), wanted)
     assert {ids: score for score, ids in all_answers(wanted, log_probs)}[found.token_ids] == pytest.approx(best)
-    assert found.truncated == (len(found.token_ids) == wanted.max_new_tokens)
+    full = len(found.token_ids) == wanted.max_new_tokens
+    assert found.truncated == (full and (found.token_ids[-1] != END or wanted.forced_eos_token_id is not None))
     assert len(ids) <= wanted.max_new_tokens
 
 

@@ -86,6 +86,11 @@ def test_too_many_pixels_are_refused_by_the_header() -> None:
         opened(encoded(Image.new("RGB", (30, 20))), 599)
 
 
+def test_a_thin_line_is_refused() -> None:
+    with pytest.raises(DocumentError, match=r"70000 x 1 pixels; a side of 65,535 is accepted"):
+        opened(encoded(Image.new("RGB", (70_000, 1))))
+
+
 @pytest.mark.parametrize("content", [b"x", b"GIF89a", bytes(1000), b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
 def test_what_is_no_picture_has_a_reason(content: bytes) -> None:
     with pytest.raises(DocumentError, match=r"picture"):
@@ -122,6 +127,7 @@ def test_base64(content: bytes, prefix: str) -> None:
         ("AAA", "not base64"),
         ("A*==", "not base64"),
         ("bücher", "not base64"),
+        ("  DATA:image/png;base64, A", "not base64"),
         ("data:no comma", "empty"),
         ("A" * 2000, "larger than 0.001 MB"),
     ],

@@ -21,7 +21,7 @@ ANSWERS = st.lists(st.tuples(st.sampled_from(LABELS), BOXES), max_size=5)
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer(DEFAULT_MODEL / "tokenizer.json")
+    return Tokenizer((DEFAULT_MODEL / "tokenizer.json").read_text())
 
 
 @pytest.fixture(scope="module")

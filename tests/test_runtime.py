@@ -11,6 +11,7 @@ import pytest
 
 from florence_tagger.config import DEFAULT_MODEL, load_settings
 from florence_tagger.errors import ModelError
+from florence_tagger.florence import runtime
 from florence_tagger.florence.detector import OBJECT_DETECTION, Detector, load_detector
 from florence_tagger.florence.folder import read_folder
 from florence_tagger.florence.runtime import RuntimeOptions, choose_device
@@ -51,6 +52,7 @@ class FakeCore:
         ("CPU", ["CPU", "GPU"], ("CPU",)),
         ("GPU", ["CPU", "GPU.0"], ("GPU",)),
         ("GPU.1", ["CPU", "GPU.0", "GPU.1"], ("GPU.1",)),
+        ("GPU.0", ["CPU", "GPU"], ("GPU.0",)),
     ],
 )
 def test_choice_of_device(wanted: str, available: list[str], expected: tuple[str, ...]) -> None:
@@ -85,22 +87,32 @@ def test_a_named_device_never_falls_back() -> None:
         load(FakeCore(["CPU", "GPU"], refused=("decoder",)), "GPU")
 
 
-def test_precisions() -> None:
+def hints(core: FakeCore) -> dict[str, Any]:
+    return {name: properties.get("INFERENCE_PRECISION_HINT") for name, properties in core.compiled}
+
+
+def test_precision_on_the_cpu_is_exact_but_for_a_large_vision_tower(monkeypatch: pytest.MonkeyPatch) -> None:
     core = FakeCore(["CPU"])
     count(load(core))
-    hints = {name: properties.get("INFERENCE_PRECISION_HINT") for name, properties in core.compiled}
-    assert hints == {"vision on CPU": None, "encoder on CPU": "f32", "decoder on CPU": "f32"}
+    assert hints(core) == {"vision on CPU": "f32", "encoder on CPU": "f32", "decoder on CPU": "f32"}
     assert dict(core.compiled)["decoder on CPU"]["KV_CACHE_PRECISION"] == "f32"
+    monkeypatch.setattr(runtime, "SMALL_VISION_BYTES", 1)
+    core = FakeCore(["CPU"])
+    count(load(core))
+    assert hints(core) == {"vision on CPU": None, "encoder on CPU": "f32", "decoder on CPU": "f32"}
+
+
+def test_precision_on_a_gpu_is_its_own_and_a_named_one_goes_for_all() -> None:
     core = FakeCore(["CPU", "GPU"])
     count(load(core))
-    assert all("INFERENCE_PRECISION_HINT" not in properties for _, properties in core.compiled)
+    assert set(hints(core).values()) == {None}
     core = FakeCore(["CPU"])
-    load(core, precision="bf16")
-    assert all(properties["INFERENCE_PRECISION_HINT"] == "bf16" for _, properties in core.compiled)
+    count(load(core, precision="bf16"))
+    assert set(hints(core).values()) == {"bf16"}
 
 
 def test_prompt_embeddings_are_rows_of_the_table(detector: Detector) -> None:
-    prompt_ids = Tokenizer(DEFAULT_MODEL / "tokenizer.json").encode(OBJECT_DETECTION)
+    prompt_ids = Tokenizer(FOLDER.read_text("tokenizer.json")).encode(OBJECT_DETECTION)
     rows = detector._runtime._embed(prompt_ids)
     decoder = ov.Core().read_model(DEFAULT_MODEL / "decoder.xml")
     tables = [op.data for op in decoder.get_ops() if op.get_type_name() == "Constant" and 1422 in list(op.shape)]
@@ -110,7 +122,7 @@ def test_prompt_embeddings_are_rows_of_the_table(detector: Detector) -> None:
 
 def test_prompts_of_other_lengths(detector: Detector) -> None:
     frame = open_picture((SCENES / "scene00.png").read_bytes(), FOLDER.image_size, 10**8)
-    tokenizer = Tokenizer(DEFAULT_MODEL / "tokenizer.json")
+    tokenizer = Tokenizer(FOLDER.read_text("tokenizer.json"))
     for prompt in ("dog", "Locate dog in the image.", OBJECT_DETECTION):
         prompt_ids = tokenizer.encode(prompt)
         shapes = {

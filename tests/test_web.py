@@ -18,7 +18,8 @@ from PIL import Image
 
 from florence_tagger.batching import Batcher
 from florence_tagger.config import Settings, load_settings
-from florence_tagger.errors import ModelError
+from florence_tagger.errors import ModelError, NotReadyError
+from florence_tagger.media.images import open_picture
 from florence_tagger.web import health
 from florence_tagger.web.app import create_app
 from tests.conftest import FakeModel, document
@@ -100,6 +101,7 @@ def test_no_documents_is_an_answer(client: FlaskClient) -> None:
         (b"\xff\xfe\xfa", "not JSON"),
         (b'{"documents": [], "x": NaN}', "NaN is not JSON"),
         (b"1" * 5000, "not JSON"),
+        (b'{"documents": [{"x": 1e999}]}', "beyond the range"),
         (b"[]", 'list "documents"'),
         (b"{}", 'list "documents"'),
         (b'{"documents": {}}', 'list "documents"'),
@@ -215,6 +217,10 @@ def test_limits(fake_model: FakeModel) -> None:
     response = client.post("/process", data=b"x" * 10_001)
     check_envelope(response.json)
     assert response.status_code == 413
+    assert "larger than 0.01 MB" in response.json["error"]
+    chunked = {"wsgi.input": io.BytesIO(b" " * 20_000), "wsgi.input_terminated": True}
+    response = client.post("/process", environ_overrides=chunked)
+    assert response.status_code == 413
     (untreated,) = post(client, documents=[document(PNG + bytes(100), id="large")]).json["list_id_not_treated"]
     assert "larger than 0.0001 MB" in untreated["large"]
     (untreated,) = post(client, documents=[document(PNG, id="wide")]).json["list_id_not_treated"]
@@ -298,7 +304,7 @@ def test_closing_cancels_what_waits(fake_model: FakeModel) -> None:
         request = pool.submit(lambda: post(app.test_client(), documents=[document(PNG, id=str(i)) for i in range(3)]))
         assert wait_for(lambda: batcher.waiting == 2)
         closing = pool.submit(batcher.close)
-        assert wait_for(lambda: batcher.waiting <= 1)
+        assert wait_for(lambda: batcher.waiting == 0)
         fake_model.go.set()
         closing.result(10)
         answer = request.result(10).json
@@ -339,10 +345,46 @@ def test_the_api_key(fake_model: FakeModel) -> None:
         assert client.open(path, method=method, json={"documents": []}).status_code == 401
         headers = {"X-API-Key": "wrong"}
         assert client.open(path, method=method, json={"documents": []}, headers=headers).status_code == 401
-    response = client.post("/process", json={"documents": []}, headers={"X-API-Key": "schlüssel"})
+    over_the_wire = "schlüssel".encode().decode("latin-1")
+    response = client.post("/process", json={"documents": []}, headers={"X-API-Key": over_the_wire})
     assert response.status_code == 200
     assert client.get("/health-check").status_code == 200
     batcher.close()
+
+
+def test_a_large_request_leaves_places_for_others(fake_model: FakeModel) -> None:
+    fake_model.go.clear()
+    app, batcher = application(fake_model, queue_size=10)
+    with ThreadPoolExecutor(2) as pool:
+        large = pool.submit(lambda: post(app.test_client(), documents=[document(PNG)] * 50))
+        assert wait_for(lambda: batcher.waiting == 7)
+        small = pool.submit(lambda: post(app.test_client(), documents=[document(PNG)]))
+        assert wait_for(lambda: batcher.waiting == 8)
+        fake_model.go.set()
+        assert small.result().json["number_documents_treated"] == 1
+        assert large.result().json["number_documents_treated"] == 50
+    batcher.close()
+
+
+def test_more_requests_than_places_are_refused_and_health_still_answers(fake_model: FakeModel) -> None:
+    fake_model.go.clear()
+    app, batcher = application(fake_model, http_threads=4)
+    with ThreadPoolExecutor(2) as pool:
+        accepted = [pool.submit(lambda: post(app.test_client(), documents=[document(PNG)])) for _ in range(2)]
+        assert wait_for(lambda: len(app.test_client().get("/work/status").json) == 2)
+        assert post(app.test_client(), documents=[]).status_code == 503
+        fake_model.go.set()
+        assert all(request.result().status_code == 200 for request in accepted)
+    assert post(app.test_client(), documents=[]).status_code == 200
+    batcher.close()
+
+
+def test_nothing_is_taken_after_closing(client: FlaskClient, fake_model: FakeModel) -> None:
+    batcher = Batcher(lambda: fake_model, 1)
+    assert wait_for(lambda: batcher.ready)
+    batcher.close()
+    with pytest.raises(NotReadyError, match="stopping"):
+        batcher.submit(open_picture(PNG, (16, 16), 1000), 10)
 
 
 def test_old_jobs_are_forgotten(client: FlaskClient) -> None:

@@ -66,7 +66,9 @@ def decode(step: DecoderStep, settings: GenerationSettings) -> Decoded:
     """Decodes one answer, greedily with one beam and by beam search with more."""
     search = greedy_search if settings.num_beams == 1 else beam_search
     token_ids = search(step, settings)[1:]
-    return Decoded(tuple(token_ids.tolist()), truncated=len(token_ids) >= settings.max_new_tokens)
+    # An end token in the last place may have been forced there.
+    ended = token_ids[-1] == settings.eos_token_id and settings.forced_eos_token_id is None
+    return Decoded(tuple(token_ids.tolist()), len(token_ids) == settings.max_new_tokens and not ended)
 
 
 def greedy_search(step: DecoderStep, settings: GenerationSettings) -> IntArray:

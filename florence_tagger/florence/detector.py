@@ -28,7 +28,7 @@ class Detector:
     ) -> None:
         self.folder = folder
         self.generation = replace(generation, max_new_tokens=min(generation.max_new_tokens, folder.max_positions))
-        self._tokenizer = Tokenizer(folder.path / "tokenizer.json")
+        self._tokenizer = Tokenizer(folder.read_text("tokenizer.json"))
         self._runtime = Runtime(folder, options, core)
         self._prompt_ids = self._tokenizer.encode(OBJECT_DETECTION)
 

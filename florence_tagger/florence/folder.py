@@ -36,6 +36,13 @@ class ModelFolder:
     max_positions: int
     generation: GenerationSettings
 
+    def read_text(self, name: str) -> str:
+        """The text of one of the folder's files; ModelError where it can't be read."""
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ModelError(f"{self.path / name} can't be read: {exc}") from exc
+
 
 def read_folder(path: Path) -> ModelFolder:
     """Reads and checks what an IR folder says of itself.

@@ -22,6 +22,7 @@ from florence_tagger.schemas import UInt8Array
 logger = logging.getLogger(__name__)
 
 PROMPT_LENGTHS_COMPILED = 4
+SMALL_VISION_BYTES = 32_000_000  # of weights; the bundled model has 4 MB, Florence-2-base 184 MB at fp16
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,8 @@ class RuntimeOptions:
     Attributes:
         device: "AUTO" is the GPU if OpenVINO lists one, else the CPU, each graph falling back to the CPU by itself;
             a device's name is that device or an error.
-        precision: OpenVINO's inference precision hint; "f32" means an f32 cache as well. "" is the device's best, but
-            for encoder and decoder on the CPU f32: the decoder is bound by memory and not slower for it, the encoder is
-            a small part, and bf16 would change counts where two answers are nearly as likely.
+        precision: OpenVINO's inference precision hint for all graphs, of which "f32" means an f32 cache as well; "" for
+            the device's best, see `Runtime`.
         threads: of inference, 0 for OpenVINO's choice.
         cache_dir: for compiled models, None for no cache.
     """
@@ -52,7 +52,9 @@ def choose_device(wanted: str, available: Sequence[str]) -> tuple[str, ...]:
     """
     if wanted == "AUTO":
         return ("GPU", "CPU") if any(name.startswith("GPU") for name in available) else ("CPU",)
-    if wanted not in available and not any(name.startswith(f"{wanted}.") for name in available):
+    # OpenVINO calls a lone device GPU and the first of several GPU.0, and takes either name for both.
+    known = {*available, *(name.partition(".")[0] for name in available), *(f"{name}.0" for name in available)}
+    if wanted not in known:
         raise ModelError(f"Device {wanted} is not there; OpenVINO finds {', '.join(available) or 'none'}.")
     return (wanted,)
 
@@ -73,12 +75,16 @@ class Compiler:
         except RuntimeError as exc:
             raise ModelError(f"{path} can't be read: {reason_of(exc)}") from exc
 
-    def compile(self, model: Any, name: str) -> Any:
-        """The graph `name`, compiled for the first device that takes it; ModelError where none does."""
+    def compile(self, model: Any, name: str, cpu_precision: str = "") -> Any:
+        """The graph `name`, compiled for the first device that takes it; ModelError where none does.
+
+        Args:
+            cpu_precision: the inference precision on the CPU where the options name none, "" for the CPU's best.
+        """
         failures = []
         for device in self._devices_to_try:
             try:
-                compiled = self._core.compile_model(model, device, self._properties(name, device))
+                compiled = self._core.compile_model(model, device, self._properties(device, cpu_precision))
             except RuntimeError as exc:
                 failures.append(f"{device}: {reason_of(exc)}")
                 logger.warning("%s does not compile on %s: %s", name, device, reason_of(exc))
@@ -87,15 +93,15 @@ class Compiler:
                 return compiled
         raise ModelError(f"The {name} compiles on no device. {' '.join(failures)}")
 
-    def _properties(self, name: str, device: str) -> dict[str, Any]:
-        """What OpenVINO is told for the graph `name` on a device."""
+    def _properties(self, device: str, cpu_precision: str) -> dict[str, Any]:
+        """What OpenVINO is told for a graph on a device."""
         options, on_cpu = self._options, device == "CPU"
-        precision = options.precision or ("f32" if on_cpu and name != "vision" else "")
+        precision = options.precision or (cpu_precision if on_cpu else "")
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if precision:
             properties["INFERENCE_PRECISION_HINT"] = precision
-        if precision == "f32" and name == "decoder":
-            properties["KV_CACHE_PRECISION"] = "f32"
+        if precision == "f32":
+            properties["KV_CACHE_PRECISION"] = "f32"  # which would be u8 otherwise
         if options.threads and on_cpu:
             properties["INFERENCE_NUM_THREADS"] = options.threads
         if options.cache_dir:
@@ -112,18 +118,24 @@ def reason_of(exc: Exception) -> str:
 class Runtime:
     """A model folder on its devices.
 
+    On a CPU the default precision is f32 but for a large vision tower, which most of the work goes into and which bf16
+    makes twice as fast. For the decoder, bound by memory, and for a small tower it gains next to nothing, and wherever
+    it rounds it changes counts where two answers are nearly as likely.
+
     Raises:
         ModelError: a graph can't be read, or compiles on none of the devices asked for.
     """
 
     def __init__(self, folder: ModelFolder, options: RuntimeOptions, core: Any = None) -> None:
         self._compiler = Compiler(options, core)
-        self._vision = self._request(self._compiler.read(folder.path / "vision.xml"), "vision")
+        is_small = (folder.path / "vision.bin").stat().st_size < SMALL_VISION_BYTES
+        vision = self._compiler.read(folder.path / "vision.xml")
+        self._vision = self._compiler.compile(vision, "vision", "f32" if is_small else "").create_infer_request()
         self._encoder_graph = self._compiler.read(folder.path / "encoder.xml")
         self._encoder = lru_cache(PROMPT_LENGTHS_COMPILED)(self._compile_encoder)
         decoder = self._compiler.read(folder.path / "decoder.xml")
         self._embedding = detach_embedding(decoder)
-        self._decoder = self._request(decoder, "decoder")
+        self._decoder = self._compiler.compile(decoder, "decoder", "f32").create_infer_request()
         self._embed = lru_cache(PROMPT_LENGTHS_COMPILED)(self._embed_prompt)
 
     @property
@@ -164,14 +176,11 @@ class Runtime:
 
         return step
 
-    def _request(self, graph: Any, name: str) -> Any:
-        return self._compiler.compile(graph, name).create_infer_request()
-
     def _compile_encoder(self, prompt_tokens: int) -> Any:
         features, prompt = self._encoder_graph.inputs
         width = prompt.partial_shape[2].get_length()
         self._encoder_graph.reshape({features: features.partial_shape, prompt: [1, prompt_tokens, width]})
-        return self._request(self._encoder_graph, "encoder")
+        return self._compiler.compile(self._encoder_graph, "encoder", "f32").create_infer_request()
 
     def _embed_prompt(self, prompt_ids: tuple[int, ...]) -> FloatArray:
         """Embeddings (1, P, d_model) of prompt ids."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from enum import Enum, auto
-from pathlib import Path
 
 from tokenizers import Tokenizer as TokenizerFile
 
@@ -22,17 +21,20 @@ class Kind(Enum):
 
 
 class Tokenizer:
-    """A checkpoint's `tokenizer.json`.
+    """A checkpoint's tokenizer, from the text of its `tokenizer.json`.
 
     Raises:
-        ModelError: the file can't be read, or lacks the sequence marks or the 1,000 location tokens in a row.
+        ModelError: the text is not a tokenizer, or lacks the sequence marks or the 1,000 location tokens in a row.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, text: str) -> None:
         try:
-            self._file = TokenizerFile.from_file(str(path))
+            self._file = TokenizerFile.from_str(text)
         except Exception as exc:  # the library raises nothing more exact
-            raise ModelError(f"{path} is not a tokenizer: {exc}") from exc
+            raise ModelError(f"tokenizer.json is not a tokenizer: {exc}") from exc
+        # A training run may have left these in the file; a prompt is never padded or cut.
+        self._file.no_padding()
+        self._file.no_truncation()
         self._kinds = dict.fromkeys(self._file.get_added_tokens_decoder(), Kind.TASK)
         self._kinds |= {self._id_of(mark): Kind.SEQUENCE for mark in SEQUENCE_MARKS}
         self.first_location = self._id_of("<loc_0>")

@@ -15,9 +15,9 @@ def decode_base64(text: str, max_bytes: int) -> bytes:
     Raises:
         DocumentError: the text is not base64, or stands for nothing or more than `max_bytes`.
     """
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
     text = text.translate(_SPACE)
+    if text[:5].lower() == "data:":
+        text = text.partition(",")[2]
     if len(text) // 4 * 3 > max_bytes + 2:
         raise DocumentError(f"The file is larger than {max_bytes / 1e6:g} MB, the most for one document.")
     try:

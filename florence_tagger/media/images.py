@@ -7,6 +7,7 @@ counts the reference's.
 import io
 import struct
 import zlib
+from threading import BoundedSemaphore
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -15,22 +16,19 @@ from florence_tagger.errors import DocumentError
 from florence_tagger.schemas import Frame
 
 FORMATS = ("JPEG", "PNG")
+MOST_SIDE = 65_535  # JPEG's own limit; Pillow's resize needs memory that grows with the longer side alone
 
 # What Pillow's parsers raise on damaged files besides OSError.
 DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError),
     struct.error,
     zlib.error,
 )
 
-# Pillow only warns of large pictures; the limit of `open_picture` is checked on the header, before anything is decoded.
+# A picture of 100 megapixels takes several hundred MB while it is decoded: only so many at a time.
+_decoding = BoundedSemaphore(2)
+
+# Pillow only warns of large pictures; ours are checked on the header, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
 
@@ -40,22 +38,36 @@ def open_picture(content: bytes, image_size: tuple[int, int], max_pixels: int) -
     Raises:
         DocumentError: not a picture of a known format, damaged, or of more than `max_pixels`.
     """
+    with _decoding:
+        rgb = open_rgb(content, max_pixels)
+        height, width = image_size
+        pixels = np.asarray(rgb.resize((width, height), Image.Resampling.BICUBIC))
+        return Frame(pixels, rgb.width, rgb.height)
+
+
+def open_rgb(content: bytes, max_pixels: int) -> Image.Image:
+    """The picture as it is displayed, in RGB and in its own size; DocumentError as `open_picture`."""
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-            if picture.width * picture.height > max_pixels:
-                raise DocumentError(
-                    f"The picture has {picture.width} x {picture.height} pixels, more than the {max_pixels:,} accepted."
-                )
-            rgb = to_rgb(ImageOps.exif_transpose(picture))
+            check_size(picture, max_pixels)
+            ImageOps.exif_transpose(picture, in_place=True)
+            picture.load()
+            return to_rgb(picture)
     except UnidentifiedImageError as exc:
         raise DocumentError(
             f"The content is not a picture that can be read; accepted are {', '.join(FORMATS)}."
         ) from exc
     except DAMAGED as exc:
         raise DocumentError(f"The picture is damaged: {exc}.") from exc
-    height, width = image_size
-    pixels = np.asarray(rgb.resize((width, height), Image.Resampling.BICUBIC))
-    return Frame(pixels, rgb.width, rgb.height)
+
+
+def check_size(picture: Image.Image, max_pixels: int) -> None:
+    """DocumentError where the header of a picture tells of too many pixels."""
+    size = f"The picture has {picture.width} x {picture.height} pixels"
+    if picture.width * picture.height > max_pixels:
+        raise DocumentError(f"{size}, more than the {max_pixels:,} accepted.")
+    if max(picture.size) > MOST_SIDE:
+        raise DocumentError(f"{size}; a side of {MOST_SIDE:,} is accepted.")
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
@@ -64,6 +76,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")
+        white = Image.new("RGB", picture.size, "white")
+        white.paste(picture, mask=picture)
+        return white
+    return picture if picture.mode == "RGB" else picture.convert("RGB")

@@ -5,7 +5,7 @@ import logging
 from http import HTTPStatus
 
 from flask import Flask, Response, jsonify, request
-from werkzeug.exceptions import HTTPException, Unauthorized
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Unauthorized
 
 from florence_tagger.batching import Batcher
 from florence_tagger.config import Settings
@@ -13,7 +13,7 @@ from florence_tagger.errors import BusyError, NotReadyError, RequestError, TooMa
 from florence_tagger.pipeline import Limits, Pipeline
 from florence_tagger.web import health, process
 from florence_tagger.web.envelope import failure
-from florence_tagger.web.service import Service, install
+from florence_tagger.web.service import Service, install, places_for
 
 logger = logging.getLogger(__name__)
 
@@ -32,16 +32,18 @@ STATUS_OF_ERROR: dict[type[Exception], HTTPStatus] = {
 def create_app(settings: Settings, batcher: Batcher, image_size: tuple[int, int]) -> Flask:
     """The application on a model that `batcher` loads; `image_size` (height, width) is that of the model's input."""
     app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = int(settings.max_body_mb * 1e6)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # jobs are the newest first
     limits = Limits(int(settings.max_document_mb * 1e6), settings.max_pixels, settings.request_seconds)
-    install(app, Service(settings, batcher, Pipeline(batcher, image_size, limits)))
+    pipeline = Pipeline(batcher, image_size, limits)
+    install(app, Service(settings, batcher, pipeline, places_for(settings.http_threads)))
     app.register_blueprint(process.blueprint)
     app.register_blueprint(health.blueprint)
     app.before_request(lambda: check_key(settings.api_key))
     for error in STATUS_OF_ERROR:
         app.register_error_handler(error, on_request_error)
     app.register_error_handler(HTTPException, on_http_error)
+    app.register_error_handler(MethodNotAllowed, on_wrong_method)
+    app.register_error_handler(NotFound, on_unknown_path)
     app.register_error_handler(RecursionError, on_recursion)
     app.register_error_handler(Exception, on_unexpected_error)
     return app
@@ -49,8 +51,8 @@ def create_app(settings: Settings, batcher: Batcher, image_size: tuple[int, int]
 
 def check_key(api_key: str) -> None:
     """401 where a key is set and a protected route is asked for without it."""
-    given = request.headers.get("X-API-Key", "")
-    if api_key and request.path in PROTECTED and not hmac.compare_digest(given.encode(), api_key.encode()):
+    given = request.headers.get("X-API-Key", "").encode("latin-1")  # what came over the wire, in WSGI's reading
+    if api_key and request.path in PROTECTED and not hmac.compare_digest(given, api_key.encode()):
         raise Unauthorized("The header X-API-Key with the service's key is needed.")
 
 
@@ -64,14 +66,23 @@ def failed(status: HTTPStatus, error: str) -> Response:
 
 
 def on_request_error(error: Exception) -> Response:
-    return failed(STATUS_OF_ERROR[type(error)], str(error))
+    status = next(STATUS_OF_ERROR[kind] for kind in type(error).__mro__ if kind in STATUS_OF_ERROR)
+    return failed(status, str(error))
 
 
 def on_http_error(error: HTTPException) -> Response:
-    response = failed(HTTPStatus(error.code or 500), error.description or "")
-    if allowed := getattr(error, "valid_methods", None):
-        response.headers["Allow"] = ", ".join(sorted(allowed))
+    return failed(HTTPStatus(error.code or 500), error.description or "")
+
+
+def on_wrong_method(error: MethodNotAllowed) -> Response:
+    allowed = ", ".join(sorted(error.valid_methods or ()))
+    response = failed(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.path} takes {allowed}, not {request.method}.")
+    response.headers["Allow"] = allowed
     return response
+
+
+def on_unknown_path(error: NotFound) -> Response:
+    return failed(HTTPStatus.NOT_FOUND, f"There is no {request.path}; documents go to /process.")
 
 
 def on_recursion(error: RecursionError) -> Response:

@@ -4,6 +4,7 @@ The user's own document (tests/contract) has the last word on names and forms.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -61,8 +62,14 @@ def parse_json(body: bytes) -> Any:
     def refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is not JSON")
 
+    def finite(number: str) -> float:
+        value = float(number)
+        if math.isinf(value):  # it could not be written again
+            raise ValueError(f"{number[:20]} is beyond the range of numbers")
+        return value
+
     try:
-        return json.loads(body, parse_constant=refuse)
+        return json.loads(body, parse_constant=refuse, parse_float=finite)
     except RecursionError:
         raise RequestError("The body is nested too deeply.") from None
     except ValueError as exc:  # JSON, UTF-8, or an integer of too many digits

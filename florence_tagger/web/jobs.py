@@ -1,4 +1,4 @@
-"""What the service is at and was at: one job a request, the newest first, the oldest forgotten."""
+"""What the service is at and was at: one job a request, the newest first, the oldest that ended forgotten."""
 
 import threading
 import uuid
@@ -43,22 +43,18 @@ class Jobs:
         job = Job(str(uuid.uuid4()), documents, datetime.now(UTC).isoformat(timespec="milliseconds"))
         with self._lock:
             self._jobs[job.uid] = job
-            while len(self._jobs) > self._most:
-                del self._jobs[next(iter(self._jobs))]
+            ended = [uid for uid, one in self._jobs.items() if one.seconds is not None]
+            for uid in ended[: max(len(self._jobs) - self._most, 0)]:
+                del self._jobs[uid]
         return job.uid
 
     def count_done(self, uid: str) -> None:
         """Notes that one more document of the job is done with."""
         self._change(uid, lambda job: replace(job, documents_done=job.documents_done + 1))
 
-    def end(self, uid: str, status: Status) -> None:
-        """Notes that the job ended."""
-
-        def ended(job: Job) -> Job:
-            seconds = (datetime.now(UTC) - datetime.fromisoformat(job.started)).total_seconds()
-            return replace(job, status=status, seconds=round(seconds, 3))
-
-        self._change(uid, ended)
+    def end(self, uid: str, status: Status, seconds: float) -> None:
+        """Notes that the job ended, after so many seconds."""
+        self._change(uid, lambda job: replace(job, status=status, seconds=round(seconds, 3)))
 
     def all(self) -> dict[str, dict[str, Any]]:
         """The jobs by their ids, the newest first."""

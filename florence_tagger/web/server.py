@@ -2,13 +2,17 @@
 
 import logging
 import os
+import shlex
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.workers.gthread import ThreadWorker
 
 from florence_tagger.batching import Batcher, Model
 from florence_tagger.config import Settings
@@ -19,9 +23,26 @@ logger = logging.getLogger(__name__)
 
 SAMPLE = Path(__file__).parent / "samples" / "street.png"
 GRACEFUL_SECONDS = 30
+FINISHING_SECONDS = 20  # after them, what still waits is given up, so that its requests are answered in time
 
 
-class Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
+class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
+    """A worker that, told to stop, answers every request it has with what is done by then."""
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM: requests may finish, for a while."""
+        super().handle_exit(sig, frame)
+        timer = threading.Timer(FINISHING_SECONDS, self.app.close)
+        timer.daemon = True
+        timer.start()
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """SIGINT and SIGQUIT: what waits is given up at once."""
+        super().handle_exit(sig, frame)
+        threading.Thread(target=self.app.close, daemon=True).start()
+
+
+class Server(BaseApplication):  # type: ignore[misc]
     """Serves a model folder until it is told to stop."""
 
     def __init__(self, settings: Settings, folder: ModelFolder) -> None:
@@ -33,9 +54,9 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
     def load_config(self) -> None:
         """gunicorn's settings: one gthread worker, the model loaded in it and never before a fork."""
         options = {
-            "bind": f"{self.settings.host}:{self.settings.port}",
+            "bind": f"{in_url(self.settings.host)}:{self.settings.port}",
             "workers": 1,
-            "worker_class": "gthread",
+            "worker_class": Worker,
             "threads": self.settings.http_threads,
             "preload_app": False,
             "graceful_timeout": GRACEFUL_SECONDS,
@@ -58,17 +79,13 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
         started = time.monotonic()
         detector = load_detector(self.folder, self.settings)
         devices = ", ".join(f"{name} on {device}" for name, device in detector.devices.items())
-        logger.info(
-            "%s (%s) is ready after %.1f s: %s",
-            self.folder.name,
-            self.folder.sha256[:12],
-            time.monotonic() - started,
-            devices,
-        )
-        print(invitation(self.settings.port), flush=True)
+        seconds = time.monotonic() - started
+        logger.info("%s (%s) is ready after %.1f s: %s", self.folder.name, self.folder.sha256[:12], seconds, devices)
+        print(invitation(self.settings), flush=True)
         return detector
 
     def close(self) -> None:
+        """Ends the model's thread; what waits for it is answered as not treated."""
         if self.batcher is not None:
             self.batcher.close()
 
@@ -81,12 +98,19 @@ def give_up(error: Exception) -> None:
     os._exit(Arbiter.APP_LOAD_ERROR)  # from a thread; gunicorn halts on this code instead of starting another worker
 
 
-def invitation(port: int) -> str:
+def in_url(host: str) -> str:
+    """A host as it stands before a port: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def invitation(settings: Settings) -> str:
     """Where the service is, and a command that counts what is in a sample picture."""
-    url = f"http://localhost:{port}"
+    host = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    url = f"http://{in_url(host)}:{settings.port}"
+    key = ' -H "X-API-Key: $FLORENCE_API_KEY"' if settings.api_key else ""
     return (
         f"\nflorence_tagger counts at {url}. Try it from another terminal:\n\n"
         """  printf '{"documents": [{"id": "street", "source": {"content": "%s"}}]}' """
-        f'"$(base64 -w0 {SAMPLE})" |\n'
-        f"    curl -s -H 'Content-Type: application/json' -d @- {url}/process\n"
+        f'"$(base64 -w0 {shlex.quote(str(SAMPLE))})" |\n'
+        f"    curl -s -H 'Content-Type: application/json'{key} -d @- {url}/process\n"
     )

@@ -1,6 +1,7 @@
 """What the routes of an application share."""
 
 from dataclasses import dataclass, field
+from threading import BoundedSemaphore
 
 from flask import Flask, current_app
 
@@ -14,12 +15,22 @@ _NAME = "florence_tagger"
 
 @dataclass(frozen=True)
 class Service:
-    """The parts of a running service."""
+    """The parts of a running service.
+
+    Attributes:
+        places: of requests to `/process`; fewer than threads, so that some are always left for the others.
+    """
 
     settings: Settings
     batcher: Batcher
     pipeline: Pipeline
+    places: BoundedSemaphore
     jobs: Jobs = field(default_factory=Jobs)
+
+
+def places_for(threads: int) -> BoundedSemaphore:
+    """All but a tenth of the threads, and all but two at least."""
+    return BoundedSemaphore(threads - max(threads // 10, 2))
 
 
 def install(app: Flask, service: Service) -> None:
