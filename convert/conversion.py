@@ -1,10 +1,10 @@
-"""Checkpoint folder to IR folder: export, settings beside the graphs, a manifest, all or nothing."""
+"""Checkpoint to model folder: export, quantise, settings beside the graphs, compare, a manifest; all or nothing."""
 
 import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -13,14 +13,27 @@ from typing import Any
 
 import torch
 
-from convert.checkpoint import Checkpoint, load_model, read_checkpoint
+import florence_tagger
+from convert.checkpoint import Checkpoint, empty_model, load_model, read_checkpoint
+from convert.comparison import Comparison, find_pictures, sum_up
 from convert.errors import ConversionError
 from convert.graphs import export_graphs
+from convert.hub import Source, find_source
+from convert.precision import quantize_graph, read_pictures, record
+from convert.weights import stored_types
 from florence_tagger import __version__
 from florence_tagger.florence.folder import FORMAT, GENERATION, MANIFEST, PREPROCESSING
+from florence_tagger.florence.runtime import RuntimeOptions
 
-DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
-RECORDED_VERSIONS = ("openvino", "optimum", "optimum-intel", "torch", "transformers")
+# What the graphs are exported at; int8 is made from fp16 afterwards.
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float16}
+BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "int8": 1.1}
+MEMORY_PER_WEIGHT = 11  # bytes at the peak, measured with base and large; while exporting graphs are held twice
+MEMORY_OF_LIBRARIES = 1.2e9  # bytes, measured
+SAMPLES = Path(florence_tagger.__file__).parent / "web" / "samples"
+VERIFIED_TOKENS = 64
+GRAPHS = ("vision", "encoder", "decoder")
+RECORDED_VERSIONS = ("nncf", "openvino", "optimum", "optimum-intel", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -28,41 +41,99 @@ class ConversionOptions:
     """What to convert.
 
     Attributes:
-        model: the checkpoint folder.
-        output: the IR folder to write; one that holds a converted model is replaced.
+        model: a checkpoint folder, or the name of a repository on the hub.
+        output: the model folder to write; one that holds a converted model is replaced.
         precision: of the stored weights, a key of `DTYPES`.
+        calibration: a folder of pictures, from which int8 activations of the vision tower are made.
+        revision: of the repository.
     """
 
-    model: Path
+    model: str
     output: Path
     precision: str = "fp16"
+    calibration: Path | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a conversion takes, bytes: on disk for the result, in memory at the peak."""
+
+    disk: float
+    memory: float
 
 
 def convert(options: ConversionOptions, progress: Callable[[str], None] = lambda stage: None) -> None:
     """Converts a checkpoint; `progress` is told each stage when it begins.
 
     Raises:
-        ConversionError: the checkpoint can't be converted or the output can't be written; nothing is left behind.
+        ConversionError: the checkpoint can't be had or converted, or the output written; nothing is left behind.
     """
+    progress(f"finding {options.model}")
+    source = find_source(options.model, options.revision)
     progress("reading the checkpoint")
-    checkpoint = read_checkpoint(options.model)
-    model = load_model(checkpoint, DTYPES[options.precision])
+    checkpoint = read_checkpoint(source.path)
+    pictures = read_pictures(options.calibration, checkpoint.preprocessing.image_size) if options.calibration else []
+    needs = estimate(checkpoint, options.precision)
+    progress(f"loading the weights (about {needs.disk / 1e6:.0f} MB of disk, {needs.memory / 1e9:.1f} GB of memory)")
     with replaced_folder(options.output) as folder:
-        preprocessing = checkpoint.preprocessing
-        progress("exporting the graphs")
-        try:
-            for name in export_graphs(
-                model, folder, preprocessing.image_size, preprocessing.image_mean, preprocessing.image_std
-            ):
-                progress(f"exported the {name}")
-        except RuntimeError as exc:  # torch's word for shapes that do not fit
-            raise ConversionError(f"The picture's size does not fit the model: {exc}") from exc
-        for path in checkpoint.licences:
-            shutil.copyfile(path, folder / path.name)
-        (folder / "tokenizer.json").write_text(checkpoint.tokenizer_json, encoding="utf-8")
-        write_json(folder / GENERATION, asdict(checkpoint.generation))
-        write_json(folder / PREPROCESSING, preprocessing.as_published())
-        write_json(folder / MANIFEST, describe(checkpoint, folder, options))
+        if (free := shutil.disk_usage(folder).free) < needs.disk:
+            raise ConversionError(
+                f"{options.output} needs {needs.disk / 1e6:.0f} MB; only {free / 1e6:.0f} MB are free."
+            )
+        export(checkpoint, folder, options.precision, progress)
+        if options.precision == "int8":
+            for name in GRAPHS:
+                progress(f"quantising the {name}")
+                quantize_graph(folder / f"{name}.xml", pictures if name == "vision" else ())
+        write_settings(checkpoint, folder, options)
+        manifest = describe(checkpoint, source, folder, options)
+        write_json(folder / MANIFEST, manifest)
+        progress("comparing with PyTorch")
+        figures = verification(checkpoint, folder)
+        write_json(folder / MANIFEST, manifest | {"verification": figures})
+        for one in figures:
+            if one["counts_equal"] < one["pictures"]:
+                progress(
+                    f"warning: with {one['mode']} only {one['counts_equal']} of {one['pictures']} counts are equal"
+                )
+        progress("finishing")
+
+
+def verification(checkpoint: Checkpoint, folder: Path) -> list[dict[str, Any]]:
+    """How a finished folder compares with its checkpoint on the bundled pictures; what depends on time is left out."""
+    comparison = Comparison(checkpoint.path, folder, RuntimeOptions("CPU", "f32"))
+    figures = []
+    for mode, settings in comparison.modes(VERIFIED_TOKENS).items():
+        agreement = sum_up(mode, [comparison.pair(picture, settings) for picture in find_pictures(SAMPLES, None)])
+        figures.append({name: getattr(agreement, name) for name in ("mode", "pictures", "ids_equal", "counts_equal")})
+    return figures
+
+
+def estimate(checkpoint: Checkpoint, precision: str) -> Needs:
+    """What a conversion will take, from the number of weights."""
+    weights = sum(parameter.numel() for parameter in empty_model(checkpoint).parameters())
+    return Needs(weights * BYTES_PER_WEIGHT[precision], weights * MEMORY_PER_WEIGHT + MEMORY_OF_LIBRARIES)
+
+
+def export(checkpoint: Checkpoint, folder: Path, precision: str, progress: Callable[[str], None]) -> None:
+    """Writes the graphs with float weights."""
+    model = load_model(checkpoint, DTYPES[precision])
+    try:
+        for name in export_graphs(model, folder, checkpoint.preprocessing):
+            progress(f"exporting the {name}")
+    except RuntimeError as exc:  # torch's word for shapes that do not fit
+        raise ConversionError(f"The picture's size does not fit the model: {exc}") from exc
+
+
+def write_settings(checkpoint: Checkpoint, folder: Path, options: ConversionOptions) -> None:
+    """Writes what belongs beside the graphs."""
+    for path in checkpoint.licences:
+        shutil.copyfile(path, folder / path.name)
+    (folder / "tokenizer.json").write_text(checkpoint.tokenizer_json, encoding="utf-8")
+    write_json(folder / GENERATION, asdict(checkpoint.generation))
+    write_json(folder / PREPROCESSING, checkpoint.preprocessing.as_published())
+    record(options.precision, options.calibration is not None).save_pretrained(folder)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -108,18 +179,21 @@ def is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def describe(checkpoint: Checkpoint, folder: Path, options: ConversionOptions) -> dict[str, Any]:
+def describe(checkpoint: Checkpoint, source: Source, folder: Path, options: ConversionOptions) -> dict[str, Any]:
     """The manifest of a finished folder; nothing in it depends on where or when it was made."""
     text = checkpoint.config.text_config
     return {
         "format": FORMAT,
         "name": options.output.name,
         "source": {
-            "name": checkpoint.path.resolve().name,
+            "name": source.name,
+            "revision": source.revision,
             "format": checkpoint.format,
-            "files": {path.name: sha256_of(path) for path in (checkpoint.path / "config.json", *checkpoint.weights)},
+            "dtypes": stored_types(checkpoint.weights),
+            "files": facts_of([checkpoint.path / "config.json", *checkpoint.weights]),
         },
         "precision": options.precision,
+        "calibrated": options.calibration is not None,
         "geometry": {
             "image_size": list(checkpoint.preprocessing.image_size),
             "d_model": text.d_model,
@@ -129,8 +203,13 @@ def describe(checkpoint: Checkpoint, folder: Path, options: ConversionOptions) -
             "max_positions": checkpoint.max_positions,
         },
         "versions": {"florence_tagger": __version__} | {name: version(name) for name in RECORDED_VERSIONS},
-        "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
+        "files": facts_of(sorted(folder.iterdir())),
     }
+
+
+def facts_of(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Size in bytes and hash of each file, by its name."""
+    return {path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in paths}
 
 
 def sha256_of(path: Path) -> str:

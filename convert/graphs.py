@@ -7,19 +7,23 @@ by beam, the record of versions. What it lacks is here: which graphs there are, 
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from optimum.exporters.openvino.base import OpenVINOConfig
 from optimum.exporters.openvino.convert import export
+from optimum.exporters.openvino.model_configs import register_in_tasks_manager
+from optimum.exporters.tasks import TasksManager
 from optimum.utils import NormalizedConfig
 from torch import Tensor, nn
 
 from convert.errors import ConversionError
 from convert.ir import number_names
+from convert.settings import Preprocessing
 from convert.text import DecoderGraph, EncoderGraph
-from convert.vision import VisionGraph
+from convert.vision import VisionGraph, patch_grid
 
+TASK = "image-text-to-text"
 Axes = dict[str, dict[int, str]]
 ROWS = {0: "rows"}
 
@@ -105,29 +109,63 @@ class DecoderConfig(GraphConfig):
         }
 
 
-def export_graphs(
-    model: Any, output: Path, image_size: tuple[int, int], image_mean: list[float], image_std: list[float]
-) -> Iterator[str]:
-    """Writes vision, encoder and decoder as `<name>.xml` and `.bin` into `output`; yields each name when it is done.
+@register_in_tasks_manager("florence2", TASK, library_name="transformers")
+class Florence2Config(OpenVINOConfig):  # type: ignore[misc]
+    """Florence-2 as optimum-intel's registry knows models of several parts, here called behaviours.
+
+    Args:
+        preprocessors: one `Preprocessing`, which the vision graph does in part.
+    """
+
+    NORMALIZED_CONFIG_CLASS = NormalizedConfig
+    SUPPORTED_BEHAVIORS = ("vision", "encoder", "decoder")
+    inputs: ClassVar[Axes] = {}
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        (one,) = self._preprocessors
+        return cast(Preprocessing, one)
+
+    @property
+    def image_tokens(self) -> int:
+        """How many tokens a picture becomes: one a cell of the tower's grid, and their mean."""
+        grid, vision = self.preprocessing.image_size, self._config.vision_config
+        for size, stride, padding in zip(vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True):
+            grid = patch_grid(grid, size, stride, padding)
+        return grid[0] * grid[1] + 1
+
+    def with_behavior(self, behavior: str) -> GraphConfig:
+        """The configuration of a part."""
+        if behavior == "vision":
+            return VisionConfig(self._config, self.preprocessing.image_size)
+        return EncoderConfig(self._config, self.image_tokens) if behavior == "encoder" else DecoderConfig(self._config)
+
+    def get_model_for_behavior(self, model: Any, behavior: str) -> nn.Module:
+        """The graph of a part, on the weights of a `Florence2ForConditionalGeneration`."""
+        if behavior == "vision":
+            wanted = self.preprocessing
+            return VisionGraph(model.model, wanted.image_size, wanted.image_mean, wanted.image_std)
+        return (EncoderGraph if behavior == "encoder" else DecoderGraph)(model.model.language_model)
+
+
+def export_graphs(model: Any, output: Path, preprocessing: Preprocessing) -> Iterator[str]:
+    """Writes vision, encoder and decoder as `<name>.xml` and `.bin` into `output`; yields each name before it is made.
+
+    Each graph is saved as it is, without optimum's own rounding to float16: the weights already have the precision they
+    shall have, and what the graph computes from constants must not be rounded.
 
     Args:
         model: a `Florence2ForConditionalGeneration` whose weights have the type the IR shall store.
-        image_size: (height, width), pixels; image_mean, image_std: of the checkpoint's preprocessing.
     """
-    language_model = model.model.language_model
-    vision = VisionGraph(model.model, image_size, image_mean, image_std)
-    yield write(vision, VisionConfig(model.config, image_size), output / "vision.xml")
-    with torch.no_grad():
-        image_tokens = vision(torch.zeros(1, *image_size, 3, dtype=torch.uint8)).shape[1]
-    if image_tokens >= (most := model.config.text_config.max_position_embeddings):
-        raise ConversionError(f"A picture becomes {image_tokens} tokens; the encoder has only {most} positions.")
-    yield write(EncoderGraph(language_model), EncoderConfig(model.config, image_tokens), output / "encoder.xml")
-    yield write(DecoderGraph(language_model), DecoderConfig(model.config), output / "decoder.xml")
-
-
-def write(graph: nn.Module, config: GraphConfig, path: Path) -> str:
-    """Traces one graph and saves it as it is: the weights already have the precision they shall have."""
-    graph.config = config._config  # where optimum looks for it
-    export(graph, config, path, stateful=isinstance(config, DecoderConfig), library_name="transformers")
-    number_names(path)
-    return path.stem
+    constructor = TasksManager.get_exporter_config_constructor(
+        model=model, task=TASK, exporter="openvino", library_name="transformers"
+    )
+    config = constructor(model.config, preprocessors=[preprocessing])
+    if config.image_tokens >= (most := model.config.text_config.max_position_embeddings):
+        raise ConversionError(f"A picture becomes {config.image_tokens} tokens; the encoder has only {most} positions.")
+    for name in config.SUPPORTED_BEHAVIORS:
+        yield name
+        part, graph = config.with_behavior(name), config.get_model_for_behavior(model, name)
+        graph.config = model.config  # where optimum looks for it
+        export(graph, part, output / f"{name}.xml", stateful=name == "decoder", library_name="transformers")
+        number_names(output / f"{name}.xml")

@@ -10,4 +10,5 @@ def quiet_libraries() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
-    logging.getLogger("optimum").setLevel(logging.ERROR)
+    for library in ("nncf", "optimum", "torch"):
+        logging.getLogger(library).setLevel(logging.ERROR)

@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import GenerationConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from convert.checkpoint import Checkpoint, load_model
-from florence_tagger.florence.decoding import GenerationSettings
+from convert.precision import MOST_PIXELS
+from florence_tagger.florence.decoding import FloatArray, GenerationSettings
 from florence_tagger.florence.detector import OBJECT_DETECTION
 from florence_tagger.media.images import open_rgb
-
-MOST_PIXELS = 100_000_000
 
 
 class Reference:
@@ -33,10 +33,19 @@ class Reference:
     @torch.inference_mode()
     def generate(self, path: Path, settings: GenerationSettings) -> tuple[int, ...]:
         """The token ids after the start token for the picture in a file."""
-        rgb = open_rgb(path.read_bytes(), MOST_PIXELS)
-        pixel_values = self._processor(rgb, return_tensors="pt").pixel_values
+        pixel_values = self._pixel_values(path)
         input_ids = [self._model.config.image_token_id] * self._image_tokens + list(self._prompt_ids)
         return generate(self._model, settings, input_ids=torch.tensor([input_ids]), pixel_values=pixel_values)
+
+    @torch.inference_mode()
+    def image_features(self, path: Path) -> FloatArray:
+        """The features (1, tokens, d_model) of the picture in a file."""
+        return np.asarray(self._image_features(self._pixel_values(path)))
+
+    def _pixel_values(self, path: Path) -> torch.Tensor:
+        rgb = open_rgb(path.read_bytes(), MOST_PIXELS)
+        pixel_values: torch.Tensor = self._processor(rgb, return_tensors="pt").pixel_values
+        return pixel_values
 
     @torch.inference_mode()
     def _image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:

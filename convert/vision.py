@@ -55,9 +55,13 @@ def patch_embed(x: Tensor, embed: Any, grid: Grid) -> tuple[Tensor, Grid]:
     x = convolution(x, embed.conv, grid)
     if not embed.pre_norm:
         x = layer_norm(x, embed.norm)
-    size, stride, padding = embed.conv.kernel_size[0], embed.conv.stride[0], embed.conv.padding[0]
+    return x, patch_grid(grid, embed.conv.kernel_size[0], embed.conv.stride[0], embed.conv.padding[0])
+
+
+def patch_grid(grid: Grid, size: int, stride: int, padding: int) -> Grid:
+    """The grid (height, width) that a patch convolution makes of a grid."""
     height, width = ((side + 2 * padding - size) // stride + 1 for side in grid)
-    return x, (height, width)
+    return height, width
 
 
 def spatial_block(x: Tensor, block: Any, grid: Grid) -> Tensor:

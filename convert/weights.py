@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,23 @@ def read_weights(files: list[Path]) -> State:
     """All tensors of the files; ConversionError where one can't be read or a tensor is no finite float."""
     state: State = {}
     for path in files:
-        state |= read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+        state |= read_file(path)
     for name, tensor in state.items():
         if tensor.dtype not in FLOATS:
             raise ConversionError(f"{name} has type {tensor.dtype}: quantised checkpoints can't be converted.")
         if not torch.isfinite(tensor).all():
             raise ConversionError(f"{name} has values that are not finite: the checkpoint is damaged.")
     return state
+
+
+def stored_types(files: Sequence[Path]) -> list[str]:
+    """The types of the tensors in the files, as torch names them."""
+    return sorted({str(tensor.dtype).removeprefix("torch.") for path in files for tensor in read_file(path).values()})
+
+
+def read_file(path: Path) -> State:
+    """The tensors of one file."""
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
 
 
 def read_safetensors(path: Path) -> State:

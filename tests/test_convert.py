@@ -17,7 +17,7 @@ from convert.checkpoint import read_checkpoint
 from convert.conversion import ConversionOptions, convert, sha256_of
 from convert.errors import ConversionError
 from florence_tagger.config import DEFAULT_MODEL
-from florence_tagger.florence.folder import read_folder
+from florence_tagger.florence.folder import check_hashes, read_folder
 from tests.conftest import CHECKPOINT, ROOT
 
 
@@ -25,7 +25,7 @@ from tests.conftest import CHECKPOINT, ROOT
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("models") / "new" / "tiny"
     stages: list[str] = []
-    convert(ConversionOptions(CHECKPOINT, output), stages.append)
+    convert(ConversionOptions(str(CHECKPOINT), output), stages.append)
     assert any("vision" in stage for stage in stages)
     return output
 
@@ -35,8 +35,10 @@ def test_the_folder_describes_itself(converted: Path) -> None:
     names = {path.name for path in converted.iterdir()} - {"manifest.json"}
     assert names == set(manifest["files"])
     assert names >= {"LICENSE", "tokenizer.json", "generation_config.json", "preprocessor_config.json"}
-    assert all(sha256_of(converted / name) == digest for name, digest in manifest["files"].items())
-    assert manifest["source"]["files"]["model.safetensors"] == sha256_of(CHECKPOINT / "model.safetensors")
+    assert all(sha256_of(converted / name) == facts["sha256"] for name, facts in manifest["files"].items())
+    assert manifest["source"]["files"]["model.safetensors"]["sha256"] == sha256_of(CHECKPOINT / "model.safetensors")
+    assert (manifest["source"]["format"], manifest["source"]["dtypes"]) == ("native", ["float16"])
+    assert [one["ids_equal"] for one in manifest["verification"]] == [3, 3]
     assert manifest["precision"] == "fp16"
     assert manifest["geometry"]["image_size"] == [192, 192]
     folder = read_folder(converted)
@@ -55,22 +57,22 @@ def test_the_committed_model_is_made_from_the_committed_checkpoint(converted: Pa
     committed = json.loads((DEFAULT_MODEL / "manifest.json").read_text())
     fresh = json.loads((converted / "manifest.json").read_text())
     assert committed["source"] == fresh["source"]
-    assert all(sha256_of(DEFAULT_MODEL / name) == digest for name, digest in committed["files"].items())
-    assert committed["files"] | {"LICENSE": ""} == fresh["files"] | {"LICENSE": ""}
+    assert committed["files"] == fresh["files"]
+    check_hashes(read_folder(DEFAULT_MODEL))
 
 
 def test_an_old_model_is_replaced_and_other_folders_are_not(converted: Path, tmp_path: Path) -> None:
     output = tmp_path / "model"
     shutil.copytree(converted, output)
     (output / "vision.bin").write_bytes(b"old")
-    convert(ConversionOptions(CHECKPOINT, output))
+    convert(ConversionOptions(str(CHECKPOINT), output))
     assert sha256_of(output / "vision.bin") == sha256_of(converted / "vision.bin")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").touch()
     with pytest.raises(ConversionError, match="not a converted model"):
-        convert(ConversionOptions(CHECKPOINT, precious))
+        convert(ConversionOptions(str(CHECKPOINT), precious))
     assert (precious / "file").exists()
 
 
@@ -131,7 +133,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "no parts": (edited("config.json", vision_config=5), "no vision_config and text_config"),
     "odd parts": (edited("config.json", vision_config={"embed_dim": "x", "depths": 3}), "config.json"),
     "odd width": (edited("config.json", text_config={"model_type": "bart", "d_model": 7}), "describes no model"),
-    "large picture": (edited("preprocessor_config.json", size={"height": 960, "width": 960}), "size does not fit"),
+    "large picture": (edited("preprocessor_config.json", size={"height": 960, "width": 960}), "3601 tokens"),
     "many tokens": (edited("preprocessor_config.json", size={"height": 288, "width": 288}), "325 tokens"),
     "no weights": (removed("model.safetensors"), "no weights: model.safetensors or pytorch_model.bin"),
     "no safetensors": (written("model.safetensors", b"\x80\x04pickle"), "can't be read"),
@@ -176,7 +178,7 @@ def test_a_broken_checkpoint_has_a_reason_and_leaves_nothing(kind: str, tmp_path
     shutil.copytree(CHECKPOINT, folder)
     damage(folder)
     with pytest.raises(ConversionError, match=reason):
-        convert(ConversionOptions(folder, tmp_path / "models" / "tiny"))
+        convert(ConversionOptions(str(folder), tmp_path / "models" / "tiny"))
     assert not list(tmp_path.glob("models/*"))
 
 

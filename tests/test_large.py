@@ -33,7 +33,18 @@ def test_base_geometry_says_what_transformers_says(checkpoint: Path, tmp_path: P
     assert weights < 1.01 * (checkpoint / "model.safetensors").stat().st_size
     folders = ("--checkpoint", str(checkpoint), "--ir", str(ir), "--images", str(SCENES))
     report = tmp_path / "report.json"
-    run("convert.verify", *folders, "--limit", "4", "--max-new-tokens", "64", "--json", str(report))
+    run(
+        "convert.verify",
+        *folders,
+        "--limit",
+        "4",
+        "--max-new-tokens",
+        "64",
+        "--json",
+        str(report),
+        "--min-agreement",
+        "0.75",
+    )
     greedy, beams = json.loads(report.read_text())
     assert (greedy["mode"], beams["mode"]) == ("greedy", "3 beams")
     for figures in (greedy, beams):

@@ -86,7 +86,7 @@ def test_verify_tells_disagreement(fresh_scenes: Path, tmp_path: Path) -> None:
     command += ["--images", str(fresh_scenes), "--limit", "5", "--min-agreement", "0.99"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 1
-    assert "counts agree on less than 99.0%" in result.stderr
+    assert "token ids agree on less than 99.0%" in result.stderr
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 7, 12])

@@ -13,7 +13,7 @@ from florence_tagger.config import DEFAULT_MODEL, load_settings
 from florence_tagger.errors import ModelError
 from florence_tagger.florence import runtime
 from florence_tagger.florence.detector import OBJECT_DETECTION, Detector, load_detector
-from florence_tagger.florence.folder import read_folder
+from florence_tagger.florence.folder import check_hashes, read_folder
 from florence_tagger.florence.runtime import RuntimeOptions, choose_device
 from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.media.images import open_picture
@@ -182,9 +182,14 @@ def test_odd_settings_in_a_folder(copy: Path) -> None:
 
 
 def test_missing_and_damaged_files_are_named(copy: Path) -> None:
-    (copy / "decoder.xml").write_text("no graph")
+    (copy / "decoder.xml").write_bytes(b" " * (copy / "decoder.xml").stat().st_size)
     with pytest.raises(ModelError, match=r"decoder.xml can't be read"):
         load_detector(read_folder(copy), load_settings())
+    with pytest.raises(ModelError, match=r"decoder.xml is not the file that its manifest.json names"):
+        check_hashes(read_folder(copy))
+    (copy / "vision.bin").write_bytes(b"short")
+    with pytest.raises(ModelError, match=r"vision.bin has 5 bytes, not \d+"):
+        read_folder(copy)
     (copy / "encoder.bin").unlink()
     with pytest.raises(ModelError, match=r"lacks encoder.bin"):
         read_folder(copy)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from florence_tagger.config import Settings
-from florence_tagger.florence.decoding import Decoded, GenerationSettings, decode
+from florence_tagger.florence.decoding import Decoded, FloatArray, GenerationSettings, decode
 from florence_tagger.florence.folder import ModelFolder
 from florence_tagger.florence.postprocessing import parse_regions
 from florence_tagger.florence.runtime import Runtime, RuntimeOptions
@@ -42,6 +42,10 @@ class Detector:
         decoded = self.generate(frame.pixels, self.generation)
         regions = parse_regions(decoded.token_ids, self._tokenizer, frame.width, frame.height)
         return Detection(regions, decoded.truncated)
+
+    def image_features(self, pixels: UInt8Array) -> FloatArray:
+        """The features (1, tokens, d_model) that the text model is given for uint8 pixels (H, W, 3)."""
+        return self._runtime.image_features(pixels)
 
     def generate(self, pixels: UInt8Array, settings: GenerationSettings) -> Decoded:
         """What the model says of uint8 pixels (H, W, 3) of its input size."""

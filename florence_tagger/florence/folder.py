@@ -62,8 +62,7 @@ def read_folder(path: Path) -> ModelFolder:
     try:
         if manifest["format"] != FORMAT:
             raise ModelError(f"{path / MANIFEST} has format {manifest['format']}; this version reads format {FORMAT}.")
-        if missing := [name for name in manifest["files"] if not (path / name).is_file()]:
-            raise ModelError(f"{path} lacks {', '.join(missing)}, which its {MANIFEST} names.")
+        check_sizes(path, manifest["files"])
         size = read_json(path / PREPROCESSING)["size"]
         return ModelFolder(
             path=path,
@@ -76,6 +75,25 @@ def read_folder(path: Path) -> ModelFolder:
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise ModelError(f"{path} describes itself incompletely: {type(exc).__name__} {exc}.") from exc
+
+
+def check_sizes(path: Path, files: dict[str, dict[str, Any]]) -> None:
+    """ModelError where a file that the manifest names is missing or of another size."""
+    for name, facts in files.items():
+        if not (path / name).is_file():
+            raise ModelError(f"{path} lacks {name}, which its {MANIFEST} names.")
+        if (size := (path / name).stat().st_size) != facts["size"]:
+            raise ModelError(
+                f"{path / name} has {size} bytes, not {facts['size']}: it was changed or not fully copied."
+            )
+
+
+def check_hashes(folder: ModelFolder) -> None:
+    """Reads every file of a model folder; ModelError where one has another hash than its manifest says."""
+    for name, facts in read_json(folder.path / MANIFEST)["files"].items():
+        with (folder.path / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
+                raise ModelError(f"{folder.path / name} is not the file that its {MANIFEST} names: it was changed.")
 
 
 def read_json(path: Path) -> Any:

@@ -153,11 +153,17 @@ class Runtime:
         Returns:
             OpenVINO tensors by the decoder's input names; they hold until the next call.
         """
-        self._vision.infer({0: pixels[np.newaxis]}, share_inputs=True)
+        self._see(pixels)
         encoder = self._encoder(len(prompt_ids))
         encoder.set_tensor("image_features", self._vision.get_output_tensor(0))
         encoder.infer({"prompt_embeddings": self._embed(prompt_ids)}, share_inputs=True)
         return {output.any_name: encoder.get_tensor(output) for output in encoder.model_outputs}
+
+    def image_features(self, pixels: UInt8Array) -> FloatArray:
+        """What the vision tower makes of pixels (H, W, 3): features (1, tokens, d_model)."""
+        self._see(pixels)
+        features: FloatArray = self._vision.get_output_tensor(0).data.copy()
+        return features
 
     def decoder_step(self, cross_attention: dict[str, Any]) -> DecoderStep:
         """The step function of a new answer on what `encode` gave; it ends the one before."""
@@ -175,6 +181,9 @@ class Runtime:
             return log_probabilities
 
         return step
+
+    def _see(self, pixels: UInt8Array) -> None:
+        self._vision.infer({0: pixels[np.newaxis]}, share_inputs=True)
 
     def _compile_encoder(self, prompt_tokens: int) -> Any:
         features, prompt = self._encoder_graph.inputs

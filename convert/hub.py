@@ -1,0 +1,60 @@
+"""Checkpoints from the Hugging Face hub: what `--model` names, as a folder on this machine."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from convert.errors import ConversionError
+
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# No code: what a checkpoint's own Python files say is never run, so they need not be here.
+NEEDED_FILES = ("*.json", "*.safetensors", "*.bin", "*.txt", "LICEN[SC]E*", "NOTICE*", "COPYING*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint folder and where it came from; `revision` is a commit of the hub, or empty for a folder."""
+
+    path: Path
+    name: str
+    revision: str = ""
+
+
+def find_source(model: str, revision: str | None) -> Source:
+    """The folder `model`, or the repository of that name on the hub, downloaded unless it is cached.
+
+    huggingface_hub does the download: resumable, with a progress bar, into its cache; it reads HF_TOKEN, HF_HOME and
+    HF_ENDPOINT.
+
+    Raises:
+        ConversionError: neither a folder nor a repository that can be had; says what to do.
+    """
+    if Path(model).is_dir():
+        if revision:
+            raise ConversionError(f"{model} is a folder: a revision only goes with a repository on the hub.")
+        return Source(Path(model), Path(model).resolve().name)
+    if not REPOSITORY.fullmatch(model):
+        raise ConversionError(f"There is no folder {model}, and it is no name of a repository (owner/name) on the hub.")
+    try:
+        path = Path(snapshot_download(model, revision=revision, allow_patterns=list(NEEDED_FILES)))
+    except GatedRepoError as exc:
+        raise ConversionError(f"{model} is only for accepted users: accept its terms and set HF_TOKEN.") from exc
+    except RepositoryNotFoundError as exc:
+        raise ConversionError(f"The hub has no repository {model}, or HF_TOKEN must be set to see it.") from exc
+    except RevisionNotFoundError as exc:
+        raise ConversionError(f"{model} has no revision {revision}.") from exc
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as exc:
+        raise ConversionError(
+            f"{model} can't be downloaded ({type(exc).__name__}: {str(exc).splitlines()[0]}). Where the hub is out of "
+            f"reach, get the files elsewhere (`hf download {model} --local-dir DIR`) and give their folder as --model."
+        ) from exc
+    return Source(path, model, path.name)

@@ -1,0 +1,310 @@
+"""Checkpoints as people have them: original format, shards, pickles, adapters, repositories on a hub."""
+
+import hashlib
+import json
+import pickle
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from convert import hub, original
+from convert.checkpoint import load_model, read_checkpoint
+from convert.conversion import ConversionOptions, convert
+from convert.errors import ConversionError
+from convert.hub import find_source
+from tests.conftest import CHECKPOINT
+from tests.formats import as_original
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(CHECKPOINT, folder)
+    return folder
+
+
+@pytest.fixture
+def in_original_format(tmp_path: Path) -> Path:
+    return as_original(CHECKPOINT, tmp_path / "original")
+
+
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = load_model(read_checkpoint(folder), torch.float32).state_dict()
+    return state
+
+
+def assert_same_weights(folder: Path) -> None:
+    expected, found = state_of(CHECKPOINT), state_of(folder)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("native", "stored"),
+    [
+        ("model.vision_tower.convs.0.conv.weight", "vision_tower.convs.0.proj.weight"),
+        ("model.vision_tower.convs.1.norm.bias", "vision_tower.convs.1.norm.bias"),
+        (
+            "model.vision_tower.blocks.2.0.spatial_block.conv1.weight",
+            "vision_tower.blocks.2.0.spatial_block.conv1.fn.dw.weight",
+        ),
+        (
+            "model.vision_tower.blocks.2.0.channel_block.norm1.weight",
+            "vision_tower.blocks.2.0.channel_block.channel_attn.norm.weight",
+        ),
+        (
+            "model.vision_tower.blocks.0.0.spatial_block.window_attn.qkv.bias",
+            "vision_tower.blocks.0.0.spatial_block.window_attn.fn.qkv.bias",
+        ),
+        (
+            "model.vision_tower.blocks.0.0.channel_block.norm2.bias",
+            "vision_tower.blocks.0.0.channel_block.ffn.norm.bias",
+        ),
+        (
+            "model.vision_tower.blocks.0.0.spatial_block.ffn.fc2.weight",
+            "vision_tower.blocks.0.0.spatial_block.ffn.fn.net.fc2.weight",
+        ),
+        ("model.multi_modal_projector.image_projection.weight", "image_projection"),
+        ("model.multi_modal_projector.image_proj_norm.weight", "image_proj_norm.weight"),
+        (
+            "model.multi_modal_projector.image_position_embed.row_embeddings.weight",
+            "image_pos_embed.row_embeddings.weight",
+        ),
+        (
+            "model.multi_modal_projector.visual_temporal_embed.pos_idx_to_embed",
+            "visual_temporal_embed.pos_idx_to_embed",
+        ),
+        ("model.language_model.shared.weight", "language_model.model.shared.weight"),
+        ("lm_head.weight", "language_model.lm_head.weight"),
+    ],
+)
+def test_names_of_the_original_format(native: str, stored: str) -> None:
+    assert original.stored_name(native) == stored
+
+
+def test_both_formats_are_the_same_model(in_original_format: Path) -> None:
+    checkpoint = read_checkpoint(in_original_format)
+    assert checkpoint.format == "original"
+    assert_same_weights(in_original_format)
+    native = read_checkpoint(CHECKPOINT)
+    names = ("num_beams", "no_repeat_ngram_size", "forced_bos_token_id", "forced_eos_token_id", "early_stopping")
+    assert [getattr(checkpoint.generation, name) for name in names] == [
+        getattr(native.generation, name) for name in names
+    ]
+    assert checkpoint.preprocessing == native.preprocessing
+
+
+def test_both_formats_give_the_same_graphs(in_original_format: Path, tmp_path: Path) -> None:
+    for folder, name in ((CHECKPOINT, "native"), (in_original_format, "from-original")):
+        convert(ConversionOptions(str(folder), tmp_path / name))
+    for graph in ("vision", "encoder", "decoder"):
+        for suffix in (".bin", ".xml"):
+            paths = [tmp_path / name / f"{graph}{suffix}" for name in ("native", "from-original")]
+            assert paths[0].read_bytes() == paths[1].read_bytes()
+    manifest = json.loads((tmp_path / "from-original" / "manifest.json").read_text())
+    assert manifest["source"]["format"] == "original"
+    assert [one["ids_equal"] for one in manifest["verification"]] == [3, 3]
+
+
+def test_an_original_tokenizer_is_completed(in_original_format: Path) -> None:
+    """Without its task tokens the tokenizer ends where they begin, and gets them in the published order."""
+    path = in_original_format / "tokenizer.json"
+    values = json.loads(path.read_text())
+    first = next(token["id"] for token in values["added_tokens"] if token["content"] == "<od>")
+    values["added_tokens"] = [token for token in values["added_tokens"] if token["id"] < first]
+    completed = original.complete_tokenizer(json.dumps(values))
+    tokens = json.loads(completed)["added_tokens"]
+    added = [(token["content"], token["id"]) for token in tokens if token["id"] >= first]
+    assert added == [(token, first + index) for index, token in enumerate(original.EXTRA_TOKENS)]
+    assert original.complete_tokenizer(completed) == completed
+    assert len(original.EXTRA_TOKENS) == 1024
+
+
+@pytest.mark.parametrize("name", ["language_model.lm_head.weight", "language_model.model.encoder.embed_tokens.weight"])
+def test_any_copy_of_the_tied_embedding_will_do(in_original_format: Path, name: str) -> None:
+    path = in_original_format / "model.safetensors"
+    state = load_file(path)
+    state[name] = state.pop("language_model.model.shared.weight")
+    save_file(state, path)
+    assert_same_weights(in_original_format)
+
+
+def test_shards(copy: Path) -> None:
+    state = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    weight_map = {}
+    for index in range(3):
+        part = dict(list(state.items())[index::3])
+        save_file(part, copy / f"model-{index}.safetensors")
+        weight_map |= dict.fromkeys(part, f"model-{index}.safetensors")
+    index_file = copy / "model.safetensors.index.json"
+    index_file.write_text(json.dumps({"weight_map": weight_map}))
+    assert_same_weights(copy)
+    (copy / "model-1.safetensors").unlink()
+    with pytest.raises(ConversionError, match=r"lacks model-1.safetensors"):
+        read_checkpoint(copy)
+    index_file.write_text(json.dumps({"weight_map": {"x": "../elsewhere.safetensors"}}))
+    with pytest.raises(ConversionError, match="outside the folder"):
+        read_checkpoint(copy)
+    index_file.write_text("[]")
+    with pytest.raises(ConversionError, match="no index of shards"):
+        read_checkpoint(copy)
+
+
+def test_pytorch_files(copy: Path) -> None:
+    state = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    torch.save(state, copy / "pytorch_model.bin")
+    assert_same_weights(copy)
+    torch.save([1, 2], copy / "pytorch_model.bin")
+    with pytest.raises(ConversionError, match="no dictionary of tensors"):
+        state_of(copy)
+    (copy / "pytorch_model.bin").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(ConversionError, match="can't be read"):
+        state_of(copy)
+
+
+class Payload:
+    """What a hostile pickle would do."""
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("/tmp/florence_tagger_was_here"),)  # noqa: S108
+
+
+def test_a_pickle_with_code_is_not_run(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    torch.save({"weights": Payload()}, copy / "pytorch_model.bin")
+    with pytest.raises(ConversionError, match="something else than tensors"):
+        state_of(copy)
+    (copy / "pytorch_model.bin").write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(ConversionError, match=r"tensors|can't be read"):
+        state_of(copy)
+    assert not Path("/tmp/florence_tagger_was_here").exists()  # noqa: S108
+
+
+def test_an_adapter_is_refused_with_the_way_to_merge(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    (copy / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConversionError, match="merge_and_unload"):
+        read_checkpoint(copy)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "reason"),
+    [
+        ("vision_config", {"image_feature_source": ["last_frame"]}, "image_feature_source is"),
+        ("vision_config", {"image_pos_embed": {"type": "sine"}}, "image_pos_embed.type is 'sine'"),
+        ("text_config", {"normalize_before": True}, "normalize_before is True"),
+        ("vision_config", {"dim_embed": [32, 64, 128, 256]}, "has shape"),
+    ],
+)
+def test_originals_that_are_something_else(
+    in_original_format: Path, part: str, change: dict[str, Any], reason: str
+) -> None:
+    values = json.loads((in_original_format / "config.json").read_text())
+    values[part] |= change
+    (in_original_format / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ConversionError, match=reason):
+        state_of(in_original_format)
+
+
+def test_a_missing_tensor_is_named_as_it_is_stored(in_original_format: Path) -> None:
+    path = in_original_format / "model.safetensors"
+    state = load_file(path)
+    del state["vision_tower.convs.0.proj.weight"]
+    save_file(state, path)
+    with pytest.raises(ConversionError, match=r"vision_tower.convs.0.proj.weight is missing"):
+        state_of(in_original_format)
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """As much of the hub's interface as a download needs, serving the committed checkpoint as `owner/tiny`."""
+
+    def log_message(self, *args: Any) -> None: ...
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path.startswith("/api/models/owner/tiny/revision/") and path.endswith(("main", "v1", COMMIT)):
+            names = [{"rfilename": file.name} for file in [*CHECKPOINT.iterdir(), Path("modeling.py")]]
+            self.answer(200, json.dumps({"id": "owner/tiny", "sha": COMMIT, "siblings": names}).encode())
+        elif path.startswith("/api/models/owner/tiny/revision/"):
+            self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        elif path.startswith(f"/owner/tiny/resolve/{COMMIT}/"):
+            content = (CHECKPOINT / path.rpartition("/")[2]).read_bytes()
+            self.answer(200, content, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"'})  # noqa: S324
+        elif "gated" in path:
+            self.answer(403, b"{}", {"X-Error-Code": "GatedRepo"})
+        else:
+            self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+
+    def answer(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"X-Repo-Commit": COMMIT, "Content-Length": str(len(content)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+
+@pytest.fixture
+def fake_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+
+    def download(*args: Any, **options: Any) -> str:
+        return str(REAL_DOWNLOAD(*args, endpoint=url, cache_dir=tmp_path / "cache", **options))
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    yield url
+    server.shutdown()
+    server.server_close()
+
+
+REAL_DOWNLOAD = hub.snapshot_download
+
+
+@pytest.mark.parametrize("revision", [None, "v1", COMMIT])
+def test_a_repository_on_the_hub(fake_hub: str, revision: str | None) -> None:
+    source = find_source("owner/tiny", revision)
+    assert (source.name, source.revision) == ("owner/tiny", COMMIT)
+    assert not (source.path / "modeling.py").exists()
+    assert_same_weights(source.path)
+
+
+def test_what_the_hub_does_not_have(fake_hub: str) -> None:
+    with pytest.raises(ConversionError, match="no revision v9"):
+        find_source("owner/tiny", "v9")
+    with pytest.raises(ConversionError, match="no repository owner/nothing"):
+        find_source("owner/nothing", None)
+    with pytest.raises(ConversionError, match="accept its terms"):
+        find_source("owner/gated", None)
+
+
+def test_a_hub_out_of_reach_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def download(*args: Any, **options: Any) -> str:
+        return str(REAL_DOWNLOAD(*args, endpoint="http://127.0.0.1:9", cache_dir=tmp_path, **options))
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    with pytest.raises(ConversionError, match=r"can't be downloaded.*hf download owner/tiny --local-dir"):
+        find_source("owner/tiny", None)
+
+
+def test_what_is_neither_folder_nor_repository(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="no folder"):
+        find_source(str(tmp_path / "nothing" / "there"), None)
+    with pytest.raises(ConversionError, match="a revision only goes with"):
+        find_source(str(tmp_path), "main")
