@@ -7,6 +7,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from convert.errors import ConversionError
 from convert.quiet import quiet_libraries
 
 
@@ -39,30 +40,32 @@ def main(model: str, output: Path, precision: str, calibration: Path | None, rev
     """
     if calibration and precision != "int8":
         raise click.UsageError("--calibration goes with --precision int8.")
+    try:
+        run(model, output, precision, calibration, revision)
+    except ConversionError as exc:
+        click.echo(f"Error: {exc}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        click.echo("Interrupted; nothing was written.", err=True)
+        sys.exit(130)
+    size = sum(path.stat().st_size for path in output.iterdir()) / 1e6
+    click.echo(f"Wrote {output}, {size:.1f} MB.")
+
+
+def run(model: str, output: Path, precision: str, calibration: Path | None, revision: str | None) -> None:
+    """Converts, telling each stage with its time as it ends and the one at hand with a spinner."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("loading PyTorch and optimum-intel")
 
         def progress(stage: str) -> None:
-            bar.console.print(f"{bar.tasks[0].elapsed or 0:7.1f} s  {bar.tasks[0].description}")
+            bar.console.print(f"{bar.tasks[0].elapsed or 0:7.1f} s  {bar.tasks[0].description}", highlight=False)
             bar.update(task, description=stage)
 
         quiet_libraries()
         from convert.conversion import ConversionOptions, convert  # takes seconds: --help does not wait for it
-        from convert.errors import ConversionError
 
-        try:
-            convert(ConversionOptions(model, output, precision, calibration, revision), progress)
-        except ConversionError as exc:
-            bar.stop()
-            click.echo(f"Error: {exc}", err=True)
-            sys.exit(1)
-        except KeyboardInterrupt:
-            bar.stop()
-            click.echo("Interrupted; nothing was written.", err=True)
-            sys.exit(130)
-    size = sum(path.stat().st_size for path in output.iterdir()) / 1e6
-    click.echo(f"Wrote {output}, {size:.1f} MB.")
+        convert(ConversionOptions(model, output, precision, calibration, revision), progress)
 
 
 if __name__ == "__main__":

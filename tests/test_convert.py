@@ -1,6 +1,7 @@
 """Conversion: what a model folder holds, that it says the same, and what is said of checkpoints that do not fit."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from transformers import Florence2ForConditionalGeneration
 
+from convert.__main__ import main
 from convert.checkpoint import read_checkpoint
 from convert.conversion import ConversionOptions, convert, sha256_of
 from convert.errors import ConversionError
@@ -177,9 +180,17 @@ def test_a_broken_checkpoint_has_a_reason_and_leaves_nothing(kind: str, tmp_path
     folder = tmp_path / "checkpoint"
     shutil.copytree(CHECKPOINT, folder)
     damage(folder)
-    with pytest.raises(ConversionError, match=reason):
-        convert(ConversionOptions(str(folder), tmp_path / "models" / "tiny"))
+    result = CliRunner().invoke(main, ["--model", str(folder), "--output", str(tmp_path / "models" / "tiny")])
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 1
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith("Error: ")
+    assert re.search(reason, error)
     assert not list(tmp_path.glob("models/*"))
+
+
+def test_there_are_many_kinds() -> None:
+    assert len(BROKEN) >= 30
 
 
 def test_settings_that_are_not_there_are_transformers_own(tmp_path: Path) -> None:

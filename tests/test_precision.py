@@ -1,0 +1,101 @@
+"""int8: smaller folders that still count right, and pictures that calibration can't use."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convert.conversion import ConversionOptions, convert
+from convert.errors import ConversionError
+from florence_tagger.config import DEFAULT_MODEL, load_settings
+from florence_tagger.florence.detector import load_detector
+from florence_tagger.florence.folder import check_hashes, read_folder
+from florence_tagger.media.images import open_picture
+from tests.conftest import CHECKPOINT, ROOT, SCENES, TRUTH
+from training.scenes import World, draw_scene
+
+KINDS = ("weights alone", "calibrated")
+
+
+def draw(folder: Path, number: int, seed: int) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    for index in range(number):
+        Image.fromarray(draw_scene(rng, World(side=192, most=8)).pixels).save(folder / f"{index:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The bundled checkpoint at int8, without and with pictures to look at."""
+    base = tmp_path_factory.mktemp("int8")
+    pictures = draw(base / "pictures", 60, seed=5)
+    made = {}
+    for kind, calibration in zip(KINDS, (None, pictures), strict=True):
+        made[kind] = base / kind.replace(" ", "-")
+        convert(ConversionOptions(str(CHECKPOINT), made[kind], "int8", calibration))
+    return made
+
+
+def weight_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.bin"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_int8_is_about_half_and_counts_right(folders: dict[str, Path], kind: str) -> None:
+    assert weight_bytes(folders[kind]) < 0.56 * weight_bytes(DEFAULT_MODEL)
+    folder = read_folder(folders[kind])
+    check_hashes(folder)
+    assert folder.precision == "int8"
+    detector = load_detector(folder, load_settings())
+    right = 0
+    for name, counts in TRUTH.items():
+        frame = open_picture((SCENES / name).read_bytes(), folder.image_size, 10**8)
+        labels = [region.label for region in detector.detect(frame).regions]
+        right += {label: labels.count(label) for label in set(labels)} == counts
+    assert right >= len(TRUTH) - 1
+
+
+def test_what_was_done_is_on_record(folders: dict[str, Path]) -> None:
+    for kind in KINDS:
+        manifest = json.loads((folders[kind] / "manifest.json").read_text())
+        assert (manifest["precision"], manifest["calibrated"]) == ("int8", kind == "calibrated")
+        record = json.loads((folders[kind] / "openvino_config.json").read_text())
+        assert record["quantization_config"]["bits"] == 8
+
+
+def test_pictures_that_calibration_can_not_use(tmp_path: Path) -> None:
+    few = draw(tmp_path / "few", 3, seed=1)
+    with pytest.raises(ConversionError, match=r"3 pictures .* calibration needs 10 or more"):
+        convert(ConversionOptions(str(CHECKPOINT), tmp_path / "out", "int8", few))
+    for index in range(10):
+        (few / f"broken{index}.png").write_bytes(b"no picture")
+    with pytest.raises(ConversionError, match="not a picture"):
+        convert(ConversionOptions(str(CHECKPOINT), tmp_path / "out", "int8", few))
+    assert not list(tmp_path.glob("*out*"))
+
+
+def figures(ir: Path, images: Path, report: Path) -> list[dict[str, Any]]:
+    """What the comparison prints for a folder at the service's own precision."""
+    command = [sys.executable, "-m", "convert.verify", "--checkpoint", str(CHECKPOINT), "--ir", str(ir)]
+    command += ["--images", str(images), "--inference-precision", "default", "--json", str(report)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    agreements: list[dict[str, Any]] = json.loads(report.read_text())
+    return agreements
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", [*KINDS, "fp16"])
+def test_counts_of_300_scenes_are_those_of_the_checkpoint(folders: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    scenes = draw(tmp_path / "scenes", 300, seed=300)
+    for one in figures(folders.get(kind, DEFAULT_MODEL), scenes, tmp_path / "report.json"):
+        assert one["pictures"] == 300
+        assert one["counts_equal"] >= 0.98 * 300
+        assert one["box_iou"] > 0.97
+        assert one["features_cosine"] > 0.99
