@@ -20,15 +20,15 @@ from convert.quiet import quiet_libraries
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Model folder to write.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp16", "fp32", "int8"]),
+    type=click.Choice(["fp16", "fp32", "int8", "int4"]),
     default="fp16",
     show_default=True,
-    help="Type of the stored weights.",
+    help="Type of the stored weights; int4 is for the text graphs, the vision tower is int8 then.",
 )
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="With int8: folder of typical pictures (PNG, JPEG), from which the vision tower is fully quantised.",
+    help="With int8 or int4: folder of typical pictures (PNG, JPEG), from which the vision tower is fully quantised.",
 )
 @click.option("--revision", help="Branch, tag or commit of a repository on the hub.")
 def main(model: str, output: Path, precision: str, calibration: Path | None, revision: str | None) -> None:
@@ -38,8 +38,8 @@ def main(model: str, output: Path, precision: str, calibration: Path | None, rev
     fine-tunes of both); no code of a checkpoint is run. HF_TOKEN, HF_HOME and HF_ENDPOINT are obeyed. Safe to
     interrupt: the output appears when it is finished.
     """
-    if calibration and precision != "int8":
-        raise click.UsageError("--calibration goes with --precision int8.")
+    if calibration and precision not in ("int8", "int4"):
+        raise click.UsageError("--calibration goes with --precision int8 or int4.")
     try:
         run(model, output, precision, calibration, revision)
     except ConversionError as exc:

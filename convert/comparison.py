@@ -78,6 +78,7 @@ class Comparison:
         self._reference = Reference(read_checkpoint(checkpoint))
         self._folder = read_folder(ir)
         self._detector = Detector(self._folder, options, self._folder.generation)
+        self._cosines: dict[Path, float] = {}
         self._tokenizer = Tokenizer(self._folder.read_text("tokenizer.json"))
 
     def modes(self, max_new_tokens: int | None) -> dict[str, GenerationSettings]:
@@ -95,13 +96,15 @@ class Comparison:
         between = time.perf_counter()
         theirs = self._reference.generate(picture, settings)
         ended = time.perf_counter()
-        features = self._detector.image_features(frame.pixels), self._reference.image_features(picture)
+        if picture not in self._cosines:  # which no mode of decoding changes
+            features = self._detector.image_features(frame.pixels), self._reference.image_features(picture)
+            self._cosines[picture] = cosine(*features)
         size = (frame.width, frame.height)
         return Pair(
             picture.name,
             Answer(ours, parse_regions(ours, self._tokenizer, *size), between - started),
             Answer(theirs, parse_regions(theirs, self._tokenizer, *size), ended - between),
-            cosine(*features),
+            self._cosines[picture],
         )
 
 

@@ -19,20 +19,19 @@ from convert.comparison import Comparison, find_pictures, sum_up
 from convert.errors import ConversionError
 from convert.graphs import export_graphs
 from convert.hub import Source, find_source
-from convert.precision import quantize_graph, read_pictures, record
+from convert.precision import QUANTIZED, quantize, read_pictures, record
 from convert.weights import stored_types
 from florence_tagger import __version__
 from florence_tagger.florence.folder import FORMAT, GENERATION, MANIFEST, PREPROCESSING
 from florence_tagger.florence.runtime import RuntimeOptions
 
-# What the graphs are exported at; int8 is made from fp16 afterwards.
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float16}
-BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "int8": 1.1}
-MEMORY_PER_WEIGHT = 11  # bytes at the peak, measured with base and large; while exporting graphs are held twice
+# What the graphs are exported at; int8 and int4 are made from fp16 afterwards.
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float16, "int4": torch.float16}
+BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "int8": 1.1, "int4": 0.9}
+MEMORY_PER_WEIGHT = 13  # bytes at the peak, measured with base and large; while exporting graphs are held twice
 MEMORY_OF_LIBRARIES = 1.2e9  # bytes, measured
 SAMPLES = Path(florence_tagger.__file__).parent / "web" / "samples"
-VERIFIED_TOKENS = 64
-GRAPHS = ("vision", "encoder", "decoder")
+VERIFIED_TOKENS = 32
 RECORDED_VERSIONS = ("nncf", "openvino", "optimum", "optimum-intel", "torch", "transformers")
 
 
@@ -82,10 +81,9 @@ def convert(options: ConversionOptions, progress: Callable[[str], None] = lambda
                 f"{options.output} needs {needs.disk / 1e6:.0f} MB; only {free / 1e6:.0f} MB are free."
             )
         export(checkpoint, folder, options.precision, progress)
-        if options.precision == "int8":
-            for name in GRAPHS:
+        if options.precision in QUANTIZED:
+            for name in quantize(folder, options.precision, pictures):
                 progress(f"quantising the {name}")
-                quantize_graph(folder / f"{name}.xml", pictures if name == "vision" else ())
         write_settings(checkpoint, folder, options)
         manifest = describe(checkpoint, source, folder, options)
         write_json(folder / MANIFEST, manifest)

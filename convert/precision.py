@@ -1,10 +1,10 @@
-"""Exported graphs to int8: weights alone, or the vision tower's activations, too, where there are pictures to look at.
+"""Exported graphs to int8, weights alone or, where there are pictures to look at, the vision tower's activations, too.
 
 NNCF does the work. The text graphs keep f32 activations whatever is given: they are bound by the weights they read, and
 what they say is decided by small differences.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,36 @@ from florence_tagger.schemas import UInt8Array
 
 PICTURES = ("*.png", "*.jpg", "*.jpeg")
 MOST_PIXELS = 100_000_000
+QUANTIZED = ("int8", "int4")
+INT4_GROUP = 64  # weights that share a scale
 LEAST_PICTURES = 10  # fewer do not show what activations there are
 MOST_PICTURES = 300  # NNCF's own default
 
 
-def quantize_graph(path: Path, pictures: Sequence[UInt8Array] = ()) -> None:
-    """Rewrites an IR file with int8 weights, and with int8 activations where uint8 `pictures` (H, W, 3) are given."""
-    graph = ov.Core().read_model(path)
-    if pictures:
-        dataset = nncf.Dataset([{"pixels": pixels[np.newaxis]} for pixels in pictures])
-        quantized = nncf.quantize(graph, dataset, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(pictures))
-    else:
-        quantized = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
-    save_over(quantized, path)
+def quantize(folder: Path, precision: str, pictures: Sequence[UInt8Array]) -> Iterator[str]:
+    """Rewrites the graphs of a folder with int8 weights, those of the text with int4 if `precision` says so.
+
+    Yields each graph's name before it is rewritten. Where uint8 `pictures` (H, W, 3) are given, the vision tower's
+    activations are quantised, too.
+    """
+    for name in ("vision", "encoder", "decoder"):
+        yield name
+        path = folder / f"{name}.xml"
+        graph = ov.Core().read_model(path)
+        if name == "vision" and pictures:
+            quantized = quantize_activations(graph, pictures)
+        elif name != "vision" and precision == "int4":
+            # the embedding, which is the output layer, stays int8
+            quantized = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT4_ASYM, group_size=INT4_GROUP)
+        else:
+            quantized = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
+        save_over(quantized, path)
+
+
+def quantize_activations(graph: Any, pictures: Sequence[UInt8Array]) -> Any:
+    """The vision graph in int8, weights and activations, as `pictures` show that it can be."""
+    dataset = nncf.Dataset([{"pixels": pixels[np.newaxis]} for pixels in pictures])
+    return nncf.quantize(graph, dataset, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(pictures))
 
 
 def save_over(graph: Any, path: Path) -> None:
@@ -47,8 +64,10 @@ def save_over(graph: Any, path: Path) -> None:
 
 def record(precision: str, calibrated: bool) -> OVConfig:
     """optimum-intel's record of what was done, its `openvino_config.json`."""
-    if precision != "int8":
+    if precision not in QUANTIZED:
         return OVConfig(dtype=precision)
+    if precision == "int4":
+        return OVConfig(quantization_config=OVWeightQuantizationConfig(bits=4, sym=False, group_size=INT4_GROUP))
     weights = OVWeightQuantizationConfig(bits=8, sym=False)
     return OVConfig(quantization_config=OVQuantizationConfig(bits=8) if calibrated else weights)
 

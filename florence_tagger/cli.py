@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,7 +10,7 @@ import click
 from florence_tagger import __version__
 from florence_tagger.config import PREFIX, Settings, load_settings
 from florence_tagger.errors import TaggerError
-from florence_tagger.florence.folder import read_folder
+from florence_tagger.florence.folder import check_hashes, read_folder
 
 
 @click.group()
@@ -40,6 +41,19 @@ def serve(**given: Any) -> None:
         click.echo(f"Error: {exc}", err=True)
         sys.exit(2)
     Server(settings, folder).run()
+
+
+@main.command()
+@click.argument("model_dir", type=click.Path(path_type=Path))
+def check(model_dir: Path) -> None:
+    """Reads every file of a model folder and compares it with the folder's manifest."""
+    try:
+        folder = read_folder(model_dir)
+        check_hashes(folder)
+    except TaggerError as exc:
+        click.echo(f"Error: {exc}", err=True)
+        sys.exit(1)
+    click.echo(f"{folder.name} ({folder.precision}, {folder.sha256[:12]}) is complete and unchanged.")
 
 
 main.add_command(click.Command("serve", params=setting_options(), callback=serve, help=serve.__doc__))

@@ -1,6 +1,7 @@
 """Settings and the command line: what is accepted, what is said of the rest, and how the service starts and stops."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 
 from florence_tagger import __version__
 from florence_tagger.cli import main
-from florence_tagger.config import Settings, load_settings
+from florence_tagger.config import DEFAULT_MODEL, Settings, load_settings
 from florence_tagger.errors import SettingsError
 from tests.conftest import ROOT, SCENES, RunningServer, document, free_port, start_server, stop_server
 
@@ -50,6 +51,19 @@ def test_every_setting_is_an_option_and_in_the_readme() -> None:
     assert options == {name.replace("_", "-") for name in Settings.model_fields}
     rows = set(re.findall(r"^\| `FLORENCE_([A-Z_]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert rows == {name.upper() for name in Settings.model_fields}
+
+
+def test_check_reads_every_file(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["check", str(DEFAULT_MODEL)])
+    assert result.output.startswith("florence-2-tiny (fp16, ")
+    copy = tmp_path / "model"
+    shutil.copytree(DEFAULT_MODEL, copy)
+    content = bytearray((copy / "vision.bin").read_bytes())
+    content[1000] ^= 1
+    (copy / "vision.bin").write_bytes(content)
+    result = CliRunner().invoke(main, ["check", str(copy)])
+    assert result.exit_code == 1
+    assert "vision.bin is not the file" in result.stderr
 
 
 def test_version() -> None:

@@ -19,7 +19,7 @@ from florence_tagger.media.images import open_picture
 from tests.conftest import CHECKPOINT, ROOT, SCENES, TRUTH
 from training.scenes import World, draw_scene
 
-KINDS = ("weights alone", "calibrated")
+KINDS = {"weights alone": ("int8", False), "calibrated": ("int8", True), "int4": ("int4", True)}
 
 
 def draw(folder: Path, number: int, seed: int) -> Path:
@@ -36,9 +36,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = tmp_path_factory.mktemp("int8")
     pictures = draw(base / "pictures", 60, seed=5)
     made = {}
-    for kind, calibration in zip(KINDS, (None, pictures), strict=True):
+    for kind, (precision, calibrated) in KINDS.items():
         made[kind] = base / kind.replace(" ", "-")
-        convert(ConversionOptions(str(CHECKPOINT), made[kind], "int8", calibration))
+        convert(ConversionOptions(str(CHECKPOINT), made[kind], precision, pictures if calibrated else None))
     return made
 
 
@@ -47,11 +47,11 @@ def weight_bytes(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_int8_is_about_half_and_counts_right(folders: dict[str, Path], kind: str) -> None:
-    assert weight_bytes(folders[kind]) < 0.56 * weight_bytes(DEFAULT_MODEL)
+def test_quantised_folders_are_small_and_counts_right(folders: dict[str, Path], kind: str) -> None:
+    assert weight_bytes(folders[kind]) < 0.57 * weight_bytes(DEFAULT_MODEL)
     folder = read_folder(folders[kind])
     check_hashes(folder)
-    assert folder.precision == "int8"
+    assert folder.precision == KINDS[kind][0]
     detector = load_detector(folder, load_settings())
     right = 0
     for name, counts in TRUTH.items():
@@ -62,11 +62,11 @@ def test_int8_is_about_half_and_counts_right(folders: dict[str, Path], kind: str
 
 
 def test_what_was_done_is_on_record(folders: dict[str, Path]) -> None:
-    for kind in KINDS:
+    for kind, facts in KINDS.items():
         manifest = json.loads((folders[kind] / "manifest.json").read_text())
-        assert (manifest["precision"], manifest["calibrated"]) == ("int8", kind == "calibrated")
+        assert (manifest["precision"], manifest["calibrated"]) == facts
         record = json.loads((folders[kind] / "openvino_config.json").read_text())
-        assert record["quantization_config"]["bits"] == 8
+        assert record["quantization_config"]["bits"] == int(facts[0].removeprefix("int"))
 
 
 def test_pictures_that_calibration_can_not_use(tmp_path: Path) -> None:
