@@ -28,8 +28,11 @@ from florence_tagger.florence.runtime import RuntimeOptions
 # What the graphs are exported at; int8 and int4 are made from fp16 afterwards.
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float16, "int4": torch.float16}
 BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "int8": 1.1, "int4": 0.9}
-MEMORY_PER_WEIGHT = 13  # bytes at the peak, measured with base and large; while exporting graphs are held twice
-MEMORY_OF_LIBRARIES = 1.2e9  # bytes, measured
+# Bytes at the peak, a fit to what was measured with base and large: for each weight, for what PyTorch computes of each
+# pixel, and for the libraries.
+MEMORY_PER_WEIGHT = 10
+MEMORY_PER_PIXEL = 4400
+MEMORY_OF_LIBRARIES = 1.2e9
 SAMPLES = Path(florence_tagger.__file__).parent / "web" / "samples"
 VERIFIED_TOKENS = 32
 RECORDED_VERSIONS = ("nncf", "openvino", "optimum", "optimum-intel", "torch", "transformers")
@@ -109,7 +112,9 @@ def verification(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
 def estimate(checkpoint: Checkpoint, precision: str) -> Needs:
     """What a conversion will take, from the number of weights."""
     weights = sum(parameter.numel() for parameter in empty_model(checkpoint).parameters())
-    return Needs(weights * BYTES_PER_WEIGHT[precision], weights * MEMORY_PER_WEIGHT + MEMORY_OF_LIBRARIES)
+    height, width = checkpoint.preprocessing.image_size
+    memory = weights * MEMORY_PER_WEIGHT + height * width * MEMORY_PER_PIXEL + MEMORY_OF_LIBRARIES
+    return Needs(weights * BYTES_PER_WEIGHT[precision], memory)
 
 
 def export(checkpoint: Checkpoint, folder: Path, precision: str, progress: Callable[[str], None]) -> None:

@@ -4,6 +4,7 @@ NNCF does the work. The text graphs keep f32 activations whatever is given: they
 what they say is decided by small differences.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def quantize(folder: Path, precision: str, pictures: Sequence[UInt8Array]) -> It
     Yields each graph's name before it is rewritten. Where uint8 `pictures` (H, W, 3) are given, the vision tower's
     activations are quantised, too.
     """
+    nncf.set_log_level(logging.ERROR)
     for name in ("vision", "encoder", "decoder"):
         yield name
         path = folder / f"{name}.xml"
