@@ -12,6 +12,7 @@ from typing import Any
 import nncf
 import numpy as np
 import openvino as ov
+from nncf.quantization.advanced_parameters import AdvancedCompressionParameters
 from optimum.intel.openvino.configuration import OVConfig, OVQuantizationConfig, OVWeightQuantizationConfig
 
 from convert.errors import ConversionError
@@ -42,11 +43,21 @@ def quantize(folder: Path, precision: str, pictures: Sequence[UInt8Array]) -> It
         if name == "vision" and pictures:
             quantized = quantize_activations(graph, pictures)
         elif name != "vision" and precision == "int4":
-            # the embedding, which is the output layer, stays int8
-            quantized = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT4_ASYM, group_size=INT4_GROUP)
+            quantized = compress_to_int4(graph)
         else:
             quantized = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
         save_over(quantized, path)
+
+
+def compress_to_int4(graph: Any) -> Any:
+    """A text graph with int4 weights; the embedding, which is the output layer, gets int8."""
+    fallback = AdvancedCompressionParameters(group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST)
+    return nncf.compress_weights(
+        graph,
+        mode=nncf.CompressWeightsMode.INT4_ASYM,
+        group_size=INT4_GROUP,
+        advanced_parameters=fallback,  # for widths that are no multiple of the group
+    )
 
 
 def quantize_activations(graph: Any, pictures: Sequence[UInt8Array]) -> Any:

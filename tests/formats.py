@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 
@@ -29,7 +30,7 @@ def as_original(native: Path, output: Path) -> Path:
     return output
 
 
-def original_config(config: dict, generation: dict) -> dict:  # type: ignore[type-arg]
+def original_config(config: dict[str, Any], generation: dict[str, Any]) -> dict[str, Any]:
     """The configuration in the original form, the generation settings in its text_config."""
     vision, text = config["vision_config"], config["text_config"]
     effective = ("num_beams", "no_repeat_ngram_size", "early_stopping", "forced_bos_token_id", "forced_eos_token_id")
