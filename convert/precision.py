@@ -35,7 +35,7 @@ def quantize(folder: Path, precision: str, pictures: Sequence[UInt8Array]) -> It
     Yields each graph's name before it is rewritten. Where uint8 `pictures` (H, W, 3) are given, the vision tower's
     activations are quantised, too.
     """
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own set_log_level would silence everybody's handlers
     for name in ("vision", "encoder", "decoder"):
         yield name
         path = folder / f"{name}.xml"
