@@ -16,7 +16,7 @@ from florence_tagger.florence.tokenizer import Tokenizer
 from tests.conftest import ROOT, SCENES
 from tests.formats import as_original
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 PUBLISHED = ROOT.parent / "shared" / "florence2_original"
 
