@@ -12,7 +12,7 @@ import numpy as np
 
 from convert.checkpoint import read_checkpoint
 from convert.errors import ConversionError
-from convert.precision import MOST_PIXELS, PICTURES
+from convert.precision import MOST_PIXELS, PICTURES, picture_files
 from convert.reference import Reference
 from florence_tagger.counting import count_regions
 from florence_tagger.florence.decoding import FloatArray, GenerationSettings
@@ -165,7 +165,7 @@ def cosine(a: FloatArray, b: FloatArray) -> float:
 
 def find_pictures(folder: Path, limit: int | None) -> list[Path]:
     """The pictures of a folder by name, the first `limit` of them; ConversionError where there are none."""
-    pictures = sorted(path for pattern in PICTURES for path in folder.glob(pattern))[:limit]
+    pictures = picture_files(folder)[:limit]
     if not pictures:
         raise ConversionError(f"{folder} has no pictures ({', '.join(PICTURES)}).")
     return pictures

@@ -85,13 +85,18 @@ def record(precision: str, calibrated: bool) -> OVConfig:
     return OVConfig(quantization_config=OVQuantizationConfig(bits=8) if calibrated else weights)
 
 
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures of a folder, by name."""
+    return sorted(path for pattern in PICTURES for path in folder.glob(pattern))
+
+
 def read_pictures(folder: Path, image_size: tuple[int, int]) -> list[UInt8Array]:
     """The pictures of a folder at the model's input size (height, width), at most `MOST_PICTURES` of them.
 
     Raises:
         ConversionError: a picture can't be read, or there are too few.
     """
-    paths = sorted(path for pattern in PICTURES for path in folder.glob(pattern))[:MOST_PICTURES]
+    paths = picture_files(folder)[:MOST_PICTURES]
     if len(paths) < LEAST_PICTURES:
         raise ConversionError(
             f"{folder} has {len(paths)} pictures ({', '.join(PICTURES)}); calibration needs {LEAST_PICTURES} or more."
