@@ -1,11 +1,13 @@
 """`python -m convert --model CHECKPOINT --output ov_models/NAME`."""
 
+import signal
 import sys
 from pathlib import Path
+from typing import Self
 
 import click
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from convert.errors import ConversionError
 from convert.quiet import quiet_libraries
@@ -40,8 +42,16 @@ def main(model: str, output: Path, precision: str, calibration: Path | None, rev
     """
     if calibration and precision not in ("int8", "int4"):
         raise click.UsageError("--calibration goes with --precision int8 or int4.")
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C does: what was begun is removed
+        signal.signal(number, signal.default_int_handler)
     try:
-        run(model, output, precision, calibration, revision)
+        with Bar() as bar:
+            quiet_libraries()
+            # takes seconds: --help does not wait for it
+            from convert.conversion import ConversionOptions, convert, stages_of
+
+            bar.expect(stages_of(precision))
+            convert(ConversionOptions(model, output, precision, calibration, revision), bar)
     except ConversionError as exc:
         click.echo(f"Error: {exc}", err=True)
         sys.exit(1)
@@ -52,20 +62,31 @@ def main(model: str, output: Path, precision: str, calibration: Path | None, rev
     click.echo(f"Wrote {output}, {size:.1f} MB.")
 
 
-def run(model: str, output: Path, precision: str, calibration: Path | None, revision: str | None) -> None:
-    """Converts, telling each stage with its time as it ends and the one at hand with a spinner."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("loading PyTorch and optimum-intel")
+class Bar:
+    """Shows the stages of a conversion: a bar where there is a terminal, and a line for each as it begins."""
 
-        def progress(stage: str) -> None:
-            bar.console.print(f"{bar.tasks[0].elapsed or 0:7.1f} s  {bar.tasks[0].description}", highlight=False)
-            bar.update(task, description=stage)
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._progress.add_task("loading PyTorch and optimum-intel", total=None)
 
-        quiet_libraries()
-        from convert.conversion import ConversionOptions, convert  # takes seconds: --help does not wait for it
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
 
-        convert(ConversionOptions(model, output, precision, calibration, revision), progress)
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def expect(self, stages: int) -> None:
+        self._progress.update(self._task, total=stages)
+
+    def stage(self, name: str) -> None:
+        elapsed = self._progress.tasks[self._task].elapsed or 0
+        self.note(f"{elapsed:6.1f} s  {name}")
+        self._progress.update(self._task, description=name, advance=1)
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

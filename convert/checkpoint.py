@@ -15,7 +15,8 @@ from transformers import Florence2Config, Florence2ForConditionalGeneration, Gen
 from convert import original
 from convert.errors import ConversionError
 from convert.settings import Preprocessing, generation_settings, read_json, read_preprocessing
-from convert.weights import State, find_weights, read_weights
+from convert.vision import image_tokens
+from convert.weights import State, find_weights, fingerprint, read_weights, stored_types
 from florence_tagger.errors import ModelError
 from florence_tagger.florence.decoding import GenerationSettings
 from florence_tagger.florence.tokenizer import Tokenizer
@@ -74,11 +75,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Reads every setting of the checkpoint folder `path`; ConversionError names what is missing or unfit."""
     if not path.is_dir():
         raise ConversionError(f"There is no checkpoint folder {path}.")
+    refuse_adapter(path)
     values = read_json(path / "config.json")
     weights = find_weights(path)
     form = format_of(values, path)
     config = read_config(values, form, path)
     tokenizer_json = read_tokenizer(path, form)
+    check_vision(config, path)
+    preprocessing = read_preprocessing(path)
+    tokens, most = (
+        image_tokens(config.vision_config, preprocessing.image_size),
+        config.text_config.max_position_embeddings,
+    )
+    if not 1 < tokens < most:
+        raise ConversionError(f"A picture becomes {tokens} tokens; the encoder has {most} positions.")
     rows = config.text_config.vocab_size
     if (size := Tokenizer(tokenizer_json).size) > rows:
         raise ConversionError(f"The tokenizer has {size} tokens, the model's embedding only {rows} rows.")
@@ -87,10 +97,34 @@ def read_checkpoint(path: Path) -> Checkpoint:
         form,
         config,
         read_generation(path, form, config),
-        read_preprocessing(path),
+        preprocessing,
         tuple(weights),
         tokenizer_json,
     )
+
+
+def refuse_adapter(path: Path) -> None:
+    """ConversionError where a folder has an adapter, by itself or beside the model that it would change."""
+    if (path / "adapter_config.json").is_file():
+        raise ConversionError(
+            f"{path} holds an adapter (LoRA). Merge it into its model first, with peft: "
+            "PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)."
+        )
+
+
+def check_vision(config: Florence2Config, path: Path) -> None:
+    """ConversionError where the vision tower's settings do not go together."""
+    vision = config.vision_config
+    lists = ("embed_dim", "num_heads", "num_groups", "depths", "patch_size", "patch_stride", "patch_padding")
+    values = {name: list(getattr(vision, name)) for name in (*lists, "patch_prenorm")}
+    if len({len(value) for value in values.values()}) > 1:
+        raise ConversionError(f"{path / 'config.json'}: {', '.join(values)} have not the same number of stages.")
+    positive = [name for name in lists if name != "patch_padding" and min(values[name]) < 1]
+    if positive or min(values["patch_padding"]) < 0 or vision.window_size < 1:
+        raise ConversionError(f"{path / 'config.json'}: {', '.join(positive) or 'the window'} must be positive.")
+    for name in ("num_heads", "num_groups"):
+        if any(width % parts for width, parts in zip(values["embed_dim"], values[name], strict=True)):
+            raise ConversionError(f"{path / 'config.json'}: embed_dim can't be divided by {name}.")
 
 
 def format_of(values: dict[str, Any], path: Path) -> Format:
@@ -147,7 +181,7 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Florence2ForCondit
             another shape.
     """
     model = empty_model(checkpoint)
-    state = native_state(read_weights(list(checkpoint.weights)), checkpoint.format, model.state_dict())
+    state = native_state(checkpoint, model)
     for name, tensor in state.items():
         state[name] = tensor.to(dtype)
         if not torch.isfinite(state[name]).all():
@@ -167,9 +201,17 @@ def empty_model(checkpoint: Checkpoint) -> Florence2ForConditionalGeneration:
         raise ConversionError(f"{checkpoint.path / 'config.json'} describes no model: {exc}") from exc
 
 
-def native_state(stored: State, form: Format, expected: State) -> State:
-    """The stored tensors by their native names; ConversionError unless they are exactly the `expected` ones."""
-    is_original = form == "original"
+def describe_weights(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The types in which the weights are stored, and a hash that does not depend on format and files."""
+    state = native_state(checkpoint, empty_model(checkpoint))
+    unique = {name: tensor for name, tensor in state.items() if name not in TIED_WEIGHTS[1:]}
+    return {"dtypes": stored_types(state), "weights_sha256": fingerprint(unique)}
+
+
+def native_state(checkpoint: Checkpoint, model: Florence2ForConditionalGeneration) -> State:
+    """The stored tensors by their native names; ConversionError unless they are exactly those of the empty `model`."""
+    stored, expected = read_weights(checkpoint.weights), model.state_dict()
+    is_original = checkpoint.format == "original"
     names = {name: original.stored_name(name) if is_original else name for name in expected}
     tied = [names[name] for name in TIED_WEIGHTS]
     stored = fill_tied(stored, tied)

@@ -7,21 +7,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from convert.checkpoint import read_checkpoint
+from convert.checkpoint import Checkpoint, describe_weights, read_checkpoint
 from convert.errors import ConversionError
-from convert.precision import MOST_PIXELS, PICTURES, picture_files
+from convert.pictures import read_frame
 from convert.reference import Reference
 from florence_tagger.counting import count_regions
 from florence_tagger.florence.decoding import FloatArray, GenerationSettings
 from florence_tagger.florence.detector import Detector
-from florence_tagger.florence.folder import read_folder
+from florence_tagger.florence.devices import RuntimeOptions
+from florence_tagger.florence.folder import MANIFEST, ModelFolder, check_hashes, read_folder, read_json
 from florence_tagger.florence.postprocessing import parse_regions
-from florence_tagger.florence.runtime import RuntimeOptions
 from florence_tagger.florence.tokenizer import Tokenizer
-from florence_tagger.media.images import open_picture
 from florence_tagger.schemas import Box, Region
 
 
@@ -51,7 +51,8 @@ class Agreement:
     Attributes:
         pictures: compared; ids_equal, counts_equal: of them.
         tokens: that the reference said.
-        count_error: mean difference of a label's count in a picture, over the labels that either side found.
+        count_error: mean difference of a label's count in a picture, over the labels that either side found;
+            count_errors: the same for each label.
         box_iou: mean over the reference's boxes of the best overlap with a box of the same label.
         features_cosine: mean over pictures.
         seconds, reference_seconds: mean of a picture.
@@ -64,6 +65,7 @@ class Agreement:
     counts_equal: int
     tokens: int
     count_error: float
+    count_errors: dict[str, float]
     box_iou: float
     features_cosine: float
     seconds: float
@@ -72,11 +74,19 @@ class Agreement:
 
 
 class Comparison:
-    """A checkpoint folder and a model folder, both loaded."""
+    """A checkpoint folder and a model folder, both loaded.
+
+    Raises:
+        ConversionError: the folder was not made from the checkpoint: weights, size of pictures, tokenizer or generation
+            settings are others.
+        ModelError: a file of the folder is not as its manifest says.
+    """
 
     def __init__(self, checkpoint: Path, ir: Path, options: RuntimeOptions) -> None:
-        self._reference = Reference(read_checkpoint(checkpoint))
+        original = read_checkpoint(checkpoint)
         self._folder = read_folder(ir)
+        check_origin(original, self._folder)
+        self._reference = Reference(original)
         self._detector = Detector(self._folder, options, self._folder.generation)
         self._cosines: dict[Path, float] = {}
         self._tokenizer = Tokenizer(self._folder.read_text("tokenizer.json"))
@@ -90,7 +100,7 @@ class Comparison:
 
     def pair(self, picture: Path, settings: GenerationSettings) -> Pair:
         """Both sides' answers for a picture; DocumentError where it can't be read."""
-        frame = open_picture(picture.read_bytes(), self._folder.image_size, MOST_PIXELS)
+        frame = read_frame(picture, self._folder.image_size)
         started = time.perf_counter()
         ours = self._detector.generate(frame.pixels, settings).token_ids
         between = time.perf_counter()
@@ -108,18 +118,44 @@ class Comparison:
         )
 
 
+def check_origin(checkpoint: Checkpoint, folder: ModelFolder) -> None:
+    """ConversionError where a model folder was made from something else than a checkpoint."""
+    check_hashes(folder)
+    source = read_json(folder.path / MANIFEST).get("source")
+    made_from = source.get("weights_sha256") if isinstance(source, dict) else None
+    differing = {
+        "weights": made_from != describe_weights(checkpoint)["weights_sha256"],
+        "size of pictures": folder.image_size != checkpoint.preprocessing.image_size,
+        "tokenizer": folder.read_text("tokenizer.json") != checkpoint.tokenizer_json,
+        "generation settings": folder.generation != checkpoint.generation,
+    }
+    if any(differing.values()):
+        named = ", ".join(name for name, differs in differing.items() if differs)
+        raise ConversionError(f"{folder.path} was made from another checkpoint than {checkpoint.path}: other {named}.")
+
+
+def is_lossless(manifest: dict[str, Any]) -> bool:
+    """Whether a model folder stores the weights of its checkpoint unrounded, so that token ids must be equal."""
+    precision, stored = manifest.get("precision"), manifest.get("source", {}).get("dtypes")
+    return precision == "fp32" or (precision == "fp16" and stored == ["float16"])
+
+
 def sum_up(mode: str, pairs: Sequence[Pair]) -> Agreement:
     """The agreement of the pairs of a mode, of which there must be one at least."""
     differing = tuple(pair.picture for pair in pairs if pair.ours.token_ids != pair.theirs.token_ids)
-    errors = [error for pair in pairs for error in count_errors(pair)]
+    errors: dict[str, list[int]] = {}
+    for pair in pairs:
+        for label, error in count_errors(pair).items():
+            errors.setdefault(label, []).append(error)
     overlaps = [overlap for pair in pairs for overlap in best_overlaps(pair)]
     return Agreement(
         mode=mode,
         pictures=len(pairs),
         ids_equal=len(pairs) - len(differing),
-        counts_equal=sum(not any(count_errors(pair)) for pair in pairs),
+        counts_equal=sum(not any(count_errors(pair).values()) for pair in pairs),
         tokens=sum(len(pair.theirs.token_ids) for pair in pairs),
-        count_error=mean(errors, empty=0.0),
+        count_error=mean([error for one in errors.values() for error in one], empty=0.0),
+        count_errors={label: mean(errors[label], empty=0.0) for label in sorted(errors)},
         box_iou=mean(overlaps, empty=1.0),
         features_cosine=mean([pair.features_cosine for pair in pairs], empty=1.0),
         seconds=mean([pair.ours.seconds for pair in pairs], empty=0.0),
@@ -133,10 +169,10 @@ def mean(values: Sequence[float], empty: float) -> float:
     return float(np.mean(values)) if values else empty
 
 
-def count_errors(pair: Pair) -> list[int]:
+def count_errors(pair: Pair) -> dict[str, int]:
     """By how much the counts of each label differ that either side found."""
     ours, theirs = count_regions(pair.ours.regions), count_regions(pair.theirs.regions)
-    return [abs(ours.get(label, 0) - theirs.get(label, 0)) for label in ours.keys() | theirs.keys()]
+    return {label: abs(ours.get(label, 0) - theirs.get(label, 0)) for label in ours.keys() | theirs.keys()}
 
 
 def best_overlaps(pair: Pair) -> list[float]:
@@ -161,11 +197,3 @@ def cosine(a: FloatArray, b: FloatArray) -> float:
     """The cosine of two arrays' vectors along the last axis, mean over the others."""
     products = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
     return float(products.mean())
-
-
-def find_pictures(folder: Path, limit: int | None) -> list[Path]:
-    """The pictures of a folder by name, the first `limit` of them; ConversionError where there are none."""
-    pictures = picture_files(folder)[:limit]
-    if not pictures:
-        raise ConversionError(f"{folder} has no pictures ({', '.join(PICTURES)}).")
-    return pictures

@@ -4,27 +4,29 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import psutil
 import torch
 
 import florence_tagger
-from convert.checkpoint import Checkpoint, empty_model, load_model, read_checkpoint
-from convert.comparison import Comparison, find_pictures, sum_up
+from convert.checkpoint import Checkpoint, describe_weights, empty_model, load_model, read_checkpoint
+from convert.comparison import Comparison, is_lossless, sum_up
 from convert.errors import ConversionError
 from convert.graphs import export_graphs
 from convert.hub import Source, find_source
+from convert.pictures import find_pictures
 from convert.precision import QUANTIZED, quantize, read_pictures, record
-from convert.weights import stored_types
 from florence_tagger import __version__
-from florence_tagger.errors import TaggerError
-from florence_tagger.florence.folder import FORMAT, GENERATION, MANIFEST, PREPROCESSING
-from florence_tagger.florence.runtime import RuntimeOptions
+from florence_tagger.errors import ModelError
+from florence_tagger.florence.devices import RuntimeOptions
+from florence_tagger.florence.folder import FORMAT, GENERATION, MANIFEST, PREPROCESSING, read_files
+from florence_tagger.schemas import UInt8Array
 
 # What the graphs are exported at; int8 and int4 are made from fp16 afterwards.
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float16, "int4": torch.float16}
@@ -66,37 +68,46 @@ class Needs:
     memory: float
 
 
-def convert(options: ConversionOptions, progress: Callable[[str], None] = lambda stage: None) -> None:
-    """Converts a checkpoint; `progress` is told each stage when it begins.
+class Progress(Protocol):
+    """Who is told how a conversion goes."""
+
+    def stage(self, name: str) -> None:
+        """A stage begins; there are `stages_of` a conversion."""
+
+    def note(self, text: str) -> None:
+        """Something that the person who converts should know."""
+
+
+def stages_of(precision: str) -> int:
+    """How many stages a conversion has."""
+    return 11 if precision in QUANTIZED else 8
+
+
+def convert(options: ConversionOptions, progress: Progress) -> None:
+    """Converts a checkpoint.
 
     Raises:
         ConversionError: the checkpoint can't be had or converted, or the output written; nothing is left behind.
     """
-    progress(f"finding {options.model}")
+    progress.stage(f"finding {options.model}")
     source = find_source(options.model, options.revision)
-    progress("reading the checkpoint")
+    progress.stage("reading the settings")
     checkpoint = read_checkpoint(source.path)
     pictures = read_pictures(options.calibration, checkpoint.preprocessing.image_size) if options.calibration else []
-    needs = estimate(checkpoint, options.precision)
-    progress(f"loading the weights (about {needs.disk / 1e6:.0f} MB of disk, {needs.memory / 1e9:.1f} GB of memory)")
-    with replaced_folder(options.output) as folder:
-        if (free := shutil.disk_usage(folder).free) < needs.disk:
-            raise ConversionError(
-                f"{options.output} needs {needs.disk / 1e6:.0f} MB; only {free / 1e6:.0f} MB are free."
-            )
+    with replaced_folder(options.output.resolve()) as folder:
+        check_needs(estimate(checkpoint, options.precision), folder, progress)
+        progress.stage("loading the weights")
         export(checkpoint, folder, options.precision, progress)
         if options.precision in QUANTIZED:
-            for name in quantize(folder, options.precision, pictures):
-                progress(f"quantising the {name}")
+            quantize_graphs(folder, options.precision, pictures, progress)
         write_settings(checkpoint, folder, options)
         manifest = describe(checkpoint, source, folder, options)
         write_json(folder / MANIFEST, manifest)
-        progress("comparing with PyTorch")
+        progress.stage("comparing with PyTorch")
         agreement = verification(checkpoint, folder)
         write_json(folder / MANIFEST, manifest | {"verification": agreement})
-        if agreement.get("counts_equal") != agreement.get("pictures"):
-            progress(f"warning: the comparison says {agreement}")
-        progress("finishing")
+        if doubt := doubt_of(agreement, is_lossless(manifest)):
+            progress.note(f"Warning: on the sample pictures the result and PyTorch differ: {doubt}.")
 
 
 def verification(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
@@ -109,9 +120,31 @@ def verification(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
         comparison = Comparison(checkpoint.path, folder, RuntimeOptions("CPU", "f32"))
         mode, settings = list(comparison.modes(VERIFIED_TOKENS).items())[-1]
         agreement = sum_up(mode, [comparison.pair(picture, settings) for picture in pictures])
-    except TaggerError as exc:  # it is for the user of the folder to judge
-        return {"pictures": len(pictures), "error": str(exc)}
+    except Exception as exc:  # noqa: BLE001 - the folder is finished; whatever it is, its user shall judge
+        return {"pictures": len(pictures), "error": f"{type(exc).__name__}: {exc}"}
     return {name: getattr(agreement, name) for name in ("mode", "pictures", "ids_equal", "counts_equal")}
+
+
+def doubt_of(agreement: dict[str, Any], lossless: bool) -> str:
+    """What is wrong with a comparison, in words; empty where all is as it should be."""
+    if "error" in agreement:
+        return str(agreement["error"])
+    equal, what = ("ids_equal", "token ids") if lossless else ("counts_equal", "counts")
+    right, pictures = agreement[equal], agreement["pictures"]
+    return "" if right == pictures else f"{what} are equal on {right} of {pictures}"
+
+
+def check_needs(needs: Needs, folder: Path, progress: Progress) -> None:
+    """Tells what the conversion will take; ConversionError where the disk of `folder` has no room for it."""
+    disk, memory = shutil.disk_usage(folder).free, psutil.virtual_memory().available
+    progress.note(
+        f"Needs about {needs.disk / 1e6:.0f} MB of disk ({disk / 1e6:.0f} MB free) and {needs.memory / 1e9:.1f} GB of "
+        f"memory ({memory / 1e9:.1f} GB free)."
+    )
+    if disk < needs.disk:
+        raise ConversionError(f"The result needs {needs.disk / 1e6:.0f} MB of disk; {disk / 1e6:.0f} MB are free.")
+    if memory < needs.memory:
+        progress.note("Warning: that may be more memory than there is.")
 
 
 def estimate(checkpoint: Checkpoint, precision: str) -> Needs:
@@ -122,14 +155,23 @@ def estimate(checkpoint: Checkpoint, precision: str) -> Needs:
     return Needs(weights * BYTES_PER_WEIGHT[precision], memory)
 
 
-def export(checkpoint: Checkpoint, folder: Path, precision: str, progress: Callable[[str], None]) -> None:
+def export(checkpoint: Checkpoint, folder: Path, precision: str, progress: Progress) -> None:
     """Writes the graphs with float weights."""
     model = load_model(checkpoint, DTYPES[precision])
     try:
         for name in export_graphs(model, folder, checkpoint.preprocessing):
-            progress(f"exporting the {name}")
-    except RuntimeError as exc:  # torch's word for shapes that do not fit
-        raise ConversionError(f"The picture's size does not fit the model: {exc}") from exc
+            progress.stage(f"exporting the {name}")
+    except RuntimeError as exc:  # torch's and OpenVINO's word for everything: a full disk, memory, shapes
+        raise ConversionError(f"The graphs can't be exported: {exc}") from exc
+
+
+def quantize_graphs(folder: Path, precision: str, pictures: Sequence[UInt8Array], progress: Progress) -> None:
+    """Rewrites the graphs with smaller weights."""
+    try:
+        for name in quantize(folder, precision, pictures):
+            progress.stage(f"quantising the {name}")
+    except RuntimeError as exc:
+        raise ConversionError(f"The graphs can't be quantised: {exc}") from exc
 
 
 def write_settings(checkpoint: Checkpoint, folder: Path, options: ConversionOptions) -> None:
@@ -149,9 +191,9 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 @contextmanager
 def replaced_folder(output: Path) -> Iterator[Path]:
     """A new folder beside `output` that takes its place when the block ends well, and vanishes when it does not."""
-    if output.exists() and not (output / MANIFEST).is_file() and not is_empty_folder(output):
-        raise ConversionError(f"{output} exists and is not a converted model: remove it or choose another output.")
     try:
+        if output.exists() and not is_replaceable(output):
+            raise ConversionError(f"{output} exists and is not a converted model: remove it or choose another output.")
         output.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     except OSError as exc:
@@ -181,8 +223,15 @@ def put_in_place(folder: Path, output: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
+def is_replaceable(path: Path) -> bool:
+    """Whether a folder is empty, or a converted model and nothing else."""
+    if not path.is_dir():
+        return False
+    names = {inside.name for inside in path.iterdir()}
+    try:
+        return not names or names <= {MANIFEST, *read_files(path)}
+    except ModelError:
+        return False
 
 
 def describe(checkpoint: Checkpoint, source: Source, folder: Path, options: ConversionOptions) -> dict[str, Any]:
@@ -195,7 +244,7 @@ def describe(checkpoint: Checkpoint, source: Source, folder: Path, options: Conv
             "name": source.name,
             "revision": source.revision,
             "format": checkpoint.format,
-            "dtypes": stored_types(checkpoint.weights),
+            **describe_weights(checkpoint),
             "files": facts_of([checkpoint.path / "config.json", *checkpoint.weights]),
         },
         "precision": options.precision,

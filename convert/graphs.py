@@ -17,11 +17,10 @@ from optimum.exporters.tasks import TasksManager
 from optimum.utils import NormalizedConfig
 from torch import Tensor, nn
 
-from convert.errors import ConversionError
 from convert.ir import number_names
 from convert.settings import Preprocessing
 from convert.text import DecoderGraph, EncoderGraph
-from convert.vision import VisionGraph, patch_grid
+from convert.vision import VisionGraph, image_tokens
 
 TASK = "image-text-to-text"
 Axes = dict[str, dict[int, str]]
@@ -81,29 +80,34 @@ class EncoderConfig(GraphConfig):
 
 
 class DecoderConfig(GraphConfig):
-    """One step: dynamic in the rows (beams), the positions attended to and the tokens cached."""
+    """One step: dynamic in the rows (beams of pictures), the bans, the positions attended to and the tokens cached."""
 
     @property
     def inputs(self) -> Axes:
+        rows = {"input_ids": ROWS, "position_ids": ROWS}
+        rows |= {"attention_mask": ROWS | {3: "present_tokens"}, "banned_ids": ROWS | {1: "bans"}}
         cross = {
-            name: {3 if name.endswith("key") else 2: "encoder_tokens"} for name in self.layer_names("cross_attention")
+            name: {0: "pictures", 3 if name.endswith("key") else 2: "encoder_tokens"}
+            for name in self.layer_names("cross_attention")
         }
         cache = {name: ROWS | {2: "cached_tokens"} for name in self.layer_names("self_key_values")}
-        return {"input_ids": ROWS, "position_ids": ROWS} | cross | cache
+        return rows | cross | cache
 
     @property
     def outputs(self) -> Axes:
         present = {name: ROWS | {2: "present_tokens"} for name in self.layer_names("present")}
-        return {"log_probabilities": ROWS, "token_embeddings": ROWS} | present
+        return {"log_probabilities": ROWS, "token_ids": ROWS, "token_embeddings": ROWS} | present
 
     def generate_dummy_inputs(self, framework: str = "pt", **shapes: int) -> dict[str, Any]:
         heads = self.text.decoder_attention_heads
-        head_dim, rows, cached, encoded = self.text.d_model // heads, 2, 3, 5
-        cross = (torch.zeros(1, heads, head_dim, encoded), torch.zeros(1, heads, encoded, head_dim))
+        head_dim, rows, pictures, cached, encoded = self.text.d_model // heads, 6, 2, 3, 5
+        cross = (torch.zeros(pictures, heads, head_dim, encoded), torch.zeros(pictures, heads, encoded, head_dim))
         cache = (torch.zeros(rows, heads, cached, head_dim),) * 2
         return {
             "input_ids": torch.zeros(rows, dtype=torch.int64),
             "position_ids": torch.full((rows,), cached),
+            "attention_mask": torch.zeros(rows, 1, 1, cached + 1),
+            "banned_ids": torch.full((rows, 7), -1),
             "cross_attention": [cross] * self.text.decoder_layers,
             "self_key_values": [cache] * self.text.decoder_layers,
         }
@@ -126,19 +130,12 @@ class Florence2Config(OpenVINOConfig):  # type: ignore[misc]
         (one,) = self._preprocessors
         return cast(Preprocessing, one)
 
-    @property
-    def image_tokens(self) -> int:
-        """How many tokens a picture becomes: one a cell of the tower's grid, and their mean."""
-        grid, vision = self.preprocessing.image_size, self._config.vision_config
-        for size, stride, padding in zip(vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True):
-            grid = patch_grid(grid, size, stride, padding)
-        return grid[0] * grid[1] + 1
-
     def with_behavior(self, behavior: str) -> GraphConfig:
         """The configuration of a part."""
         if behavior == "vision":
             return VisionConfig(self._config, self.preprocessing.image_size)
-        return EncoderConfig(self._config, self.image_tokens) if behavior == "encoder" else DecoderConfig(self._config)
+        tokens = image_tokens(self._config.vision_config, self.preprocessing.image_size)
+        return EncoderConfig(self._config, tokens) if behavior == "encoder" else DecoderConfig(self._config)
 
     def get_model_for_behavior(self, model: Any, behavior: str) -> nn.Module:
         """The graph of a part, on the weights of a `Florence2ForConditionalGeneration`."""
@@ -161,8 +158,6 @@ def export_graphs(model: Any, output: Path, preprocessing: Preprocessing) -> Ite
         model=model, task=TASK, exporter="openvino", library_name="transformers"
     )
     config = constructor(model.config, preprocessors=[preprocessing])
-    if config.image_tokens >= (most := model.config.text_config.max_position_embeddings):
-        raise ConversionError(f"A picture becomes {config.image_tokens} tokens; the encoder has only {most} positions.")
     for name in config.SUPPORTED_BEHAVIORS:
         yield name
         part, graph = config.with_behavior(name), config.get_model_for_behavior(model, name)

@@ -2,9 +2,11 @@
 
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+import httpx
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -17,7 +19,9 @@ from convert.errors import ConversionError
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # No code: what a checkpoint's own Python files say is never run, so they need not be here.
-NEEDED_FILES = ("*.json", "*.safetensors", "*.bin", "*.txt", "LICEN[SC]E*", "NOTICE*", "COPYING*")
+SAFETENSORS, PICKLES = "model*.safetensors", "pytorch_model*.bin"
+NEEDED_FILES = ("*.json", SAFETENSORS, PICKLES, "*.txt", "LICEN[SC]E*", "NOTICE*", "COPYING*")
+UNREACHABLE = (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError, httpx.HTTPError)
 
 
 @dataclass(frozen=True)
@@ -38,23 +42,48 @@ def find_source(model: str, revision: str | None) -> Source:
     Raises:
         ConversionError: neither a folder nor a repository that can be had; says what to do.
     """
-    if Path(model).is_dir():
+    if is_folder(model):
         if revision:
             raise ConversionError(f"{model} is a folder: a revision only goes with a repository on the hub.")
         return Source(Path(model), Path(model).resolve().name)
     if not REPOSITORY.fullmatch(model):
         raise ConversionError(f"There is no folder {model}, and it is no name of a repository (owner/name) on the hub.")
     try:
-        path = Path(snapshot_download(model, revision=revision, allow_patterns=list(NEEDED_FILES)))
+        path = Path(
+            snapshot_download(
+                model,
+                revision=revision,
+                allow_patterns=list(NEEDED_FILES),
+                ignore_patterns=[PICKLES] if has_safetensors(model, revision) else None,
+            )
+        )
     except GatedRepoError as exc:
         raise ConversionError(f"{model} is only for accepted users: accept its terms and set HF_TOKEN.") from exc
     except RepositoryNotFoundError as exc:
         raise ConversionError(f"The hub has no repository {model}, or HF_TOKEN must be set to see it.") from exc
     except RevisionNotFoundError as exc:
         raise ConversionError(f"{model} has no revision {revision}.") from exc
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as exc:
+    except UNREACHABLE as exc:
+        first_line = (str(exc).splitlines() or [""])[0]
         raise ConversionError(
-            f"{model} can't be downloaded ({type(exc).__name__}: {str(exc).splitlines()[0]}). Where the hub is out of "
-            f"reach, get the files elsewhere (`hf download {model} --local-dir DIR`) and give their folder as --model."
+            f"{model} can't be downloaded ({type(exc).__name__}: {first_line}). A download that broke off goes on "
+            "where it stopped when the command is run again. Where the hub is out of reach, get the files elsewhere "
+            f"(`hf download {model} --local-dir DIR`) and give their folder as --model."
         ) from exc
     return Source(path, model, path.name)
+
+
+def is_folder(model: str) -> bool:
+    try:
+        return Path(model).is_dir()
+    except OSError:  # a name too long for one
+        return False
+
+
+def has_safetensors(model: str, revision: str | None) -> bool:
+    """Whether a repository has its weights as safetensors, so that a second copy of them need not be fetched."""
+    try:
+        names = HfApi().list_repo_files(model, revision=revision)
+    except UNREACHABLE:  # the download says what is wrong, or does without the hub
+        return False
+    return any(fnmatch(name, SAFETENSORS) for name in names)

@@ -59,6 +59,11 @@ SAME_IN_VISION = (
 )
 
 
+# What the configuration class beside the published checkpoints assumes where text_config is silent.
+TOKEN_DEFAULTS = {"bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": 2}
+UNSET_LENGTH = 20  # what older versions of transformers write as max_length where nobody has set it
+
+
 def is_original(config: dict[str, Any]) -> bool:
     """Whether a configuration is in the original format."""
     return "dim_embed" in config["vision_config"]
@@ -123,7 +128,9 @@ def generation_config(folder: Path) -> GenerationConfig:
     The outer model of the original code calls the inner one's `generate`, whose settings come from text_config;
     generation_config.json is never looked at.
     """
-    text = read_json(folder / "config.json")["text_config"]
+    text = TOKEN_DEFAULTS | read_json(folder / "config.json")["text_config"]
+    if text.get("max_length") == UNSET_LENGTH:
+        del text["max_length"]
     known = GenerationConfig().to_dict().keys()
     return GenerationConfig(**{name: value for name, value in text.items() if name in known})
 

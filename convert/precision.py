@@ -17,12 +17,10 @@ from optimum.intel.openvino.configuration import OVConfig, OVQuantizationConfig,
 
 from convert.errors import ConversionError
 from convert.ir import number_names
+from convert.pictures import find_pictures, read_frame
 from florence_tagger.errors import DocumentError
-from florence_tagger.media.images import open_picture
 from florence_tagger.schemas import UInt8Array
 
-PICTURES = ("*.png", "*.jpg", "*.jpeg")
-MOST_PIXELS = 100_000_000
 QUANTIZED = ("int8", "int4")
 INT4_GROUP = 64  # weights that share a scale
 LEAST_PICTURES = 10  # fewer do not show what activations there are
@@ -85,23 +83,16 @@ def record(precision: str, calibrated: bool) -> OVConfig:
     return OVConfig(quantization_config=OVQuantizationConfig(bits=8) if calibrated else weights)
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """The pictures of a folder, by name."""
-    return sorted(path for pattern in PICTURES for path in folder.glob(pattern))
-
-
 def read_pictures(folder: Path, image_size: tuple[int, int]) -> list[UInt8Array]:
     """The pictures of a folder at the model's input size (height, width), at most `MOST_PICTURES` of them.
 
     Raises:
         ConversionError: a picture can't be read, or there are too few.
     """
-    paths = picture_files(folder)[:MOST_PICTURES]
-    if len(paths) < LEAST_PICTURES:
-        raise ConversionError(
-            f"{folder} has {len(paths)} pictures ({', '.join(PICTURES)}); calibration needs {LEAST_PICTURES} or more."
-        )
-    try:
-        return [open_picture(path.read_bytes(), image_size, MOST_PIXELS).pixels for path in paths]
-    except DocumentError as exc:
-        raise ConversionError(f"{folder}: {exc}") from exc
+    pictures = []
+    for path in find_pictures(folder, MOST_PICTURES, LEAST_PICTURES):
+        try:
+            pictures.append(read_frame(path, image_size).pixels)
+        except DocumentError as exc:
+            raise ConversionError(f"{path}: {exc}") from exc
+    return pictures

@@ -9,10 +9,9 @@ from transformers import GenerationConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from convert.checkpoint import Checkpoint, load_model
-from convert.precision import MOST_PIXELS
+from convert.pictures import read_rgb
 from florence_tagger.florence.decoding import FloatArray, GenerationSettings
 from florence_tagger.florence.detector import OBJECT_DETECTION
-from florence_tagger.media.images import open_rgb
 
 
 class Reference:
@@ -43,8 +42,7 @@ class Reference:
         return np.asarray(self._image_features(self._pixel_values(path)))
 
     def _pixel_values(self, path: Path) -> torch.Tensor:
-        rgb = open_rgb(path.read_bytes(), MOST_PIXELS)
-        pixel_values: torch.Tensor = self._processor(rgb, return_tensors="pt").pixel_values
+        pixel_values: torch.Tensor = self._processor(read_rgb(path), return_tensors="pt").pixel_values
         return pixel_values
 
     @torch.inference_mode()
@@ -63,6 +61,7 @@ def generate(model: Any, settings: GenerationSettings, **inputs: torch.Tensor) -
         eos_token_id=settings.eos_token_id,
         pad_token_id=settings.eos_token_id,
         max_new_tokens=settings.max_new_tokens,
+        min_new_tokens=settings.min_new_tokens or None,
         num_beams=settings.num_beams,
         no_repeat_ngram_size=settings.no_repeat_ngram_size,
         forced_bos_token_id=settings.forced_bos_token_id,

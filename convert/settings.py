@@ -9,6 +9,7 @@ from typing import Any, Literal
 from transformers import GenerationConfig
 
 from convert.errors import ConversionError
+from convert.text import CANDIDATES
 from florence_tagger.florence.decoding import GenerationSettings
 
 BICUBIC = 3
@@ -27,7 +28,6 @@ UNSUPPORTED_GENERATION: dict[str, tuple[Any, ...]] = {
     "force_words_ids": (None,),
     "guidance_scale": (None, 1.0),
     "min_length": (None, 0),
-    "min_new_tokens": (None, 0),
     "num_beam_groups": (None, 1),
     "renormalize_logits": (None, False),
     "repetition_penalty": (None, 1.0),
@@ -72,6 +72,8 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ConversionError(f"{path.parent} has no {path.name}.") from None
+    except OSError as exc:
+        raise ConversionError(f"{path} can't be read: {exc}") from exc
     except (ValueError, RecursionError) as exc:
         raise ConversionError(f"{path} is not JSON: {exc}") from exc
     if not isinstance(value, dict):
@@ -81,10 +83,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_preprocessing(path: Path) -> Preprocessing:
     """The image processor's settings; only what Florence-2 does is supported."""
+    values: Any
     if (path / "preprocessor_config.json").is_file():
         values = read_json(path / "preprocessor_config.json")
     else:
-        values = read_json(path / "processor_config.json").get("image_processor", {})
+        values = read_json(path / "processor_config.json").get("image_processor")
+    if not isinstance(values, dict):
+        raise ConversionError(f"{path / 'processor_config.json'} has no image_processor.")
     size = values.get("size")
     expected = {"do_resize": True, "do_center_crop": False, "do_rescale": True, "do_normalize": True}
     unfit = [name for name, value in expected.items() if values.get(name, value) is not value]
@@ -97,6 +102,8 @@ def read_preprocessing(path: Path) -> Preprocessing:
     if not isinstance(size, dict) or not all(is_size(size.get(side)) for side in ("height", "width")):
         unfit.append("size")
     unfit += [name for name in ("image_mean", "image_std") if not is_per_channel(values.get(name))]
+    if "image_std" not in unfit and min(values["image_std"]) <= 0:
+        unfit.append("image_std")
     if unfit:
         raise ConversionError(
             f"{path}: the image processor's {', '.join(unfit)} is not Florence-2's: a bicubic resize to a height and a "
@@ -106,7 +113,7 @@ def read_preprocessing(path: Path) -> Preprocessing:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_size(value: Any) -> bool:
@@ -122,27 +129,41 @@ def generation_settings(values: GenerationConfig, text_config: Any) -> Generatio
     for name, off in UNSUPPORTED_GENERATION.items():
         if (value := getattr(values, name, None)) not in off:
             raise ConversionError(f"The checkpoint generates with {name} = {value!r}, which is not supported.")
+    size = text_config.vocab_size
     return GenerationSettings(
         # The start of an answer is the first token where no other is named, as in transformers.
-        decoder_start_token_id=token_id(values.decoder_start_token_id, values.bos_token_id, text_config.bos_token_id),
-        eos_token_id=token_id(values.eos_token_id, text_config.eos_token_id),
+        decoder_start_token_id=token_id(
+            size, values.decoder_start_token_id, values.bos_token_id, text_config.bos_token_id
+        ),
+        eos_token_id=token_id(size, values.eos_token_id, text_config.eos_token_id),
         max_new_tokens=most_new_tokens(values, text_config.max_position_embeddings),
-        num_beams=whole_number("num_beams", values.num_beams, 1),
+        num_beams=number_of_beams(values.num_beams),
         no_repeat_ngram_size=whole_number("no_repeat_ngram_size", values.no_repeat_ngram_size, 0),
-        forced_bos_token_id=None if values.forced_bos_token_id is None else token_id(values.forced_bos_token_id),
-        forced_eos_token_id=None if values.forced_eos_token_id is None else token_id(values.forced_eos_token_id),
+        forced_bos_token_id=None if values.forced_bos_token_id is None else token_id(size, values.forced_bos_token_id),
+        forced_eos_token_id=None if values.forced_eos_token_id is None else token_id(size, values.forced_eos_token_id),
+        min_new_tokens=whole_number("min_new_tokens", values.min_new_tokens, 0),
         early_stopping=early_stopping(values.early_stopping),
         length_penalty=length_penalty(values.length_penalty),
     )
 
 
-def token_id(*values: Any) -> int:
-    """The first token id that is set, which settings may also give as a list of one."""
+def number_of_beams(value: Any) -> int:
+    """How many beams are searched, as many as the decoder graph has candidates for at most."""
+    beams = whole_number("num_beams", value, 1)
+    if not 1 <= beams <= CANDIDATES // 2:
+        raise ConversionError(f"The generation setting num_beams is {beams}; 1 to {CANDIDATES // 2} can be searched.")
+    return beams
+
+
+def token_id(size: int, *values: Any) -> int:
+    """The first token id that is set, which settings may also give as a list of one; `size` is the vocabulary's."""
     chosen = next((value for value in values if value is not None), None)
     if isinstance(chosen, list) and len(chosen) == 1:
         chosen = chosen[0]
     if not isinstance(chosen, int) or isinstance(chosen, bool):
         raise ConversionError(f"The generation settings need one start token and one end token, not {chosen!r}.")
+    if not 0 <= chosen < size:
+        raise ConversionError(f"The generation settings name token {chosen}; the vocabulary has {size}.")
     return chosen
 
 
@@ -156,7 +177,7 @@ def early_stopping(value: Any) -> bool | Literal["never"]:
 def length_penalty(value: Any) -> float:
     """The exponent of an answer's length."""
     if value is not None and not is_number(value):
-        raise ConversionError(f"The generation setting length_penalty is {value!r}, not a number.")
+        raise ConversionError(f"The generation setting length_penalty is {value!r}, not a finite number.")
     return 1.0 if value is None else float(value)
 
 

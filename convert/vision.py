@@ -64,6 +64,14 @@ def patch_grid(grid: Grid, size: int, stride: int, padding: int) -> Grid:
     return height, width
 
 
+def image_tokens(vision: Any, image_size: Grid) -> int:
+    """How many tokens a picture becomes by a vision configuration: one a cell of the last grid, and their mean."""
+    grid = image_size
+    for size, stride, padding in zip(vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True):
+        grid = patch_grid(grid, size, stride, padding)
+    return max(grid[0], 0) * max(grid[1], 0) + 1
+
+
 def spatial_block(x: Tensor, block: Any, grid: Grid) -> Tensor:
     """Attention inside windows of the grid, then the feed-forward layer."""
     x = x + convolution(x, block.conv1, grid)

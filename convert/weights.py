@@ -1,7 +1,8 @@
 """The tensors of a checkpoint folder, by the names they are stored under. No code of a checkpoint is ever run."""
 
-import json
+import hashlib
 import pickle
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from convert.errors import ConversionError
+from convert.settings import read_json
 
 State = dict[str, torch.Tensor]
 
 # In the order in which they are looked for; an index names the files of a checkpoint in shards.
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_SUFFIX = ".index.json"
+# What torch raises on files that are damaged or something else.
+UNREADABLE = (AttributeError, EOFError, LookupError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError)
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -27,20 +31,12 @@ def find_weights(folder: Path) -> list[Path]:
             return [folder / name]
         if (folder / f"{name}{INDEX_SUFFIX}").is_file():
             return shards_of(folder / f"{name}{INDEX_SUFFIX}")
-    if (folder / "adapter_config.json").is_file():
-        raise ConversionError(
-            f"{folder} holds an adapter (LoRA), not a model. Merge it first, with peft: "
-            "PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)."
-        )
     raise ConversionError(f"{folder} has no weights: {' or '.join(SINGLE_FILES)}, whole or in shards.")
 
 
 def shards_of(index: Path) -> list[Path]:
     """The files that an index names."""
-    try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (AttributeError, KeyError, TypeError, ValueError) as exc:
-        raise ConversionError(f"{index} is no index of shards: {exc}") from exc
+    names = sorted(set(weight_map(index).values()))
     if odd := [name for name in names if Path(name).name != name]:
         raise ConversionError(f"{index} names files outside the folder: {', '.join(odd)}.")
     if missing := [name for name in names if not (index.parent / name).is_file()]:
@@ -48,11 +44,22 @@ def shards_of(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def read_weights(files: list[Path]) -> State:
+def weight_map(index: Path) -> dict[str, str]:
+    """The file of each tensor, as an index tells it."""
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        raise ConversionError(f"{index} is no index of shards: it has no weight_map of file names.")
+    return files
+
+
+def read_weights(files: Sequence[Path]) -> State:
     """All tensors of the files; ConversionError where one can't be read or a tensor is no finite float."""
     state: State = {}
     for path in files:
-        state |= read_file(path)
+        tensors = read_file(path)
+        if twice := state.keys() & tensors.keys():
+            raise ConversionError(f"{path} has {min(twice)}, which another of the files has, too.")
+        state |= tensors
     for name, tensor in state.items():
         if tensor.dtype not in FLOATS:
             raise ConversionError(f"{name} has type {tensor.dtype}: quantised checkpoints can't be converted.")
@@ -61,9 +68,18 @@ def read_weights(files: list[Path]) -> State:
     return state
 
 
-def stored_types(files: Sequence[Path]) -> list[str]:
-    """The types of the tensors in the files, as torch names them."""
-    return sorted({str(tensor.dtype).removeprefix("torch.") for path in files for tensor in read_file(path).values()})
+def stored_types(state: State) -> list[str]:
+    """The types of the tensors, as torch names them."""
+    return sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})
+
+
+def fingerprint(state: State) -> str:
+    """A hash of names, types, shapes and values, the same for the same weights in whatever files they are stored."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
+    return digest.hexdigest()
 
 
 def read_file(path: Path) -> State:
@@ -82,11 +98,17 @@ def read_safetensors(path: Path) -> State:
 def read_pickle(path: Path) -> State:
     """The tensors of a PyTorch file, of which nothing but tensors is unpickled."""
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # only the archives that PyTorch has written since 1.6 can be mapped into memory
+        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as exc:
         raise ConversionError(f"{path} holds something else than tensors, which is not loaded.") from exc
-    except (EOFError, OSError, RuntimeError, ValueError) as exc:
-        raise ConversionError(f"{path} can't be read: {exc}") from exc
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise ConversionError(f"{path} is no dictionary of tensors.")
+    except UNREADABLE as exc:
+        raise ConversionError(f"{path} can't be read: {exc or type(exc).__name__}") from exc
+    if not isinstance(state, dict) or not all(map(is_plain, state.values())):
+        raise ConversionError(f"{path} is no dictionary of plain tensors.")
     return state
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is a tensor with all its values in memory."""
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"

@@ -36,6 +36,7 @@ class Settings(BaseSettings):
         None, ge=1, description="Most tokens of an answer, about 5 for each object; the checkpoint's."
     )
     inference_threads: int = Field(0, ge=0, description="Threads of inference on the CPU; 0 is OpenVINO's choice.")
+    batch_size: int = Field(8, ge=1, le=64, description="Most pictures whose answers are decoded together.")
     http_threads: int = Field(
         80, ge=4, le=1024, description="Threads of the server; a tenth of them is kept for health checks and refusals."
     )

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -17,8 +17,8 @@ import requests
 
 from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.florence.detector import Detector
+from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.folder import read_folder
-from florence_tagger.florence.runtime import RuntimeOptions
 from florence_tagger.schemas import Detection, Frame, Region
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,11 +47,33 @@ def content_for(counts: dict[str, int]) -> list[dict[str, int]]:
     return [{label: counts[label]} for label in sorted(counts)]
 
 
+def wait_for(condition: Any) -> bool:
+    """Whether a condition becomes true within ten seconds."""
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return bool(condition())
+
+
 @pytest.fixture(scope="session")
 def detector() -> Detector:
     """The committed model, loaded in this process with the exact arithmetic of the reference."""
     folder = read_folder(DEFAULT_MODEL)
     return Detector(folder, RuntimeOptions("CPU", "f32"), folder.generation)
+
+
+@dataclass
+class Told:
+    """Keeps what a conversion tells."""
+
+    stages: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 @dataclass
@@ -68,12 +90,25 @@ class FakeModel:
     entered: Event = field(default_factory=Event)
     error: Exception | None = None
     truncated: bool = False
+    capacity: int = 1
+    takes_turns: bool = True
+    under_way: dict[Hashable, Frame] = field(default_factory=dict)
 
-    def detect(self, frame: Frame) -> Detection:
+    def encode(self, frame: Frame) -> Frame:
         self.entered.set()
         assert self.go.wait(30)
         if self.error is not None:
             raise self.error
+        return frame
+
+    def start(self, key: Hashable, encoded: Frame) -> None:
+        self.under_way[key] = encoded
+
+    def step(self) -> dict[Hashable, Detection | Exception]:
+        ended, self.under_way = self.under_way, {}
+        return {key: self.found(frame) for key, frame in ended.items()}
+
+    def found(self, frame: Frame) -> Detection:
         return Detection((Region("cat", (0.0, 0.0, float(frame.width), float(frame.height))),), self.truncated)
 
 

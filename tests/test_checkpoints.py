@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,14 +15,15 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from convert import hub, original
+from convert import original
 from convert.checkpoint import load_model, read_checkpoint
 from convert.conversion import ConversionOptions, convert
 from convert.errors import ConversionError
 from convert.hub import find_source
-from tests.conftest import CHECKPOINT
+from tests.conftest import CHECKPOINT, Told
 from tests.formats import as_original
 
 
@@ -103,7 +107,7 @@ def test_both_formats_are_the_same_model(in_original_format: Path) -> None:
 
 def test_both_formats_give_the_same_graphs(in_original_format: Path, tmp_path: Path) -> None:
     for folder, name in ((CHECKPOINT, "native"), (in_original_format, "from-original")):
-        convert(ConversionOptions(str(folder), tmp_path / name))
+        convert(ConversionOptions(str(folder), tmp_path / name), Told())
     for graph in ("vision", "encoder", "decoder"):
         for suffix in (".bin", ".xml"):
             paths = [tmp_path / name / f"{graph}{suffix}" for name in ("native", "from-original")]
@@ -154,8 +158,31 @@ def test_shards(copy: Path) -> None:
     with pytest.raises(ConversionError, match="outside the folder"):
         read_checkpoint(copy)
     index_file.write_text("[]")
-    with pytest.raises(ConversionError, match="no index of shards"):
+    with pytest.raises(ConversionError, match="not a JSON object"):
         read_checkpoint(copy)
+
+
+def test_a_tensor_in_two_shards(copy: Path) -> None:
+    state = load_file(copy / "model.safetensors")
+    name = next(iter(state))
+    (copy / "model.safetensors").rename(copy / "a.safetensors")
+    save_file({name: state[name] + 1}, copy / "b.safetensors")
+    weight_map = dict.fromkeys(state, "a.safetensors") | {"x": "b.safetensors"}
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ConversionError, match=f"b.safetensors has {name}, which another"):
+        state_of(copy)
+
+
+def test_what_an_original_configuration_leaves_to_its_code(in_original_format: Path) -> None:
+    path = in_original_format / "config.json"
+    values = json.loads(path.read_text())
+    for name in ("decoder_start_token_id", "forced_eos_token_id", "bos_token_id", "eos_token_id"):
+        values["text_config"].pop(name, None)
+    values["text_config"]["max_length"] = 20  # as older versions of transformers write it in each re-saved checkpoint
+    path.write_text(json.dumps(values))
+    generation = read_checkpoint(in_original_format).generation
+    assert (generation.decoder_start_token_id, generation.eos_token_id, generation.forced_eos_token_id) == (2, 2, 2)
+    assert generation.max_new_tokens == read_checkpoint(CHECKPOINT).generation.max_new_tokens
 
 
 def test_pytorch_files(copy: Path) -> None:
@@ -189,11 +216,11 @@ def test_a_pickle_with_code_is_not_run(copy: Path) -> None:
     assert not Path("/tmp/florence_tagger_was_here").exists()  # noqa: S108
 
 
-def test_an_adapter_is_refused_with_the_way_to_merge(copy: Path) -> None:
-    (copy / "model.safetensors").unlink()
-    (copy / "adapter_config.json").write_text("{}")
+def test_an_adapter_is_refused_with_the_way_to_merge(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (tmp_path / "adapter_model.safetensors").touch()
     with pytest.raises(ConversionError, match="merge_and_unload"):
-        read_checkpoint(copy)
+        read_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -224,11 +251,33 @@ def test_a_missing_tensor_is_named_as_it_is_stored(in_original_format: Path) -> 
         state_of(in_original_format)
 
 
+UNWANTED = ("modeling.py", "pytorch_model.bin", "optimizer.bin")  # code, a second copy of the weights, rubbish
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class FakeHubServer(ThreadingHTTPServer):
+    """Where `FakeHub` answers.
+
+    Attributes:
+        served: what was asked for, by path, with the header that authorises.
+        breaks_off: the next file of weights ends in its middle.
+    """
+
+    breaks_off = False
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.served: list[tuple[str, str | None]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
 
 
 class FakeHub(BaseHTTPRequestHandler):
     """As much of the hub's interface as a download needs, serving the committed checkpoint as `owner/tiny`."""
+
+    server: FakeHubServer
 
     def log_message(self, *args: Any) -> None: ...
 
@@ -237,14 +286,17 @@ class FakeHub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
+        self.server.served.append((path, self.headers["Authorization"]))
         if path.startswith("/api/models/owner/tiny/revision/") and path.endswith(("main", "v1", COMMIT)):
-            names = [{"rfilename": file.name} for file in [*CHECKPOINT.iterdir(), Path("modeling.py")]]
+            names = [{"rfilename": file.name} for file in [*CHECKPOINT.iterdir(), *map(Path, UNWANTED)]]
             self.answer(200, json.dumps({"id": "owner/tiny", "sha": COMMIT, "siblings": names}).encode())
         elif path.startswith("/api/models/owner/tiny/revision/"):
             self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         elif path.startswith(f"/owner/tiny/resolve/{COMMIT}/"):
             content = (CHECKPOINT / path.rpartition("/")[2]).read_bytes()
-            self.answer(200, content, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"'})  # noqa: S324
+            tag = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"'}  # noqa: S324
+            start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+            self.answer(206 if start else 200, content[start:], tag)
         elif "gated" in path:
             self.answer(403, b"{}", {"X-Error-Code": "GatedRepo"})
         else:
@@ -256,36 +308,32 @@ class FakeHub(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
+            if self.server.breaks_off and self.path.endswith(".safetensors"):
+                self.server.breaks_off = False
+                content = content[: len(content) // 2]
             self.wfile.write(content)
 
 
 @pytest.fixture
-def fake_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
+def fake_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHubServer]:
+    server = FakeHubServer(("127.0.0.1", 0), FakeHub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_address[1]}"
-
-    def download(*args: Any, **options: Any) -> str:
-        return str(REAL_DOWNLOAD(*args, endpoint=url, cache_dir=tmp_path / "cache", **options))
-
-    monkeypatch.setattr(hub, "snapshot_download", download)
-    yield url
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield server
     server.shutdown()
     server.server_close()
 
 
-REAL_DOWNLOAD = hub.snapshot_download
-
-
 @pytest.mark.parametrize("revision", [None, "v1", COMMIT])
-def test_a_repository_on_the_hub(fake_hub: str, revision: str | None) -> None:
+def test_a_repository_on_the_hub(fake_hub: FakeHubServer, revision: str | None) -> None:
     source = find_source("owner/tiny", revision)
     assert (source.name, source.revision) == ("owner/tiny", COMMIT)
-    assert not (source.path / "modeling.py").exists()
+    assert not any((source.path / name).exists() for name in UNWANTED)
     assert_same_weights(source.path)
 
 
-def test_what_the_hub_does_not_have(fake_hub: str) -> None:
+def test_what_the_hub_does_not_have(fake_hub: FakeHubServer) -> None:
     with pytest.raises(ConversionError, match="no revision v9"):
         find_source("owner/tiny", "v9")
     with pytest.raises(ConversionError, match="no repository owner/nothing"):
@@ -295,16 +343,41 @@ def test_what_the_hub_does_not_have(fake_hub: str) -> None:
 
 
 def test_a_hub_out_of_reach_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def download(*args: Any, **options: Any) -> str:
-        return str(REAL_DOWNLOAD(*args, endpoint="http://127.0.0.1:9", cache_dir=tmp_path, **options))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for nowhere in ("http://127.0.0.1:9", "no address"):
+        monkeypatch.setattr(constants, "ENDPOINT", nowhere)
+        with pytest.raises(ConversionError, match=r"can't be downloaded.*hf download owner/tiny --local-dir"):
+            find_source("owner/tiny", None)
 
-    monkeypatch.setattr(hub, "snapshot_download", download)
-    with pytest.raises(ConversionError, match=r"can't be downloaded.*hf download owner/tiny --local-dir"):
+
+def test_a_download_that_breaks_off_goes_on(fake_hub: FakeHubServer) -> None:
+    fake_hub.breaks_off = True
+    with pytest.raises(ConversionError, match="goes on where it stopped when the command is run again"):
         find_source("owner/tiny", None)
+    assert_same_weights(find_source("owner/tiny", None).path)
+
+
+def test_what_is_in_the_cache_needs_no_hub(fake_hub: FakeHubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_source("owner/tiny", None)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert find_source("owner/tiny", None).revision == COMMIT
+
+
+def test_the_hubs_environment_is_obeyed(fake_hub: FakeHubServer, tmp_path: Path) -> None:
+    environment = os.environ | {"HF_ENDPOINT": fake_hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_secret"}
+    code = "from convert.hub import find_source; print(find_source('owner/tiny', None).path)"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert Path(result.stdout.strip()).is_relative_to(tmp_path / "home")
+    assert {token for _, token in fake_hub.served} == {"Bearer hf_secret"}
 
 
 def test_what_is_neither_folder_nor_repository(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="no folder"):
         find_source(str(tmp_path / "nothing" / "there"), None)
+    with pytest.raises(ConversionError, match="no folder"):
+        find_source("x" * 5000, None)
+    with pytest.raises(ConversionError, match="can't be downloaded"):
+        find_source("owner/bad..name", None)
     with pytest.raises(ConversionError, match="a revision only goes with"):
         find_source(str(tmp_path), "main")

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,19 +18,21 @@ from transformers import Florence2ForConditionalGeneration
 
 from convert.__main__ import main
 from convert.checkpoint import read_checkpoint
-from convert.conversion import ConversionOptions, convert, sha256_of
+from convert.conversion import ConversionOptions, convert, sha256_of, stages_of
 from convert.errors import ConversionError
 from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.florence.folder import check_hashes, read_folder
-from tests.conftest import CHECKPOINT, ROOT
+from tests.conftest import CHECKPOINT, ROOT, Told
 
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("models") / "new" / "tiny"
-    stages: list[str] = []
-    convert(ConversionOptions(str(CHECKPOINT), output), stages.append)
-    assert any("vision" in stage for stage in stages)
+    told = Told()
+    convert(ConversionOptions(str(CHECKPOINT), output), told)
+    assert len(told.stages) == stages_of("fp16")
+    assert "exporting the vision" in told.stages
+    assert re.search(r"Needs about \d+ MB of disk .* memory", told.notes[0])
     return output
 
 
@@ -68,15 +71,43 @@ def test_an_old_model_is_replaced_and_other_folders_are_not(converted: Path, tmp
     output = tmp_path / "model"
     shutil.copytree(converted, output)
     (output / "vision.bin").write_bytes(b"old")
-    convert(ConversionOptions(str(CHECKPOINT), output))
+    convert(ConversionOptions(str(CHECKPOINT), output), Told())
     assert sha256_of(output / "vision.bin") == sha256_of(converted / "vision.bin")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").touch()
-    with pytest.raises(ConversionError, match="not a converted model"):
-        convert(ConversionOptions(str(CHECKPOINT), precious))
-    assert (precious / "file").exists()
+    foreign = tmp_path / "web-app"  # a progressive web application has a manifest.json, too
+    foreign.mkdir()
+    (foreign / "manifest.json").write_text('{"name": "application"}')
+    (output / "notes.txt").touch()  # somebody's own file in a model folder
+    for kept in (precious, foreign, output):
+        with pytest.raises(ConversionError, match="not a converted model"):
+            convert(ConversionOptions(str(CHECKPOINT), kept), Told())
+        assert list(kept.iterdir())
+
+
+def test_an_output_that_is_a_link_stays_one(converted: Path, tmp_path: Path) -> None:
+    shutil.copytree(converted, tmp_path / "model")
+    (tmp_path / "model" / "vision.bin").write_bytes(b"old")
+    (tmp_path / "current").symlink_to("model")
+    convert(ConversionOptions(str(CHECKPOINT), tmp_path / "current"), Told())
+    assert (tmp_path / "current").is_symlink()
+    assert (tmp_path / "model" / "vision.bin").stat().st_size > 3
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "current"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_conversion_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "convert", "--model", str(CHECKPOINT), "--output", str(tmp_path / "out")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stderr is not None
+        assert any("exporting the vision" in line for line in process.stderr)
+        process.send_signal(number)
+        rest = process.stderr.read()
+        assert process.wait(60) == 130, rest
+    assert "Interrupted; nothing was written." in rest
+    assert not list(tmp_path.iterdir())
 
 
 def edited(name: str, **changes: Any) -> Callable[[Path], None]:
@@ -125,6 +156,47 @@ def without_locations(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(values))
 
 
+def in_place_of(name: str) -> Callable[[Path], None]:
+    def replace(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return replace
+
+
+def vision_edited(**changes: Any) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        vision = json.loads((folder / "config.json").read_text())["vision_config"]
+        edited("config.json", vision_config=vision | changes)(folder)
+
+    return edit
+
+
+def processor_list(folder: Path) -> None:
+    (folder / "preprocessor_config.json").unlink()
+    edited("processor_config.json", image_processor=[])(folder)
+
+
+def pickled(state: Any) -> Callable[[Path], None]:
+    """Puts a PyTorch file in place of the weights; None is an empty file."""
+
+    def save(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / "pytorch_model.bin").touch()
+        if state is not None:
+            torch.save(state, folder / "pytorch_model.bin")
+
+    return save
+
+
+def indexed(weight_map: Any) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+    return write
+
+
 EMBEDDING = "model.language_model.shared.weight"
 NORM = "model.language_model.encoder.layernorm_embedding.weight"
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -133,6 +205,11 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "config no object": (written("config.json", b"[]"), "not a JSON object"),
     "another model": (edited("config.json", model_type="bert"), "model_type 'bert'"),
     "half original": (edited("config.json", vision_config={"dim_embed": [1]}), "describes no model"),
+    "config a folder": (in_place_of("config.json"), "config.json can't be read"),
+    "heads that do not divide": (vision_edited(num_heads=[5, 2, 4, 8]), "can't be divided by num_heads"),
+    "stages that differ": (vision_edited(patch_stride=[4, 2, 2, 2, 2]), "not the same number of stages"),
+    "no stride": (vision_edited(patch_stride=[4, 2, 0, 2]), "patch_stride must be positive"),
+    "no window": (vision_edited(window_size=0), "the window must be positive"),
     "no parts": (edited("config.json", vision_config=5), "no vision_config and text_config"),
     "odd parts": (edited("config.json", vision_config={"embed_dim": "x", "depths": 3}), "config.json"),
     "odd width": (edited("config.json", text_config={"model_type": "bart", "d_model": 7}), "describes no model"),
@@ -170,6 +247,25 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "odd early stopping": (edited("generation_config.json", early_stopping="maybe"), "early_stopping"),
     "odd length penalty": (edited("generation_config.json", length_penalty="x"), "length_penalty"),
     "penalty": (edited("generation_config.json", repetition_penalty=1.2), "repetition_penalty"),
+    "no beams": (edited("generation_config.json", num_beams=0), "num_beams is 0; 1 to 16"),
+    "too many beams": (edited("generation_config.json", num_beams=17), "num_beams is 17; 1 to 16"),
+    "a start beyond the vocabulary": (
+        edited("generation_config.json", decoder_start_token_id=99999),
+        "name token 99999",
+    ),
+    "an end below it": (edited("generation_config.json", eos_token_id=-1), "name token -1"),
+    "endless penalty": (edited("generation_config.json", length_penalty=float("nan")), "length_penalty"),
+    "no deviation": (edited("preprocessor_config.json", image_std=[0, 0, 0]), "image_std"),
+    "endless mean": (edited("preprocessor_config.json", image_mean=[float("nan")] * 3), "image_mean"),
+    "tiny picture": (edited("preprocessor_config.json", size={"height": 1, "width": 1}), "becomes [12] tokens"),
+    "adapter": (written("adapter_config.json", b"{}"), "merge_and_unload"),
+    "odd processor": (processor_list, "no image_processor"),
+    "sparse tensor": (pickled({NORM: torch.zeros(192).to_sparse()}), "no dictionary of plain tensors"),
+    "tensor without values": (pickled({NORM: torch.zeros(192, device="meta")}), "no dictionary of plain tensors"),
+    "empty pickle": (pickled(None), "pytorch_model.bin can't be read"),
+    "index of numbers": (indexed({"a": 1}), "no index of shards"),
+    "index of nothing": (indexed(None), "no index of shards"),
+    "index to the outside": (indexed({"a": "../b"}), "outside the folder"),
     "two ends": (edited("generation_config.json", eos_token_id=[1, 2]), "one end token"),
 }
 

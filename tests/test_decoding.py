@@ -1,26 +1,27 @@
 """The decode loop against brute force on a toy vocabulary, and against transformers' `generate`."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import BartConfig, BartForConditionalGeneration
 
 from convert.reference import generate
 from florence_tagger.errors import ModelError
 from florence_tagger.florence.decoding import (
-    DecoderStep,
+    Candidates,
+    Decoded,
     FloatArray,
     GenerationSettings,
-    IntArray,
-    decode,
+    Query,
     repeating_tokens,
 )
+from florence_tagger.florence.generation import Generation
 
 START, END, VOCABULARY = 0, 1, 4
 LogProbs = Callable[[tuple[int, ...]], FloatArray]
@@ -36,15 +37,62 @@ def random_language(seed: int) -> LogProbs:
     return log_probs
 
 
-def stepper(log_probs: LogProbs) -> DecoderStep:
-    """A decoder step that keeps the rows' prefixes as a cache would."""
-    prefixes: list[tuple[int, ...]] = [()]
+class Toy:
+    """A decoder of languages, that keeps the rows' prefixes as a cache would."""
 
-    def step(token_ids: IntArray, rows: IntArray) -> FloatArray:
-        prefixes[:] = [(*prefixes[row], int(token_id)) for row, token_id in zip(rows, token_ids, strict=True)]
-        return np.stack([log_probs(prefix) for prefix in prefixes])
+    candidates = 2 * VOCABULARY**4
 
-    return step
+    def __init__(self) -> None:
+        self.languages: list[LogProbs] = []
+        self.prefixes: list[list[tuple[int, ...]]] = []
+
+    def add(self, language: LogProbs) -> None:
+        self.languages.append(language)
+        self.prefixes.append([()])
+
+    def remove(self, place: int) -> None:
+        for places in (self.languages, self.prefixes):
+            last = places.pop()
+            if place < len(places):
+                places[place] = last  # type: ignore[call-overload]
+
+    def step(self, queries: Sequence[Query]) -> list[Candidates]:
+        return [self.answer(place, query) for place, query in enumerate(queries)]
+
+    def answer(self, place: int, query: Query) -> Candidates:
+        grown = zip(query.parents, query.token_ids, strict=True)
+        prefixes = [(*self.prefixes[place][parent], int(token_id)) for parent, token_id in grown]
+        self.prefixes[place] = prefixes
+        assert {len(prefix) for prefix in prefixes} == {query.position + 1}
+        log_probs = np.stack([self.languages[place](prefix) for prefix in prefixes])
+        for row, banned in zip(log_probs, query.banned, strict=True):
+            row[banned] = -np.inf
+        best = np.argsort(-log_probs, axis=1, kind="stable")
+        return Candidates(np.take_along_axis(log_probs, best, 1), best)
+
+
+def decode(language: LogProbs, wanted: GenerationSettings) -> Decoded:
+    """The answer that a search finds in a language."""
+    return decode_together([language], wanted, [0])[0]
+
+
+def decode_together(
+    languages: Sequence[LogProbs], wanted: GenerationSettings, arrivals: Sequence[int]
+) -> dict[int, Decoded]:
+    """The answers in several languages, decoded together, each of which comes at its step."""
+    generation: Generation[int, LogProbs] = Generation(Toy())
+    answers: dict[int, Decoded] = {}
+    for now in itertools.count():
+        for key, (language, arrival) in enumerate(zip(languages, arrivals, strict=True)):
+            if arrival == now:
+                generation.start(key, language, wanted)
+        for key, decoded in generation.step().items():
+            if isinstance(decoded, Exception):
+                raise decoded
+            answers[key] = decoded
+        if len(answers) == len(languages):
+            return answers
+    raise AssertionError
 
 
 def all_answers(wanted: GenerationSettings, log_probs: LogProbs) -> Iterator[tuple[float, tuple[int, ...]]]:
@@ -67,6 +115,8 @@ def allowed(wanted: GenerationSettings, prefix: tuple[int, ...], token_id: int, 
         must = wanted.forced_bos_token_id
     if must is not None:
         return 0.0 if token_id == must else -np.inf
+    if token_id == END and len(prefix) <= wanted.min_new_tokens:
+        return -np.inf
     size = wanted.no_repeat_ngram_size
     runs = [prefix[i : i + size] for i in range(len(prefix) - size + 1)] if size else []
     return -np.inf if (*prefix, token_id)[-size:] in runs else float(log_probs(prefix)[token_id])
@@ -81,7 +131,19 @@ TOYS = st.builds(
     no_repeat_ngram_size=st.integers(0, 3),
     forced_bos_token_id=st.sampled_from([None, 2]),
     forced_eos_token_id=st.sampled_from([None, END]),
+    min_new_tokens=st.integers(0, 3),
     length_penalty=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+)
+
+
+TOGETHER = st.builds(
+    GenerationSettings,
+    decoder_start_token_id=st.just(START),
+    eos_token_id=st.just(END),
+    max_new_tokens=st.integers(1, 9),
+    num_beams=st.integers(1, 3),
+    no_repeat_ngram_size=st.sampled_from([0, 3]),
+    forced_bos_token_id=st.sampled_from([None, 2]),
 )
 
 
@@ -89,9 +151,11 @@ TOYS = st.builds(
 @settings(deadline=None)
 def test_with_enough_beams_the_best_of_all_answers_is_found(wanted: GenerationSettings, seed: int) -> None:
     log_probs = random_language(seed)
-    best, ids = max(all_answers(wanted, log_probs))
-    found = decode(stepper(log_probs), wanted)
-    assert {ids: score for score, ids in all_answers(wanted, log_probs)}[found.token_ids] == pytest.approx(best)
+    answers = list(all_answers(wanted, log_probs))
+    assume(answers)  # bans may leave none
+    best, ids = max(answers)
+    found = decode(log_probs, wanted)
+    assert {ids: score for score, ids in answers}[found.token_ids] == pytest.approx(best)
     full = len(found.token_ids) == wanted.max_new_tokens
     assert found.truncated == (full and (found.token_ids[-1] != END or wanted.forced_eos_token_id is not None))
     assert len(ids) <= wanted.max_new_tokens
@@ -100,7 +164,7 @@ def test_with_enough_beams_the_best_of_all_answers_is_found(wanted: GenerationSe
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6))
 def test_greedy_takes_the_likeliest_token_each_time(seed: int, most: int) -> None:
     log_probs = random_language(seed)
-    found = decode(stepper(log_probs), GenerationSettings(START, END, most)).token_ids
+    found = decode(log_probs, GenerationSettings(START, END, most)).token_ids
     for index, token_id in enumerate(found):
         assert token_id == np.argmax(log_probs((START, *found[:index])))
     assert END not in found[:-1]
@@ -117,11 +181,27 @@ def test_repeating_tokens(sequence: list[int], size: int) -> None:
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_a_model_that_says_nothing_finite_is_an_error(beams: int) -> None:
-    def step(token_ids: IntArray, rows: IntArray) -> FloatArray:
-        return np.full((len(token_ids), VOCABULARY), np.nan, np.float32)
+    def silence(prefix: tuple[int, ...]) -> FloatArray:
+        return np.full(VOCABULARY, np.nan, np.float32)
 
     with pytest.raises(ModelError, match="finite"):
-        decode(step, GenerationSettings(START, END, 5, num_beams=beams))
+        decode(silence, GenerationSettings(START, END, 5, num_beams=beams))
+
+
+@given(TOGETHER, st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 12)), min_size=1, max_size=6))
+@settings(deadline=None)
+def test_answers_decoded_together_are_those_decoded_alone(
+    wanted: GenerationSettings, pictures: list[tuple[int, int]]
+) -> None:
+    languages = [random_language(seed) for seed, _ in pictures]
+    first = min(arrival for _, arrival in pictures)
+    together = decode_together(languages, wanted, [arrival - first for _, arrival in pictures])
+    assert [together[key] for key in range(len(pictures))] == [decode(language, wanted) for language in languages]
+
+
+def test_more_beams_than_candidates_are_refused() -> None:
+    with pytest.raises(ModelError, match="beams are wanted"):
+        decode(random_language(0), GenerationSettings(START, END, 5, num_beams=VOCABULARY**4 + 1))
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +236,10 @@ REAL = st.builds(
     no_repeat_ngram_size=st.sampled_from([0, 2, 3, 4]),  # 1 would soon rule out all 11 tokens
     forced_bos_token_id=st.sampled_from([None, 0]),
     forced_eos_token_id=st.sampled_from([None, 2]),
+    min_new_tokens=st.integers(0, 6),
     early_stopping=st.sampled_from([True, False, "never"]),
     length_penalty=st.sampled_from([0.0, 0.6, 1.0, 1.7]),
-)
+).filter(lambda wanted: wanted.min_new_tokens <= wanted.max_new_tokens)
 
 
 @given(REAL, st.lists(st.integers(3, 10), min_size=1, max_size=6))
@@ -172,5 +253,5 @@ def test_same_tokens_as_transformers(toy: Any, wanted: GenerationSettings, sourc
 
     with torch.inference_mode():
         theirs = generate(toy, wanted, input_ids=input_ids)
-        ours = decode(stepper(log_probs), wanted)
+        ours = decode(log_probs, wanted)
     assert ours.token_ids == theirs

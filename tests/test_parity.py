@@ -1,19 +1,26 @@
 """The service's runtime against transformers: the same token ids, and the same counts at the default precision."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
 from convert.checkpoint import read_checkpoint
+from convert.conversion import sha256_of
 from convert.reference import Reference
+from convert.verify import main as verify_main
 from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.florence.detector import Detector
 from florence_tagger.media.images import open_picture
@@ -73,20 +80,84 @@ def test_counts_equal_transformers_at_default_precision(fresh_scenes: Path, tmp_
 
 
 def test_verify_tells_disagreement(fresh_scenes: Path, tmp_path: Path) -> None:
-    """The comparison can fail: a folder whose encoder is that of another model disagrees."""
+    """The comparison can fail: a folder whose encoder lost half of its weights disagrees."""
     broken = tmp_path / "broken"
-    broken.mkdir()
-    for path in DEFAULT_MODEL.iterdir():
-        content = path.read_bytes()
-        if path.name == "encoder.bin":
-            half = len(content) // 2
-            content = content[:half] + bytes(len(content) - half)
-        (broken / path.name).write_bytes(content)
+    shutil.copytree(DEFAULT_MODEL, broken)
+    content = (broken / "encoder.bin").read_bytes()
+    (broken / "encoder.bin").write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    manifest = json.loads((broken / "manifest.json").read_text())
+    manifest["files"]["encoder.bin"]["sha256"] = sha256_of(broken / "encoder.bin")
+    (broken / "manifest.json").write_text(json.dumps(manifest))
     command = [sys.executable, "-m", "convert.verify", "--checkpoint", str(CHECKPOINT), "--ir", str(broken)]
     command += ["--images", str(fresh_scenes), "--limit", "5", "--min-agreement", "0.99"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 1
     assert "token ids agree on less than 99.0%" in result.stderr
+
+
+def other_weights(checkpoint: Path, ir: Path) -> None:
+    state = load_file(checkpoint / "model.safetensors")
+    state["model.language_model.encoder.layernorm_embedding.weight"] *= 1.01
+    save_file(state, checkpoint / "model.safetensors")
+
+
+def other_beams(checkpoint: Path, ir: Path) -> None:
+    path = checkpoint / "generation_config.json"
+    path.write_text(path.read_text().replace('"num_beams": 3', '"num_beams": 1'))
+
+
+def changed_graph(checkpoint: Path, ir: Path) -> None:
+    (ir / "vision.bin").write_bytes((ir / "vision.bin").read_bytes()[::-1])
+
+
+def no_source(checkpoint: Path, ir: Path) -> None:
+    path = ir / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"source": None}))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (other_weights, "made from another checkpoint.* other weights"),
+        (other_beams, "other generation settings"),
+        (changed_graph, "vision.bin is not the file that its manifest.json names"),
+        (no_source, "other weights"),
+    ],
+)
+def test_verify_refuses_what_does_not_belong_together(
+    change: Callable[[Path, Path], None], reason: str, tmp_path: Path
+) -> None:
+    checkpoint, ir = tmp_path / "checkpoint", tmp_path / "ir"
+    shutil.copytree(CHECKPOINT, checkpoint)
+    shutil.copytree(DEFAULT_MODEL, ir)
+    change(checkpoint, ir)
+    options = ["--checkpoint", str(checkpoint), "--ir", str(ir), "--images", str(SCENES), "--limit", "1"]
+    result = CliRunner().invoke(verify_main, [*options, "--json", str(tmp_path / "report.json")])
+    assert result.exit_code == 2
+    assert re.search(reason, result.stderr)
+    assert not (tmp_path / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("--images", "nowhere", "can't be read"),
+        ("--images", str(CHECKPOINT), "0 pictures"),
+        ("--json", "nowhere/report.json", "no folder for"),
+        ("--min-agreement", "nan", "no number from 0 to 1"),
+        ("--min-agreement", "1.5", "no number from 0 to 1"),
+        ("--limit", "0", "--limit"),
+        ("--checkpoint", "nowhere", "no checkpoint folder"),
+        ("--ir", "nowhere", "no model folder"),
+        ("--device", "GPU.7", "GPU.7 is not there"),
+    ],
+)
+def test_verify_tells_what_is_wrong_with_its_options(option: str, value: str, reason: str, tmp_path: Path) -> None:
+    options = {"--checkpoint": str(CHECKPOINT), "--ir": str(DEFAULT_MODEL), "--images": str(SCENES)}
+    options |= {"--json": str(tmp_path / "report.json"), option: value}
+    result = CliRunner().invoke(verify_main, [word for pair in options.items() for word in pair])
+    assert result.exit_code == 2
+    assert reason in result.stderr
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 7, 12])

@@ -16,7 +16,7 @@ from florence_tagger.config import DEFAULT_MODEL, load_settings
 from florence_tagger.florence.detector import load_detector
 from florence_tagger.florence.folder import check_hashes, read_folder
 from florence_tagger.media.images import open_picture
-from tests.conftest import CHECKPOINT, ROOT, SCENES, TRUTH
+from tests.conftest import CHECKPOINT, ROOT, SCENES, TRUTH, Told
 from training.scenes import World, draw_scene
 
 KINDS = {"weights alone": ("int8", False), "calibrated": ("int8", True), "int4": ("int4", True)}
@@ -38,7 +38,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {}
     for kind, (precision, calibrated) in KINDS.items():
         made[kind] = base / kind.replace(" ", "-")
-        convert(ConversionOptions(str(CHECKPOINT), made[kind], precision, pictures if calibrated else None))
+        convert(ConversionOptions(str(CHECKPOINT), made[kind], precision, pictures if calibrated else None), Told())
     return made
 
 
@@ -71,12 +71,12 @@ def test_what_was_done_is_on_record(folders: dict[str, Path]) -> None:
 
 def test_pictures_that_calibration_can_not_use(tmp_path: Path) -> None:
     few = draw(tmp_path / "few", 3, seed=1)
-    with pytest.raises(ConversionError, match=r"3 pictures .* calibration needs 10 or more"):
-        convert(ConversionOptions(str(CHECKPOINT), tmp_path / "out", "int8", few))
+    with pytest.raises(ConversionError, match=r"3 pictures .* 10 or more are needed"):
+        convert(ConversionOptions(str(CHECKPOINT), tmp_path / "out", "int8", few), Told())
     for index in range(10):
         (few / f"broken{index}.png").write_bytes(b"no picture")
     with pytest.raises(ConversionError, match="not a picture"):
-        convert(ConversionOptions(str(CHECKPOINT), tmp_path / "out", "int8", few))
+        convert(ConversionOptions(str(CHECKPOINT), tmp_path / "out", "int8", few), Told())
     assert not list(tmp_path.glob("*out*"))
 
 

@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -22,7 +21,7 @@ from florence_tagger.errors import ModelError, NotReadyError
 from florence_tagger.media.images import open_picture
 from florence_tagger.web import health
 from florence_tagger.web.app import create_app
-from tests.conftest import FakeModel, document
+from tests.conftest import FakeModel, document, wait_for
 
 KEYS = {
     "status",
@@ -50,13 +49,6 @@ def application(model: FakeModel, **given: Any) -> tuple[Flask, Batcher]:
     batcher = Batcher(lambda: model, chosen.queue_size)
     assert wait_for(lambda: batcher.ready)
     return create_app(chosen, batcher, (16, 16)), batcher
-
-
-def wait_for(condition: Any) -> bool:
-    deadline = time.monotonic() + 10
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return bool(condition())
 
 
 @pytest.fixture

@@ -1,10 +1,13 @@
-"""Greedy and beam search: log-probabilities of a decoder step in, token ids out. NumPy only.
+"""Greedy and beam search: the likeliest next tokens in, an answer's token ids out. NumPy only.
 
 The rules, down to the order of float32 operations, are those of transformers' `generate` (`_sample`, `_beam_search` and
 its logits processors in transformers/generation, version 5.5), so that the tokens are the reference implementation's.
+
+A search is a generator: it yields what it wants to know of the model and is sent what the model says. So it reads as
+the loop that it is, and whoever drives it may run the queries of many searches through the model together.
 """
 
-from collections.abc import Callable
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,9 +21,33 @@ FloatArray = NDArray[np.float32]
 
 NOTHING_FINITE = "The model gave no token a finite probability."
 
-# The step of a decoder: (last token of each row (B), row of the step before that each row continues (B)) to
-# log-probabilities of the next token (B, vocabulary). Whoever implements it keeps the cache.
-DecoderStep = Callable[[IntArray, IntArray], FloatArray]
+
+@dataclass(frozen=True)
+class Query:
+    """What a search asks of the model: how each of its B rows (beams) goes on.
+
+    Attributes:
+        token_ids: the last token of each row, int64 (B).
+        parents: the row of the query before that each row continues, int64 (B).
+        position: of the last token in its row, the start token's being 0.
+        banned: the token ids that may not come next, an array for each row.
+    """
+
+    token_ids: IntArray
+    parents: IntArray
+    position: int
+    banned: tuple[IntArray, ...]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The likeliest next tokens of B rows, K for each, the likeliest first: log-probabilities and ids, both (B, K).
+
+    K is twice the number of beams or more. A token that may not come next has the log-probability -inf.
+    """
+
+    log_probs: FloatArray
+    token_ids: IntArray
 
 
 @dataclass(frozen=True)
@@ -29,6 +56,7 @@ class GenerationSettings:
 
     Attributes:
         max_new_tokens: most tokens after the start token, the end token included.
+        min_new_tokens: the end token does not come before so many others; 0 is off.
         no_repeat_ngram_size: no run of so many tokens occurs twice; 0 is off.
         early_stopping: True ends as soon as `num_beams` answers are finished; False when no running beam seems able
             to improve on them; "never" when none can.
@@ -42,8 +70,13 @@ class GenerationSettings:
     no_repeat_ngram_size: int = 0
     forced_bos_token_id: int | None = None
     forced_eos_token_id: int | None = None
+    min_new_tokens: int = 0
     early_stopping: bool | Literal["never"] = False
     length_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.num_beams < 1 or self.max_new_tokens < 1:
+            raise ValueError(f"{self.num_beams} beams and {self.max_new_tokens} tokens: there must be one at least")
 
 
 @dataclass(frozen=True)
@@ -62,27 +95,30 @@ class Hypothesis:
     score: np.float32
 
 
-def decode(step: DecoderStep, settings: GenerationSettings) -> Decoded:
-    """Decodes one answer, greedily with one beam and by beam search with more."""
-    search = greedy_search if settings.num_beams == 1 else beam_search
-    token_ids = search(step, settings)[1:]
+# Asks queries, is sent candidates, and returns its answer.
+Search = Generator[Query, Candidates, Decoded]
+
+
+def search(settings: GenerationSettings) -> Search:
+    """Decodes one answer, greedily with one beam and by beam search with more.
+
+    Raises:
+        ModelError: no token has a finite probability.
+    """
+    token_ids = (yield from greedy_search(settings) if settings.num_beams == 1 else beam_search(settings))[1:]
     # An end token in the last place may have been forced there.
     ended = token_ids[-1] == settings.eos_token_id and settings.forced_eos_token_id is None
     return Decoded(tuple(token_ids.tolist()), len(token_ids) == settings.max_new_tokens and not ended)
 
 
-def greedy_search(step: DecoderStep, settings: GenerationSettings) -> IntArray:
-    """Takes the likeliest token until the end token or the most tokens; ids (T) with the start token.
-
-    Raises:
-        ModelError: no token has a finite probability.
-    """
+def greedy_search(settings: GenerationSettings) -> Generator[Query, Candidates, IntArray]:
+    """Takes the likeliest token until the end token or the most tokens; ids (T) with the start token."""
     sequences: IntArray = np.array([[settings.decoder_start_token_id]])
     for _ in range(settings.max_new_tokens):
-        log_probs = constrain(step(sequences[:, -1], np.zeros(1, np.int64)), sequences, settings)
-        token_id = np.argmax(log_probs[0])
-        if not np.isfinite(log_probs[0, token_id]):
+        candidates = yield from next_tokens(sequences, np.zeros(1, np.int64), settings)
+        if not np.isfinite(candidates.log_probs[0, 0]):
             raise ModelError(NOTHING_FINITE)
+        token_id = candidates.token_ids[0, 0]
         sequences = np.append(sequences, [[token_id]], axis=1)
         if token_id == settings.eos_token_id:
             break
@@ -90,32 +126,29 @@ def greedy_search(step: DecoderStep, settings: GenerationSettings) -> IntArray:
     return best
 
 
-def beam_search(step: DecoderStep, settings: GenerationSettings) -> IntArray:
+def beam_search(settings: GenerationSettings) -> Generator[Query, Candidates, IntArray]:
     """Keeps the `num_beams` likeliest beginnings and returns the best finished answer, ids (T) with the start token.
 
     The search starts with one row instead of `num_beams` equal ones of which all but the first are ruled out: the same
     beams, cheaper. Twice as many candidates as beams are looked at, so that beams remain when the best of them end.
-
-    Raises:
-        ModelError: no token has a finite probability before any answer is finished.
     """
     beams = settings.num_beams
     sequences = np.array([[settings.decoder_start_token_id]])
-    scores, rows = np.zeros(1, np.float32), np.zeros(1, np.int64)
+    scores, parents = np.zeros(1, np.float32), np.zeros(1, np.int64)
     finished: list[Hypothesis] = []
     for length in range(1, settings.max_new_tokens + 1):
-        log_probs = constrain(step(sequences[:, -1], rows), sequences, settings)
-        totals, rows, token_ids = best_continuations(scores[:, None] + log_probs, 2 * beams)
+        candidates = yield from next_tokens(sequences, parents, settings)
+        totals, parents, token_ids = best_continuations(scores, candidates, 2 * beams)
         if not len(totals):
             break
-        candidates = np.concatenate([sequences[rows], token_ids[:, None]], axis=1)
+        longer = np.concatenate([sequences[parents], token_ids[:, None]], axis=1)
         ended = (token_ids == settings.eos_token_id) | (length == settings.max_new_tokens)
         # Only what ends among the best `num_beams` counts as an answer; the other candidates are a reserve.
         penalty = length**settings.length_penalty
-        finished += [Hypothesis(candidates[i], np.float32(totals[i] / penalty)) for i in np.flatnonzero(ended[:beams])]
+        finished += [Hypothesis(longer[i], np.float32(totals[i] / penalty)) for i in np.flatnonzero(ended[:beams])]
         finished = sorted(finished, key=lambda hypothesis: -hypothesis.score)[:beams]
         running = np.flatnonzero(~ended)[:beams]
-        sequences, scores, rows = candidates[running], totals[running], rows[running]
+        sequences, scores, parents = longer[running], totals[running], parents[running]
         if not len(running) or is_done(finished, scores[0], length, settings):
             break
     if not finished:
@@ -123,13 +156,13 @@ def beam_search(step: DecoderStep, settings: GenerationSettings) -> IntArray:
     return finished[0].token_ids
 
 
-def best_continuations(totals: FloatArray, most: int) -> tuple[FloatArray, IntArray, IntArray]:
-    """The `most` best of `totals` (B, vocabulary), best first and only finite ones: totals, rows and token ids."""
-    flat = totals.ravel()
-    best = np.argpartition(-flat, most)[:most] if most < flat.size else np.arange(flat.size)
-    best = best[np.lexsort((best, -flat[best]))]
-    best = best[np.isfinite(flat[best])]
-    return flat[best], best // totals.shape[1], best % totals.shape[1]
+def best_continuations(scores: FloatArray, candidates: Candidates, most: int) -> tuple[FloatArray, IntArray, IntArray]:
+    """The `most` best of what continues rows of `scores` (B), best first and only finite: totals, rows, token ids."""
+    totals = (scores[:, None] + candidates.log_probs).ravel()
+    rows, token_ids = np.arange(totals.size) // candidates.token_ids.shape[1], candidates.token_ids.ravel()
+    best = np.lexsort((token_ids, rows, -totals))[:most]
+    best = best[np.isfinite(totals[best])]
+    return totals[best], rows[best], token_ids[best]
 
 
 def is_done(finished: list[Hypothesis], best_running: np.float32, length: int, settings: GenerationSettings) -> bool:
@@ -143,33 +176,43 @@ def is_done(finished: list[Hypothesis], best_running: np.float32, length: int, s
     return bool(best_running / np.float32(length**settings.length_penalty) <= finished[-1].score)
 
 
-def constrain(log_probs: FloatArray, sequences: IntArray, settings: GenerationSettings) -> FloatArray:
-    """Applies repetition ban and forced tokens to `log_probs` (B, vocabulary) of what follows `sequences` (B, T).
+def next_tokens(
+    sequences: IntArray, parents: IntArray, settings: GenerationSettings
+) -> Generator[Query, Candidates, Candidates]:
+    """What may follow `sequences` (B, T), whose rows continue `parents` (B): the model's candidates or a forced token.
 
-    As in the reference they apply to log-probabilities, which are not normalised again.
+    As in the reference, bans and forced tokens apply to log-probabilities, which are not normalised again.
     """
-    length = sequences.shape[1]
+    rows, length = sequences.shape
+    token_id = forced_token(length, settings)
+    if token_id is not None and length > 1:
+        return certain(token_id, rows)  # an end: nothing comes after it, so that the model need not be asked
+    banned = tuple(banned_tokens(sequence, settings) for sequence in sequences)
+    candidates = yield Query(sequences[:, -1], parents, length - 1, banned)
+    return candidates if token_id is None else certain(token_id, rows)
+
+
+def forced_token(length: int, settings: GenerationSettings) -> int | None:
+    """The token that must follow `length` others, if any."""
     if length == settings.max_new_tokens and settings.forced_eos_token_id is not None:
-        return forced(log_probs, settings.forced_eos_token_id)
-    if length == 1 and settings.forced_bos_token_id is not None:
-        return forced(log_probs, settings.forced_bos_token_id)
-    if settings.no_repeat_ngram_size:
-        log_probs = log_probs.copy()
-        for row, sequence in zip(log_probs, sequences, strict=True):
-            row[repeating_tokens(sequence, settings.no_repeat_ngram_size)] = -np.inf
-    return log_probs
+        return settings.forced_eos_token_id
+    return settings.forced_bos_token_id if length == 1 else None
 
 
-def forced(log_probs: FloatArray, token_id: int) -> FloatArray:
-    """Certainty of one token, in the shape of `log_probs`."""
-    certain = np.full_like(log_probs, -np.inf)
-    certain[:, token_id] = 0
-    return certain
+def certain(token_id: int, rows: int) -> Candidates:
+    """One token as the only candidate of each row."""
+    return Candidates(np.zeros((rows, 1), np.float32), np.full((rows, 1), token_id))
+
+
+def banned_tokens(sequence: IntArray, settings: GenerationSettings) -> IntArray:
+    """The tokens that may not follow `sequence` (T)."""
+    banned = repeating_tokens(sequence, settings.no_repeat_ngram_size)
+    return np.append(banned, settings.eos_token_id) if len(sequence) <= settings.min_new_tokens else banned
 
 
 def repeating_tokens(sequence: IntArray, size: int) -> IntArray:
-    """The tokens that would end a run of `size` tokens which `sequence` (T) already has."""
-    if len(sequence) < size:
+    """The tokens that would end a run of `size` tokens (0: none) which `sequence` (T) already has."""
+    if not size or len(sequence) < size:
         return np.empty(0, np.int64)
     runs = np.lib.stride_tricks.sliding_window_view(sequence, size)
     repeating: IntArray = runs[(runs[:, :-1] == sequence[len(sequence) - size + 1 :]).all(axis=1), -1]

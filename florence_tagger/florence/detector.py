@@ -1,23 +1,41 @@
 """Florence-2 as one function: a frame in, the regions that its object-detection prompt finds out."""
 
-from dataclasses import replace
-from typing import Any
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
 from florence_tagger.config import Settings
-from florence_tagger.florence.decoding import Decoded, FloatArray, GenerationSettings, decode
+from florence_tagger.florence.decoding import Decoded, FloatArray, GenerationSettings
+from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.folder import ModelFolder
+from florence_tagger.florence.generation import Generation
 from florence_tagger.florence.postprocessing import parse_regions
-from florence_tagger.florence.runtime import Runtime, RuntimeOptions
+from florence_tagger.florence.runtime import CrossAttention, Runtime
 from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.schemas import Detection, Frame, UInt8Array
 
 OBJECT_DETECTION = "Locate the objects with category name in the image."  # what Florence-2 was trained to read for <OD>
 
+Outcome = TypeVar("Outcome")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A frame as the decoder attends to it.
+
+    Attributes:
+        width, height: of the picture as displayed, pixels.
+    """
+
+    cross_attention: CrossAttention
+    width: int
+    height: int
+
 
 class Detector:
-    """A model folder, loaded and warm; for one thread at a time.
+    """A model folder, loaded: `encode` is for one thread, `start` and `step` are for one, which may be another.
 
     Raises:
         ModelError: the folder or the device can't be used.
@@ -27,35 +45,74 @@ class Detector:
         self, folder: ModelFolder, options: RuntimeOptions, generation: GenerationSettings, core: Any = None
     ) -> None:
         self.folder = folder
+        self.capacity = options.pictures
         self.generation = replace(generation, max_new_tokens=min(generation.max_new_tokens, folder.max_positions))
         self._tokenizer = Tokenizer(folder.read_text("tokenizer.json"))
         self._runtime = Runtime(folder, options, core)
         self._prompt_ids = self._tokenizer.encode(OBJECT_DETECTION)
+        self._answers: Generation[Hashable, CrossAttention] = Generation(self._runtime.decoder)
+        self._sizes: dict[Hashable, tuple[int, int]] = {}
 
     @property
     def devices(self) -> dict[str, str]:
         """The device of each graph by its name."""
         return self._runtime.devices
 
+    @property
+    def takes_turns(self) -> bool:
+        """Whether encoding and decoding only slow each other down when they run at the same time, as on a CPU."""
+        return "CPU" in (self.devices["vision"], self.devices["decoder"])
+
+    def encode(self, frame: Frame) -> Encoded:
+        """Looks at a frame."""
+        return Encoded(self._runtime.encode(frame.pixels, self._prompt_ids), frame.width, frame.height)
+
+    def start(self, key: Hashable, encoded: Encoded) -> None:
+        """Begins the answer for a frame, decoded with the detector's own settings; there must be room for it."""
+        self._answers.start(key, encoded.cross_attention, self.generation)
+        self._sizes[key] = (encoded.width, encoded.height)
+
+    def step(self) -> dict[Hashable, Detection | Exception]:
+        """Takes the answers under way a token on; what was found in the frames whose answers are finished, by key."""
+        return {key: self._found(key, decoded) for key, decoded in self._answers.step().items()}
+
     def detect(self, frame: Frame) -> Detection:
-        """The objects in a frame, decoded with the detector's own settings."""
-        decoded = self.generate(frame.pixels, self.generation)
-        regions = parse_regions(decoded.token_ids, self._tokenizer, frame.width, frame.height)
-        return Detection(regions, decoded.truncated)
+        """The objects in a frame by itself; nothing else may be under way."""
+        self.start(None, self.encode(frame))
+        while not (found := self.step()):
+            pass
+        return raised(found[None])
 
     def image_features(self, pixels: UInt8Array) -> FloatArray:
         """The features (1, tokens, d_model) that the text model is given for uint8 pixels (H, W, 3)."""
         return self._runtime.image_features(pixels)
 
     def generate(self, pixels: UInt8Array, settings: GenerationSettings) -> Decoded:
-        """What the model says of uint8 pixels (H, W, 3) of its input size."""
-        cross_attention = self._runtime.encode(pixels, self._prompt_ids)
-        return decode(self._runtime.decoder_step(cross_attention), settings)
+        """What the model says of uint8 pixels (H, W, 3) of its input size; nothing else may be under way."""
+        self._answers.start(None, self._runtime.encode(pixels, self._prompt_ids), settings)
+        while not (said := self._answers.step()):
+            pass
+        return raised(said[None])
+
+    def _found(self, key: Hashable, decoded: Decoded | Exception) -> Detection | Exception:
+        width, height = self._sizes.pop(key)
+        if isinstance(decoded, Exception):
+            return decoded
+        return Detection(parse_regions(decoded.token_ids, self._tokenizer, width, height), decoded.truncated)
+
+
+def raised(outcome: Outcome | Exception) -> Outcome:
+    """An outcome that is not an exception, which is raised."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def load_detector(folder: ModelFolder, settings: Settings) -> Detector:
     """The model of a folder on the device that the settings name, after one frame, so that no request waits for it."""
-    options = RuntimeOptions(settings.device, settings.precision, settings.inference_threads, settings.cache_dir)
+    options = RuntimeOptions(
+        settings.device, settings.precision, settings.inference_threads, settings.cache_dir, settings.batch_size
+    )
     own = folder.generation
     generation = replace(
         own,

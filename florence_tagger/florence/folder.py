@@ -12,7 +12,13 @@ from florence_tagger.florence.decoding import GenerationSettings
 MANIFEST = "manifest.json"
 GENERATION = "generation_config.json"
 PREPROCESSING = "preprocessor_config.json"
-FORMAT = 1
+FORMAT = 2
+GRAPHS = ("vision", "encoder", "decoder")
+NEEDED_FILES = {f"{graph}.{suffix}" for graph in GRAPHS for suffix in ("xml", "bin")} | {
+    "tokenizer.json",
+    GENERATION,
+    PREPROCESSING,
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ def read_folder(path: Path) -> ModelFolder:
     try:
         if manifest["format"] != FORMAT:
             raise ModelError(f"{path / MANIFEST} has format {manifest['format']}; this version reads format {FORMAT}.")
-        check_sizes(path, manifest["files"])
+        check_sizes(path, read_files(path))
         size = read_json(path / PREPROCESSING)["size"]
         return ModelFolder(
             path=path,
@@ -73,8 +79,19 @@ def read_folder(path: Path) -> ModelFolder:
             max_positions=int(manifest["geometry"]["max_positions"]),
             generation=GenerationSettings(**read_json(path / GENERATION)),
         )
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError) as exc:  # ModelError is none of them
         raise ModelError(f"{path} describes itself incompletely: {type(exc).__name__} {exc}.") from exc
+
+
+def read_files(path: Path) -> dict[str, dict[str, Any]]:
+    """Size and hash of each file of a model folder, as its manifest tells; ModelError where it does not."""
+    manifest = read_json(path / MANIFEST)
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(facts, dict) for facts in files.values()):
+        raise ModelError(f"{path / MANIFEST} does not name the files of a model.")
+    if missing := sorted(NEEDED_FILES - files.keys()):
+        raise ModelError(f"{path / MANIFEST} does not name {', '.join(missing)}.")
+    return files
 
 
 def check_sizes(path: Path, files: dict[str, dict[str, Any]]) -> None:
@@ -82,17 +99,17 @@ def check_sizes(path: Path, files: dict[str, dict[str, Any]]) -> None:
     for name, facts in files.items():
         if not (path / name).is_file():
             raise ModelError(f"{path} lacks {name}, which its {MANIFEST} names.")
-        if (size := (path / name).stat().st_size) != facts["size"]:
+        if (size := (path / name).stat().st_size) != facts.get("size"):
             raise ModelError(
-                f"{path / name} has {size} bytes, not {facts['size']}: it was changed or not fully copied."
+                f"{path / name} has {size} bytes, not {facts.get('size')}: it was changed or not fully copied."
             )
 
 
 def check_hashes(folder: ModelFolder) -> None:
     """Reads every file of a model folder; ModelError where one has another hash than its manifest says."""
-    for name, facts in read_json(folder.path / MANIFEST)["files"].items():
+    for name, facts in read_files(folder.path).items():
         with (folder.path / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
+            if hashlib.file_digest(file, "sha256").hexdigest() != facts.get("sha256"):
                 raise ModelError(f"{folder.path / name} is not the file that its {MANIFEST} names: it was changed.")
 
 

@@ -1,122 +1,30 @@
-"""The three graphs on a device: pixels to image features to cross-attention to log-probabilities.
+"""The three graphs of a model folder on their devices: pixels to features to cross-attention to likely tokens."""
 
-The only user of OpenVINO. A runtime belongs to one thread at a time: the decoder's cache is state of its infer request.
-"""
-
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openvino as ov
 
 from florence_tagger.errors import ModelError
-from florence_tagger.florence.decoding import DecoderStep, FloatArray, IntArray
+from florence_tagger.florence.decoding import Candidates, FloatArray, IntArray, Query
+from florence_tagger.florence.devices import Compiler, RuntimeOptions
 from florence_tagger.florence.folder import ModelFolder
 from florence_tagger.schemas import UInt8Array
 
-logger = logging.getLogger(__name__)
-
 PROMPT_LENGTHS_COMPILED = 4
 SMALL_VISION_BYTES = 32_000_000  # of weights; the bundled model has 4 MB, Florence-2-base 184 MB at fp16
+BANS_STEP = 8  # the width of the ban table is a multiple of it, so that its shape rarely changes
+STALE_TOKENS = 64  # of the cache that no picture has any use for, before they are dropped
 
-
-@dataclass(frozen=True)
-class RuntimeOptions:
-    """Where and how to run.
-
-    Attributes:
-        device: "AUTO" is the GPU if OpenVINO lists one, else the CPU, each graph falling back to the CPU by itself;
-            a device's name is that device or an error.
-        precision: OpenVINO's inference precision hint for all graphs, of which "f32" means an f32 cache as well; "" for
-            the device's best, see `Runtime`.
-        threads: of inference, 0 for OpenVINO's choice.
-        cache_dir: for compiled models, None for no cache.
-    """
-
-    device: str = "AUTO"
-    precision: str = ""
-    threads: int = 0
-    cache_dir: Path | None = None
-
-
-def choose_device(wanted: str, available: Sequence[str]) -> tuple[str, ...]:
-    """The devices to try in turn: `wanted` if it is among the `available` ones, for "AUTO" the GPU and the CPU.
-
-    Raises:
-        ModelError: the device is not there.
-    """
-    if wanted == "AUTO":
-        return ("GPU", "CPU") if any(name.startswith("GPU") for name in available) else ("CPU",)
-    # OpenVINO calls a lone device GPU and the first of several GPU.0, and takes either name for both.
-    known = {*available, *(name.partition(".")[0] for name in available), *(f"{name}.0" for name in available)}
-    if wanted not in known:
-        raise ModelError(f"Device {wanted} is not there; OpenVINO finds {', '.join(available) or 'none'}.")
-    return (wanted,)
-
-
-class Compiler:
-    """Reads and compiles graphs as the options say, and remembers which device each one got."""
-
-    def __init__(self, options: RuntimeOptions, core: Any = None) -> None:
-        self._core = core or ov.Core()
-        self._devices_to_try = choose_device(options.device, self._core.available_devices)
-        self._options = options
-        self.devices: dict[str, str] = {}
-
-    def read(self, path: Path) -> Any:
-        """The graph in an IR file; ModelError where it can't be read."""
-        try:
-            return self._core.read_model(path)
-        except RuntimeError as exc:
-            raise ModelError(f"{path} can't be read: {reason_of(exc)}") from exc
-
-    def compile(self, model: Any, name: str, cpu_precision: str = "") -> Any:
-        """The graph `name`, compiled for the first device that takes it; ModelError where none does.
-
-        Args:
-            cpu_precision: the inference precision on the CPU where the options name none, "" for the CPU's best.
-        """
-        failures = []
-        for device in self._devices_to_try:
-            try:
-                compiled = self._core.compile_model(model, device, self._properties(device, cpu_precision))
-            except RuntimeError as exc:
-                failures.append(f"{device}: {reason_of(exc)}")
-                logger.warning("%s does not compile on %s: %s", name, device, reason_of(exc))
-            else:
-                self.devices[name] = device
-                return compiled
-        raise ModelError(f"The {name} compiles on no device. {' '.join(failures)}")
-
-    def _properties(self, device: str, cpu_precision: str) -> dict[str, Any]:
-        """What OpenVINO is told for a graph on a device."""
-        options, on_cpu = self._options, device == "CPU"
-        precision = options.precision or (cpu_precision if on_cpu else "")
-        properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-        if precision:
-            properties["INFERENCE_PRECISION_HINT"] = precision
-        if precision == "f32":
-            properties["KV_CACHE_PRECISION"] = "f32"  # which would be u8 otherwise
-        if options.threads and on_cpu:
-            properties["INFERENCE_NUM_THREADS"] = options.threads
-        if options.cache_dir:
-            properties["CACHE_DIR"] = str(options.cache_dir)
-        return properties
-
-
-def reason_of(exc: Exception) -> str:
-    """The last line of an OpenVINO error: the ones before it are places in its source code."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return lines[-1] if lines else type(exc).__name__
+# What the decoder attends to of one picture, by its inputs' names: see `EncoderGraph` in convert/text.py.
+CrossAttention = Mapping[str, FloatArray]
 
 
 class Runtime:
-    """A model folder on its devices.
+    """A model folder, compiled: `encode` is for one thread, `decoder` for one, which may be another.
 
     On a CPU the default precision is f32 but for a large vision tower, which most of the work goes into and which bf16
     makes twice as fast. For the decoder, bound by memory, and for a small tower it gains next to nothing, and wherever
@@ -135,52 +43,29 @@ class Runtime:
         self._encoder = lru_cache(PROMPT_LENGTHS_COMPILED)(self._compile_encoder)
         decoder = self._compiler.read(folder.path / "decoder.xml")
         self._embedding = detach_embedding(decoder)
-        self._decoder = self._compiler.compile(decoder, "decoder", "f32").create_infer_request()
         self._embed = lru_cache(PROMPT_LENGTHS_COMPILED)(self._embed_prompt)
+        self.decoder = Decoder(
+            self._compiler.compile(decoder, "decoder", "f32").create_infer_request(), options.pictures
+        )
 
     @property
     def devices(self) -> dict[str, str]:
         """The device of each graph by its name."""
         return self._compiler.devices
 
-    def encode(self, pixels: UInt8Array, prompt_ids: tuple[int, ...]) -> dict[str, Any]:
-        """What the decoder attends to for a picture and a prompt.
-
-        Args:
-            pixels: uint8 (H, W, 3) of the model's input size.
-            prompt_ids: the prompt between its sequence marks.
-
-        Returns:
-            OpenVINO tensors by the decoder's input names; they hold until the next call.
-        """
+    def encode(self, pixels: UInt8Array, prompt_ids: tuple[int, ...]) -> CrossAttention:
+        """What the decoder attends to for a picture, uint8 (H, W, 3) of the model's input size, and a prompt."""
         self._see(pixels)
         encoder = self._encoder(len(prompt_ids))
         encoder.set_tensor("image_features", self._vision.get_output_tensor(0))
         encoder.infer({"prompt_embeddings": self._embed(prompt_ids)}, share_inputs=True)
-        return {output.any_name: encoder.get_tensor(output) for output in encoder.model_outputs}
+        return {output.any_name: encoder.get_tensor(output).data.copy() for output in encoder.model_outputs}
 
     def image_features(self, pixels: UInt8Array) -> FloatArray:
         """What the vision tower makes of pixels (H, W, 3): features (1, tokens, d_model)."""
         self._see(pixels)
         features: FloatArray = self._vision.get_output_tensor(0).data.copy()
         return features
-
-    def decoder_step(self, cross_attention: dict[str, Any]) -> DecoderStep:
-        """The step function of a new answer on what `encode` gave; it ends the one before."""
-        self._decoder.reset_state()
-        for name, tensor in cross_attention.items():
-            self._decoder.set_tensor(name, tensor)
-        positions = count()
-
-        def step(token_ids: IntArray, rows: IntArray) -> FloatArray:
-            position_ids = np.full_like(token_ids, next(positions))
-            self._decoder.infer(
-                {"input_ids": token_ids, "position_ids": position_ids, "beam_idx": rows.astype(np.int32)}
-            )
-            log_probabilities: FloatArray = self._decoder.get_output_tensor(0).data
-            return log_probabilities
-
-        return step
 
     def _see(self, pixels: UInt8Array) -> None:
         self._vision.infer({0: pixels[np.newaxis]}, share_inputs=True)
@@ -210,3 +95,134 @@ def detach_embedding(decoder: Any) -> Any:
     graph = ov.Model([output.get_node().input_value(0)], [decoder.input("input_ids").get_node()], "embedding").clone()
     decoder.remove_result(output.get_node())
     return graph
+
+
+@dataclass
+class Slot:
+    """One of the pictures that are decoded together.
+
+    Attributes:
+        first_row: of the picture in the step before; its rows follow each other.
+        start: how many tokens the cache had before the picture's first.
+    """
+
+    first_row: int
+    start: int
+
+
+class Decoder:
+    """The decoder graph and the pictures it is at, which come and go between steps.
+
+    All rows grow the same cache by a token each step. A picture that comes later has no part in the tokens before,
+    which a mask hides from it; once no picture has, they are dropped.
+
+    Args:
+        request: of the compiled graph, whose state the cache is.
+        capacity: most pictures at a time.
+    """
+
+    def __init__(self, request: Any, capacity: int) -> None:
+        self._request = request
+        self._capacity = capacity
+        self._slots: list[Slot] = []
+        self._cached = 0
+        self._cross: dict[str, FloatArray] = {}
+        self._attended = 0
+
+    @property
+    def candidates(self) -> int:
+        """How many next tokens of each row a step tells."""
+        return int(self._request.model_outputs[0].partial_shape[1].get_length())
+
+    @property
+    def room(self) -> int:
+        """How many more pictures can be added."""
+        return self._capacity - len(self._slots)
+
+    def add(self, cross_attention: CrossAttention) -> None:
+        """Adds a picture after the others."""
+        if not self._slots:
+            self._request.reset_state()
+            self._cached = 0
+        for name, values in cross_attention.items():
+            if name not in self._cross:  # the system gives memory to the places that are used
+                self._cross[name] = np.empty((self._capacity, *values.shape[1:]), np.float32)
+            self._cross[name][len(self._slots)] = values[0]
+        self._slots.append(Slot(0, self._cached))
+
+    def remove(self, place: int) -> None:
+        """Removes a picture; the last one takes its place."""
+        last = self._slots.pop()
+        if place < len(self._slots):
+            self._slots[place] = last
+            for values in self._cross.values():
+                values[place] = values[len(self._slots)]
+
+    def step(self, queries: Sequence[Query]) -> list[Candidates]:
+        """Answers a query of each picture, in the order of their places."""
+        self._drop_stale()
+        self._attend_to(len(queries))
+        width = max(len(query.token_ids) for query in queries)
+        # Rows that a picture does not need repeat its last one.
+        used = [np.minimum(np.arange(width), len(query.token_ids) - 1) for query in queries]
+        self._request.infer(
+            {
+                "input_ids": np.concatenate([query.token_ids[rows] for query, rows in zip(queries, used, strict=True)]),
+                "position_ids": np.repeat([query.position for query in queries], width),
+                "beam_idx": self._parents(queries, used),
+                "attention_mask": self._mask(width),
+                "banned_ids": ban_table(
+                    [query.banned[row] for query, rows in zip(queries, used, strict=True) for row in rows]
+                ),
+            },
+            share_inputs=True,
+        )
+        self._cached += 1
+        log_probs, token_ids = (self._request.get_output_tensor(index).data for index in (0, 1))
+        answers = []
+        for place, query in enumerate(queries):
+            self._slots[place].first_row = place * width
+            rows = slice(place * width, place * width + len(query.token_ids))
+            answers.append(Candidates(log_probs[rows].copy(), token_ids[rows].copy()))
+        return answers
+
+    def _attend_to(self, pictures: int) -> None:
+        """Points the graph to the first places of the memory for cross-attention."""
+        if pictures != self._attended:
+            for name, values in self._cross.items():
+                self._request.set_tensor(name, ov.Tensor(values[:pictures], shared_memory=True))
+            self._attended = pictures
+
+    def _parents(self, queries: Sequence[Query], used: Sequence[IntArray]) -> Any:
+        """For each row the one of the step before that it continues; any, for a picture's first."""
+        parents = [
+            slot.first_row + query.parents[rows] for slot, query, rows in zip(self._slots, queries, used, strict=True)
+        ]
+        return np.concatenate(parents).astype(np.int32)
+
+    def _mask(self, width: int) -> FloatArray:
+        """What each row does not see of the cache and its own token: (rows, 1, 1, cached + 1)."""
+        mask = np.zeros((len(self._slots), width, self._cached + 1), np.float32)
+        for place, slot in enumerate(self._slots):
+            mask[place, :, : slot.start] = -np.inf
+        return mask.reshape(-1, 1, 1, self._cached + 1)
+
+    def _drop_stale(self) -> None:
+        """Drops the tokens at the front of the cache that no picture sees, once they are many."""
+        stale = min(slot.start for slot in self._slots)
+        if stale < STALE_TOKENS or stale == self._cached:
+            return
+        for state in self._request.query_state():
+            state.state = ov.Tensor(np.ascontiguousarray(state.state.data[:, :, stale:]))
+        self._cached -= stale
+        for slot in self._slots:
+            slot.start -= stale
+
+
+def ban_table(banned: Sequence[IntArray]) -> IntArray:
+    """Token ids of different numbers for each row as one array, filled up with -1."""
+    longest = max(map(len, banned))
+    table = np.full((len(banned), (longest // BANS_STEP + 1) * BANS_STEP), -1)
+    for row, token_ids in zip(table, banned, strict=True):
+        row[: len(token_ids)] = token_ids
+    return table

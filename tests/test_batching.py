@@ -1,0 +1,139 @@
+"""The queue before the model: who goes when, and that answers decoded together are those decoded alone."""
+
+from collections.abc import Hashable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pytest
+
+from florence_tagger.batching import Batcher
+from florence_tagger.florence import runtime
+from florence_tagger.florence.detector import Detector
+from florence_tagger.media.images import open_picture
+from florence_tagger.schemas import Detection, Frame
+from tests.conftest import SCENES, TRUTH, wait_for
+
+
+def frame(size: int = 8) -> Frame:
+    return Frame(np.zeros((size, size, 3), np.uint8), size, size)
+
+
+class Steps:
+    """A model whose answers take three steps, and which waits for leave at each thing it does.
+
+    Attributes:
+        seen: what it did, in order: "encode" or the number of frames in a step.
+        most_at_once: of encode and step.
+    """
+
+    def __init__(self, capacity: int, takes_turns: bool) -> None:
+        self.capacity, self.takes_turns = capacity, takes_turns
+        self.seen: list[Any] = []
+        self.left: dict[Hashable, int] = {}
+        self.broken = False
+        self.encoding, self.go = Event(), Event()
+        self.go.set()
+        self.overlapped = False
+
+    def encode(self, frame: Frame) -> Frame:
+        self.encoding.set()
+        self.seen.append("encode")
+        assert self.go.wait(30)
+        self.encoding.clear()
+        return frame
+
+    def start(self, key: Hashable, encoded: Frame) -> None:
+        self.left[key] = 3
+
+    def step(self) -> dict[Hashable, Detection | Exception]:
+        self.overlapped |= self.encoding.is_set()
+        self.seen.append(len(self.left))
+        if self.broken:
+            self.left.clear()
+            raise RuntimeError("the device is lost")
+        self.left = {key: left - 1 for key, left in self.left.items()}
+        ended = [key for key, left in self.left.items() if not left]
+        self.left = {key: left for key, left in self.left.items() if left}
+        return dict.fromkeys(ended, Detection(()))
+
+
+def started(model: Any, queue_size: int = 64) -> Batcher:
+    batcher = Batcher(lambda: model, queue_size)
+    assert wait_for(lambda: batcher.ready)
+    return batcher
+
+
+def test_what_waits_is_encoded_first_and_then_decoded_together() -> None:
+    model = Steps(capacity=3, takes_turns=True)
+    model.go.clear()
+    batcher = started(model)
+    results = [batcher.submit(frame()) for _ in range(4)]
+    model.go.set()
+    for result in results:
+        assert result.result(10) == Detection(())
+    assert model.seen == ["encode", "encode", "encode", 3, 3, 3, "encode", 1, 1, 1]
+    assert not model.overlapped
+    batcher.close()
+
+
+def test_a_lone_frame_does_not_wait_for_others() -> None:
+    model = Steps(capacity=3, takes_turns=True)
+    batcher = started(model)
+    assert batcher.submit(frame()).result(10) == Detection(())
+    assert model.seen == ["encode", 1, 1, 1]
+    batcher.close()
+
+
+def test_encoding_overlaps_decoding_where_it_pays() -> None:
+    model = Steps(capacity=2, takes_turns=False)
+    batcher = started(model)
+    first = batcher.submit(frame())
+    assert wait_for(lambda: 1 in model.seen or first.done())
+    model.go.clear()
+    second = batcher.submit(frame())
+    assert model.encoding.wait(10)
+    assert first.result(10) == Detection(())  # while the second is still being looked at
+    assert not second.done()
+    model.go.set()
+    assert second.result(10) == Detection(())
+    batcher.close()
+
+
+def test_a_step_that_fails_costs_its_frames_alone() -> None:
+    model = Steps(capacity=2, takes_turns=True)
+    model.broken = True
+    batcher = started(model)
+    with pytest.raises(RuntimeError, match="device is lost"):
+        batcher.submit(frame()).result(10)
+    model.broken = False
+    assert batcher.submit(frame()).result(10) == Detection(())
+    assert batcher.under_way == 0
+    batcher.close()
+
+
+def test_closing_finishes_what_is_under_way() -> None:
+    model = Steps(capacity=1, takes_turns=True)
+    model.go.clear()
+    batcher = started(model)
+    running, waiting = batcher.submit(frame()), batcher.submit(frame())
+    assert model.encoding.wait(10)
+    with ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(batcher.close)
+        assert wait_for(waiting.cancelled)
+        model.go.set()
+        closing.result(10)
+    assert running.result(0) == Detection(())
+
+
+def test_frames_decoded_together_are_counted_as_alone(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames come and go at their own times, so that rows move and the cache is cut, and nobody's answer changes."""
+    monkeypatch.setattr(runtime, "STALE_TOKENS", 5)
+    frames = [open_picture((SCENES / name).read_bytes(), (192, 192), 10**8) for name in TRUTH]
+    alone = [detector.detect(one) for one in frames]
+    batcher = started(detector)
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda one: batcher.submit(one, 60).result(60), frames * 4))
+    batcher.close()
+    assert together == alone * 4
