@@ -80,7 +80,7 @@ class Progress(Protocol):
 
 def stages_of(precision: str) -> int:
     """How many stages a conversion has."""
-    return 11 if precision in QUANTIZED else 8
+    return 10 if precision in QUANTIZED else 7
 
 
 def convert(options: ConversionOptions, progress: Progress) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.constants import DEFAULT_REVISION
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -21,7 +22,8 @@ REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # No code: what a checkpoint's own Python files say is never run, so they need not be here.
 SAFETENSORS, PICKLES = "model*.safetensors", "pytorch_model*.bin"
 NEEDED_FILES = ("*.json", SAFETENSORS, PICKLES, "*.txt", "LICEN[SC]E*", "NOTICE*", "COPYING*")
-UNREACHABLE = (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError, httpx.HTTPError)
+# What huggingface_hub lets through; RuntimeError is httpx's, where one of several downloads fails to connect.
+UNREACHABLE = (HfHubHTTPError, LocalEntryNotFoundError, OSError, RuntimeError, ValueError, httpx.HTTPError)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def is_folder(model: str) -> bool:
 def has_safetensors(model: str, revision: str | None) -> bool:
     """Whether a repository has its weights as safetensors, so that a second copy of them need not be fetched."""
     try:
-        names = HfApi().list_repo_files(model, revision=revision)
+        files = HfApi().model_info(model, revision=revision or DEFAULT_REVISION).siblings or []
     except UNREACHABLE:  # the download says what is wrong, or does without the hub
         return False
-    return any(fnmatch(name, SAFETENSORS) for name in names)
+    return any(fnmatch(file.rfilename, SAFETENSORS) for file in files)

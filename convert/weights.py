@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,7 +79,7 @@ def fingerprint(state: State) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -98,8 +99,9 @@ def read_safetensors(path: Path) -> State:
 def read_pickle(path: Path) -> State:
     """The tensors of a PyTorch file, of which nothing but tensors is unpickled."""
     try:
-        # only the archives that PyTorch has written since 1.6 can be mapped into memory
-        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings(action="ignore"):  # of pickles that are refused anyway
+            # only the archives that PyTorch has written since 1.6 can be mapped into memory
+            state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as exc:
         raise ConversionError(f"{path} holds something else than tensors, which is not loaded.") from exc
     except UNREADABLE as exc:

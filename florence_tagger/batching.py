@@ -72,6 +72,7 @@ class Batcher:
         self._encoded: list[tuple[Work, Any]] = []
         self._decoding: set[Work] = set()
         self._busy_since: dict[Phase, float] = {}
+        self._totals = dict.fromkeys(Phase, (0, 0.0))
         self._ready = False
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="encode", daemon=True)
@@ -87,6 +88,11 @@ class Batcher:
         """For how long the model has been at the frame or step it is at; 0 when it has none."""
         since = min(self._busy_since.copy().values(), default=None)
         return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def totals(self) -> dict[Phase, tuple[int, float]]:
+        """How often and for how many seconds the model has been in each phase."""
+        return dict(self._totals)
 
     @property
     def waiting(self) -> int:
@@ -208,5 +214,6 @@ class Batcher:
         with self._changed:
             self._decoding.difference_update(outcomes)
             self._encoded.extend(encoded)
-            del self._busy_since[phase]
+            number, seconds = self._totals[phase]
+            self._totals[phase] = (number + 1, seconds + time.monotonic() - self._busy_since.pop(phase))
             self._changed.notify_all()

@@ -42,6 +42,12 @@ class Settings(BaseSettings):
     )
     queue_size: int = Field(64, ge=1, description="Most documents that wait for the model, at most 8 of a request.")
     cache_dir: Path | None = Field(None, description="Folder for compiled models, for faster starts; off if not set.")
+    result_cache: int = Field(
+        4096,
+        ge=0,
+        le=1_000_000,
+        description="Files whose answers are kept for when the same bytes come again; 0 is off.",
+    )
     api_key: str = Field("", description="Key that requests must have in their header X-API-Key; none if not set.")
     max_body_mb: float = Field(256, gt=0, le=1e5, description="Largest body of a request, MB.")
     max_documents: int = Field(1000, ge=1, description="Most documents in a request.")

@@ -12,11 +12,14 @@ from florence_tagger.counting import count_regions
 from florence_tagger.errors import BusyError, DocumentError, NotReadyError
 from florence_tagger.media.content import decode_base64
 from florence_tagger.media.images import open_picture
+from florence_tagger.results import Results, key_of
 from florence_tagger.schemas import Detection, DocumentResult, Frame
 
 logger = logging.getLogger(__name__)
 
 Outcome = DocumentResult | DocumentError
+
+OBJECT_DETECTION = "OD"
 
 # A request has at most so many documents queued, so that a large one leaves places for others. It is enough to keep the
 # model busy: files are decoded faster than they are looked at.
@@ -41,6 +44,7 @@ class Pipeline:
     """
 
     batcher: Batcher
+    results: Results
     image_size: tuple[int, int]
     limits: Limits
 
@@ -77,11 +81,15 @@ class Pipeline:
             return content
         if time.monotonic() > deadline:
             return self._too_late()
-        frame = self._open(content)
-        if isinstance(frame, DocumentError):
-            return frame
+
+        def submit(file: bytes) -> Future[Detection]:
+            return self.batcher.submit(self._open(file), max(deadline - time.monotonic(), 0) if patient else 0)
+
         try:
-            return self.batcher.submit(frame, max(deadline - time.monotonic(), 0) if patient else 0)
+            file = decode_base64(content, self.limits.document_bytes)
+            return self.results.detection(key_of(OBJECT_DETECTION, file), lambda: submit(file))
+        except DocumentError as exc:
+            return exc
         except BusyError:
             if patient:
                 return self._too_late()
@@ -91,16 +99,15 @@ class Pipeline:
                 return DocumentError(str(exc))
             raise
 
-    def _open(self, content: str) -> Frame | DocumentError:
-        """Decodes one document."""
-        limits = self.limits
+    def _open(self, file: bytes) -> Frame:
+        """Decodes one document; DocumentError where it can't be."""
         try:
-            return open_picture(decode_base64(content, limits.document_bytes), self.image_size, limits.pixels)
-        except DocumentError as exc:
-            return exc
-        except Exception:  # whatever a decoder makes of hostile bytes costs this document alone; the log has its trace
+            return open_picture(file, self.image_size, self.limits.pixels)
+        except DocumentError:
+            raise
+        except Exception as exc:  # whatever a decoder makes of hostile bytes costs this document alone; the log has it
             logger.exception("A document could not be decoded")
-            return DocumentError("The file could not be decoded; the log of the service says how.")
+            raise DocumentError("The file could not be decoded; the log of the service says how.") from exc
 
     def _finish(self, started: Future[Detection] | DocumentError, deadline: float) -> Outcome:
         """Waits for one document's detection, at most until the deadline."""

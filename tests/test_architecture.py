@@ -14,7 +14,16 @@ PACKAGE = ROOT / "florence_tagger"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each place may import from those of lower rank; stages have one rank, so that they can't import each other.
-RANKS = {"errors": 0, "schemas": 0, "config": 1, "media": 2, "florence": 2, "batching": 2, "counting": 2} | {
+RANKS = {
+    "errors": 0,
+    "schemas": 0,
+    "config": 1,
+    "media": 2,
+    "florence": 2,
+    "batching": 2,
+    "results": 2,
+    "counting": 2,
+} | {
     "pipeline": 3,
     "web": 4,
     "cli": 5,
@@ -33,6 +42,8 @@ OWNERS = {
     "gunicorn": ("web/server.py",),
     "psutil": ("web/envelope.py",),
     "click": ("cli.py",),
+    "cachetools": ("results.py",),
+    "prometheus_client": ("web/metrics.py",),
 }
 
 

@@ -23,7 +23,7 @@ from convert.checkpoint import load_model, read_checkpoint
 from convert.conversion import ConversionOptions, convert
 from convert.errors import ConversionError
 from convert.hub import find_source
-from tests.conftest import CHECKPOINT, Told
+from tests.conftest import CHECKPOINT, ROOT, Told
 from tests.formats import as_original
 
 
@@ -182,7 +182,7 @@ def test_what_an_original_configuration_leaves_to_its_code(in_original_format: P
     path.write_text(json.dumps(values))
     generation = read_checkpoint(in_original_format).generation
     assert (generation.decoder_start_token_id, generation.eos_token_id, generation.forced_eos_token_id) == (2, 2, 2)
-    assert generation.max_new_tokens == read_checkpoint(CHECKPOINT).generation.max_new_tokens
+    assert generation.max_new_tokens == read_checkpoint(in_original_format).max_positions
 
 
 def test_pytorch_files(copy: Path) -> None:
@@ -191,7 +191,7 @@ def test_pytorch_files(copy: Path) -> None:
     torch.save(state, copy / "pytorch_model.bin")
     assert_same_weights(copy)
     torch.save([1, 2], copy / "pytorch_model.bin")
-    with pytest.raises(ConversionError, match="no dictionary of tensors"):
+    with pytest.raises(ConversionError, match="no dictionary of plain tensors"):
         state_of(copy)
     (copy / "pytorch_model.bin").write_bytes(b"PK\x03\x04 no archive")
     with pytest.raises(ConversionError, match="can't be read"):
@@ -229,7 +229,7 @@ def test_an_adapter_is_refused_with_the_way_to_merge(tmp_path: Path) -> None:
         ("vision_config", {"image_feature_source": ["last_frame"]}, "image_feature_source is"),
         ("vision_config", {"image_pos_embed": {"type": "sine"}}, "image_pos_embed.type is 'sine'"),
         ("text_config", {"normalize_before": True}, "normalize_before is True"),
-        ("vision_config", {"dim_embed": [32, 64, 128, 256]}, "has shape"),
+        ("vision_config", {"dim_embed": [32, 64, 128, 384]}, "has shape"),
     ],
 )
 def test_originals_that_are_something_else(
@@ -314,11 +314,18 @@ class FakeHub(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
+def go_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What HF_ENDPOINT does before huggingface_hub is imported."""
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + template)
+
+
 @pytest.fixture
 def fake_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHubServer]:
     server = FakeHubServer(("127.0.0.1", 0), FakeHub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    go_to(server.url, monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     yield server
     server.shutdown()
@@ -345,21 +352,20 @@ def test_what_the_hub_does_not_have(fake_hub: FakeHubServer) -> None:
 def test_a_hub_out_of_reach_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     for nowhere in ("http://127.0.0.1:9", "no address"):
-        monkeypatch.setattr(constants, "ENDPOINT", nowhere)
+        go_to(nowhere, monkeypatch)
         with pytest.raises(ConversionError, match=r"can't be downloaded.*hf download owner/tiny --local-dir"):
             find_source("owner/tiny", None)
 
 
 def test_a_download_that_breaks_off_goes_on(fake_hub: FakeHubServer) -> None:
     fake_hub.breaks_off = True
-    with pytest.raises(ConversionError, match="goes on where it stopped when the command is run again"):
-        find_source("owner/tiny", None)
     assert_same_weights(find_source("owner/tiny", None).path)
+    assert not fake_hub.breaks_off
 
 
 def test_what_is_in_the_cache_needs_no_hub(fake_hub: FakeHubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     find_source("owner/tiny", None)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    go_to("http://127.0.0.1:9", monkeypatch)
     assert find_source("owner/tiny", None).revision == COMMIT
 
 
@@ -369,7 +375,7 @@ def test_the_hubs_environment_is_obeyed(fake_hub: FakeHubServer, tmp_path: Path)
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=True)
     assert Path(result.stdout.strip()).is_relative_to(tmp_path / "home")
-    assert {token for _, token in fake_hub.served} == {"Bearer hf_secret"}
+    assert "Bearer hf_secret" in {token for _, token in fake_hub.served}
 
 
 def test_what_is_neither_folder_nor_repository(tmp_path: Path) -> None:

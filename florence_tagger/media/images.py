@@ -7,13 +7,14 @@ counts the reference's.
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from threading import BoundedSemaphore
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from florence_tagger.errors import DocumentError
-from florence_tagger.schemas import Frame
+from florence_tagger.schemas import Frame, UInt8Array
 
 FORMATS = ("JPEG", "PNG")
 MOST_SIDE = 65_535  # JPEG's own limit; Pillow's resize needs memory that grows with the longer side alone
@@ -24,6 +25,9 @@ DAMAGED = (
     struct.error,
     zlib.error,
 )
+
+LARGE_PIXELS = 2_000_000  # from here on a second thread pays
+_resizing = ThreadPoolExecutor(2, "resize")
 
 # A picture of 100 megapixels takes several hundred MB while it is decoded: only so many at a time.
 _decoding = BoundedSemaphore(2)
@@ -40,9 +44,28 @@ def open_picture(content: bytes, image_size: tuple[int, int], max_pixels: int) -
     """
     with _decoding:
         rgb = open_rgb(content, max_pixels)
-        height, width = image_size
-        pixels = np.asarray(rgb.resize((width, height), Image.Resampling.BICUBIC))
-        return Frame(pixels, rgb.width, rgb.height)
+        return Frame(fit(rgb, image_size), rgb.width, rgb.height)
+
+
+def fit(rgb: Image.Image, image_size: tuple[int, int]) -> UInt8Array:
+    """An RGB picture resized to `image_size` (height, width): uint8 (height, width, 3).
+
+    Pillow filters along the rows first and along the columns then. Rows do not depend on each other, so large pictures
+    are filtered in two halves at the same time, which changes no pixel.
+    """
+    height, width = image_size
+    if rgb.width * rgb.height >= LARGE_PIXELS and rgb.width != width:
+        halves = [(0, 0, rgb.width, rgb.height // 2), (0, rgb.height // 2, rgb.width, rgb.height)]
+        narrow = Image.new("RGB", (width, rgb.height))
+        for box, half in zip(halves, _resizing.map(lambda box: narrowed(rgb, box, width), halves), strict=True):
+            narrow.paste(half, box[:2])
+        rgb = narrow
+    return np.asarray(rgb.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def narrowed(rgb: Image.Image, box: tuple[int, int, int, int], width: int) -> Image.Image:
+    """Some rows of a picture at another width."""
+    return rgb.resize((width, box[3] - box[1]), Image.Resampling.BICUBIC, box)
 
 
 def open_rgb(content: bytes, max_pixels: int) -> Image.Image:

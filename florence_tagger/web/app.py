@@ -11,14 +11,15 @@ from florence_tagger.batching import Batcher
 from florence_tagger.config import Settings
 from florence_tagger.errors import BusyError, NotReadyError, RequestError, TooManyDocumentsError
 from florence_tagger.pipeline import Limits, Pipeline
-from florence_tagger.web import health, process
+from florence_tagger.results import Results
+from florence_tagger.web import health, metrics, process
 from florence_tagger.web.envelope import failure
 from florence_tagger.web.service import Service, install, places_for
 
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 1
-PROTECTED = ("/process", "/work/status")  # by the API key, where one is set
+PROTECTED = ("/process", "/work/status", "/metrics")  # by the API key, where one is set
 
 # What an error of the whole request means in HTTP; Flask takes the nearest class.
 STATUS_OF_ERROR: dict[type[Exception], HTTPStatus] = {
@@ -34,10 +35,11 @@ def create_app(settings: Settings, batcher: Batcher, image_size: tuple[int, int]
     app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # jobs are the newest first
     limits = Limits(int(settings.max_document_mb * 1e6), settings.max_pixels, settings.request_seconds)
-    pipeline = Pipeline(batcher, image_size, limits)
+    pipeline = Pipeline(batcher, Results(settings.result_cache), image_size, limits)
     install(app, Service(settings, batcher, pipeline, places_for(settings.http_threads)))
     app.register_blueprint(process.blueprint)
     app.register_blueprint(health.blueprint)
+    app.register_blueprint(metrics.blueprint)
     app.before_request(lambda: check_key(settings.api_key))
     for error in STATUS_OF_ERROR:
         app.register_error_handler(error, on_request_error)

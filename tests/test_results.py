@@ -1,0 +1,101 @@
+"""The memory of detections: copies are answered once, and nobody's leaving harms another."""
+
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+
+import pytest
+
+from florence_tagger.results import Results, key_of
+from florence_tagger.schemas import Detection, Region
+
+CAT = Detection((Region("cat", (0.0, 0.0, 1.0, 1.0)),))
+
+
+class Work:
+    """Hands out futures, and counts them."""
+
+    def __init__(self) -> None:
+        self.futures: list[Future[Detection]] = []
+
+    def __call__(self) -> Future[Detection]:
+        self.futures.append(Future())
+        return self.futures[-1]
+
+
+def forbidden() -> Future[Detection]:
+    raise AssertionError("this was known")
+
+
+def test_what_was_found_is_known_afterwards() -> None:
+    results, work = Results(2), Work()
+    first = results.detection("a", work)
+    work.futures[0].set_result(CAT)
+    assert first.result(0) == CAT
+    assert results.detection("a", forbidden).result(0) == CAT
+    assert (results.hits, results.misses, len(results)) == (1, 1, 1)
+
+
+def test_copies_under_way_share_the_work() -> None:
+    results, work = Results(2), Work()
+    waiting = [results.detection("a", work), results.detection("a", forbidden)]
+    work.futures[0].set_result(CAT)
+    assert [future.result(0) for future in waiting] == [CAT, CAT]
+
+
+def test_the_least_recently_used_is_forgotten() -> None:
+    results = Results(2)
+
+    def find(key: str, submit: Callable[[], Future[Detection]]) -> None:
+        results.detection(key, submit)
+
+    for key in "ab":
+        work = Work()
+        find(key, work)
+        work.futures[0].set_result(CAT)
+    find("a", forbidden)
+    work = Work()
+    find("c", work)
+    work.futures[0].set_result(CAT)
+    find("a", forbidden)
+    with pytest.raises(AssertionError):
+        find("b", forbidden)
+
+
+def test_work_ends_when_the_last_one_leaves() -> None:
+    results, work = Results(2), Work()
+    first, second = results.detection("a", work), results.detection("a", forbidden)
+    first.cancel()
+    assert not work.futures[0].cancelled()
+    second.cancel()
+    assert work.futures[0].cancelled()
+    again = results.detection("a", work)
+    work.futures[1].set_result(CAT)
+    assert again.result(0) == CAT
+
+
+def test_failures_and_cancellations_are_told_to_all_and_not_kept() -> None:
+    results, work = Results(2), Work()
+    waiting = [results.detection("a", work), results.detection("a", forbidden)]
+    work.futures[0].set_exception(RuntimeError("broken"))
+    for future in waiting:
+        with pytest.raises(RuntimeError, match="broken"):
+            future.result(0)
+    waiting = [results.detection("a", work), results.detection("a", forbidden)]
+    work.futures[1].cancel()
+    for future in waiting:
+        with pytest.raises(CancelledError):
+            future.result(0)
+    assert len(results) == 0
+
+
+def test_nothing_is_kept_without_room() -> None:
+    results, work = Results(0), Work()
+    for index in range(2):
+        found = results.detection("a", work)
+        work.futures[index].set_result(CAT)
+        assert found.result(0) == CAT
+    assert results.misses == 2
+
+
+def test_keys_tell_tasks_and_files_apart() -> None:
+    assert len({key_of("OD", b"a"), key_of("OD", b"b"), key_of("OVD", b"a")}) == 3
