@@ -81,23 +81,20 @@ class Pipeline:
             return content
         if time.monotonic() > deadline:
             return self._too_late()
-
-        def submit(file: bytes) -> Future[Detection]:
-            return self.batcher.submit(self._open(file), max(deadline - time.monotonic(), 0) if patient else 0)
-
         try:
             file = decode_base64(content, self.limits.document_bytes)
-            return self.results.detection(key_of(OBJECT_DETECTION, file), lambda: submit(file))
+            wait_until = deadline if patient else 0.0
+            return self.results.detection(key_of(OBJECT_DETECTION, file), lambda: self._submit(file, wait_until))
         except DocumentError as exc:
             return exc
-        except BusyError:
-            if patient:
-                return self._too_late()
-            raise
-        except NotReadyError as exc:
-            if patient:
-                return DocumentError(str(exc))
-            raise
+        except (BusyError, NotReadyError) as exc:
+            if not patient:
+                raise
+            return self._too_late() if isinstance(exc, BusyError) else DocumentError(str(exc))
+
+    def _submit(self, file: bytes, wait_until: float) -> Future[Detection]:
+        """Decodes and queues a file that is not known."""
+        return self.batcher.submit(self._open(file), max(wait_until - time.monotonic(), 0.0))
 
     def _open(self, file: bytes) -> Frame:
         """Decodes one document; DocumentError where it can't be."""

@@ -42,6 +42,11 @@ def document(content: bytes, **fields: Any) -> dict[str, Any]:
     } | fields
 
 
+def variants(content: bytes, number: int) -> list[bytes]:
+    """Files of the same picture that are not the same bytes; what follows its end is nothing to a decoder."""
+    return [content + b"." * index for index in range(number)]
+
+
 def content_for(counts: dict[str, int]) -> list[dict[str, int]]:
     """The content of a treated document that has these counts."""
     return [{label: counts[label]} for label in sorted(counts)]

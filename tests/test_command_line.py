@@ -16,7 +16,9 @@ from florence_tagger import __version__
 from florence_tagger.cli import main
 from florence_tagger.config import DEFAULT_MODEL, Settings, load_settings
 from florence_tagger.errors import SettingsError
-from tests.conftest import ROOT, SCENES, RunningServer, document, free_port, start_server, stop_server
+from tests.conftest import ROOT, SCENES, RunningServer, document, free_port, start_server, stop_server, variants
+
+SCENE = (SCENES / "scene00.png").read_bytes()
 
 
 def test_settings_come_from_the_environment_and_options_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +109,7 @@ def test_options_reach_the_service(tmp_path: Path) -> None:
     running = start_server(tmp_path / "log.txt", "--max-documents", "1", "--num-beams", "1", "--api-key", "secret")
     assert running.post({"documents": []}).status_code == 401
     headers = {"X-API-Key": "secret"}
-    sent = document((SCENES / "scene00.png").read_bytes())
+    sent = document(SCENE)
     assert running.post({"documents": [sent] * 2}, headers=headers).status_code == 413
     assert running.post({"documents": [sent]}, headers=headers).json()["number_documents_treated"] == 1
     assert stop_server(running) == 0
@@ -115,7 +117,7 @@ def test_options_reach_the_service(tmp_path: Path) -> None:
 
 def test_a_request_is_finished_before_the_service_stops(tmp_path: Path) -> None:
     running = start_server(tmp_path / "log.txt")
-    body = {"documents": [document((SCENES / "scene00.png").read_bytes())] * 100}
+    body = {"documents": [document(content) for content in variants(SCENE, 100)]}
     with ThreadPoolExecutor(1) as pool:
         request = pool.submit(running.post, body)
         deadline = time.monotonic() + 30
@@ -128,7 +130,7 @@ def test_a_request_is_finished_before_the_service_stops(tmp_path: Path) -> None:
 
 def test_an_interrupted_service_answers_with_what_is_done(tmp_path: Path) -> None:
     running = start_server(tmp_path / "log.txt", "--num-beams", "8")
-    body = {"documents": [document((SCENES / "scene00.png").read_bytes(), id=str(i)) for i in range(500)]}
+    body = {"documents": [document(one, id=str(i)) for i, one in enumerate(variants(SCENE, 500))]}
     with ThreadPoolExecutor(1) as pool:
         request = pool.submit(running.post, body)
         deadline = time.monotonic() + 30

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 import requests
+from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import SCENES, TRUTH, RunningServer, content_for, document
+from tests.conftest import SCENES, TRUTH, RunningServer, content_for, document, variants
 
 
 @pytest.mark.parametrize("name", TRUTH)
@@ -95,10 +96,30 @@ def test_idle_memory(server: RunningServer) -> None:
 
 
 def test_health_answers_while_the_model_works(server: RunningServer) -> None:
-    body = {"documents": [document((SCENES / "scene00.png").read_bytes())] * 200}
+    body = {"documents": [document(content) for content in variants((SCENES / "scene00.png").read_bytes(), 200)]}
     with ThreadPoolExecutor(1) as pool:
         work = pool.submit(server.post, body)
         time.sleep(0.5)
         assert not work.done()
         assert requests.get(f"{server.url}/health-check", timeout=2).status_code == 200
         assert work.result().json()["number_documents_treated"] == 200
+
+
+def numbers(server: RunningServer) -> dict[str, float]:
+    """What /metrics tells, by name."""
+    families = text_string_to_metric_families(server.get("/metrics").text)
+    return {sample.name: sample.value for family in families for sample in family.samples}
+
+
+def test_copies_are_answered_from_memory(server: RunningServer) -> None:
+    before = numbers(server)
+    body = {"documents": [document((SCENES / "scene02.png").read_bytes() + b"copy")] * 5}
+    answers = [server.post(body).json()["data"] for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert answers[0][0]["source"]["content"] == content_for(TRUTH["scene02.png"])
+    told = {name: value - before[name] for name, value in numbers(server).items()}
+    assert told["florence_result_cache_misses_total"] == 1
+    assert told["florence_result_cache_hits_total"] == 9
+    assert told["florence_encode_steps_total"] == 1
+    assert told["florence_decode_steps_total"] > 5
+    assert (numbers(server)["florence_ready"], numbers(server)["florence_waiting"]) == (1, 0)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.content import decode_base64
-from florence_tagger.media.images import open_picture
+from florence_tagger.media.images import fit, open_picture
 from florence_tagger.schemas import Frame
 
 SIZE = (48, 64)
@@ -32,6 +32,16 @@ def opened(content: bytes, max_pixels: int = PLENTY) -> Frame:
 
 def noise(*shape: int) -> Any:
     return np.random.default_rng(5).integers(0, 256, shape, np.uint8)
+
+
+SHAPES = [(1501, 2003), (1634, 1226), (4032, 3024), (4000, 3000), (3024, 4032), (1442, 1442), (2500, 1500), (33, 65535)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [(768, 768), (192, 192)])
+def test_large_pictures_are_resized_as_pillow_does_it(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    picture = Image.fromarray(noise(*shape, 3))
+    np.testing.assert_array_equal(fit(picture, size), picture.resize(size, Image.Resampling.BICUBIC))
 
 
 @pytest.mark.parametrize("shape", [(301, 97, 3), (20, 30, 3), (48, 64, 3)])

@@ -45,7 +45,7 @@ PNG = png()
 
 
 def application(model: FakeModel, **given: Any) -> tuple[Flask, Batcher]:
-    chosen: Settings = load_settings(given)
+    chosen: Settings = load_settings({"result_cache": 0} | given)
     batcher = Batcher(lambda: model, chosen.queue_size)
     assert wait_for(lambda: batcher.ready)
     return create_app(chosen, batcher, (16, 16)), batcher
