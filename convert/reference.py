@@ -1,16 +1,22 @@
 """The reference: transformers' own model, processor and `generate` in f32, which the serving side must agree with."""
 
+import json
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
 from transformers import GenerationConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from convert.checkpoint import Checkpoint, load_model
+from convert.checkpoint import Checkpoint, load_model, read_checkpoint
 from convert.pictures import read_rgb
-from florence_tagger.florence.decoding import FloatArray, GenerationSettings
+from convert.quiet import quiet_libraries
+from florence_tagger.errors import TaggerError
+from florence_tagger.florence.decoding import FloatArray, GenerationSettings, exactly
 from florence_tagger.florence.detector import OBJECT_DETECTION
 
 
@@ -72,3 +78,28 @@ def generate(model: Any, settings: GenerationSettings, **inputs: torch.Tensor) -
     )
     attention_mask = torch.ones_like(inputs["input_ids"])
     return tuple(model.generate(**inputs, attention_mask=attention_mask)[0, 1:].tolist())
+
+
+@click.command()
+@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Checkpoint folder.")
+@click.option("--beams", type=click.IntRange(1, 16), help="Beams of the search; the checkpoint's.")
+@click.option("--tokens", type=click.IntRange(min=2), help="Exactly so many tokens; the answer's own number.")
+def main(checkpoint: Path, beams: int | None, tokens: int | None) -> None:
+    """Answers for pictures whose paths come on standard input, each with a line of JSON: seconds and token ids."""
+    quiet_libraries()
+    try:
+        read = read_checkpoint(checkpoint)
+        wanted = exactly(read.generation, beams, tokens)
+        reference = Reference(read)
+        for line in sys.stdin:
+            started = time.perf_counter()
+            token_ids = reference.generate(Path(line.rstrip("\n")), wanted)
+            click.echo(json.dumps({"seconds": time.perf_counter() - started, "token_ids": token_ids}))
+            sys.stdout.flush()
+    except TaggerError as exc:
+        click.echo(f"Error: {exc}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,6 @@
-"""The command line: `python -m florence_tagger serve`."""
+"""The command line: `python -m florence_tagger serve`, `check`, `benchmark`."""
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import click
 
 from florence_tagger import __version__
-from florence_tagger.config import PREFIX, Settings, load_settings
+from florence_tagger.config import DEFAULT_MODEL, PREFIX, Settings, load_settings
 from florence_tagger.errors import TaggerError
 from florence_tagger.florence.folder import check_hashes, read_folder
 
@@ -54,6 +55,36 @@ def check(model_dir: Path) -> None:
         click.echo(f"Error: {exc}", err=True)
         sys.exit(1)
     click.echo(f"{folder.name} ({folder.precision}, {folder.sha256[:12]}) is complete and unchanged.")
+
+
+@main.command()
+@click.option("--model", type=click.Path(path_type=Path), default=DEFAULT_MODEL, help="Model folder; the bundled one.")
+@click.option("--compare", type=click.Path(path_type=Path), help="Its checkpoint, to run through PyTorch beside it.")
+@click.option("--device", help="OpenVINO device, as in FLORENCE_DEVICE.")
+@click.option("--beams", type=click.IntRange(1, 16), help="Beams of the search; the checkpoint's.")
+@click.option("--tokens", type=click.IntRange(2), help="Exactly so many tokens an answer; the answers' own number.")
+@click.option("--concurrency", type=click.IntRange(1, 64), default=1, show_default=True, help="Requests at a time.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Repetitions; medians are told.")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of pictures; photos of 12 megapixels are made.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="File for the figures.")
+def benchmark(device: str | None, json_file: Path | None, **given: Any) -> None:
+    """Measures this machine: time per stage, throughput, memory, and how near that is to what the machine can do.
+
+    All FLORENCE_* variables are obeyed; answers are never taken from the cache.
+    """
+    from florence_tagger.benchmark.run import BenchmarkOptions, report, run_benchmark  # loads OpenVINO
+
+    try:
+        settings = load_settings({"device": device} if device else {})
+        figures = run_benchmark(
+            BenchmarkOptions(**given), settings, lambda what: click.echo(f"measuring {what}", err=True)
+        )
+        if json_file:
+            json_file.write_text(json.dumps(figures, indent=2) + "\n")
+    except (TaggerError, OSError) as exc:
+        click.echo(f"Error: {exc}", err=True)
+        sys.exit(1)
+    report(figures)
 
 
 main.add_command(click.Command("serve", params=setting_options(), callback=serve, help=serve.__doc__))

@@ -26,13 +26,14 @@ RANKS = {
 } | {
     "pipeline": 3,
     "web": 4,
+    "benchmark": 4,
     "cli": 5,
     "__main__": 6,
 }
 
 # Each foreign library has one owner, of one module or two.
 OWNERS = {
-    "openvino": ("florence/devices.py", "florence/runtime.py"),
+    "openvino": ("florence/devices.py", "florence/limits.py", "florence/runtime.py"),
     "tokenizers": ("florence/tokenizer.py",),
     "PIL": ("media/images.py",),
     "pydantic": ("config.py",),
@@ -40,7 +41,7 @@ OWNERS = {
     "flask": ("web",),
     "werkzeug": ("web",),
     "gunicorn": ("web/server.py",),
-    "psutil": ("web/envelope.py",),
+    "psutil": ("web/envelope.py", "benchmark/processes.py"),
     "click": ("cli.py",),
     "cachetools": ("results.py",),
     "prometheus_client": ("web/metrics.py",),

@@ -8,7 +8,7 @@ the loop that it is, and whoever drives it may run the queries of many searches 
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -77,6 +77,12 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         if self.num_beams < 1 or self.max_new_tokens < 1:
             raise ValueError(f"{self.num_beams} beams and {self.max_new_tokens} tokens: there must be one at least")
+
+
+def exactly(own: GenerationSettings, beams: int | None, tokens: int | None) -> GenerationSettings:
+    """Generation settings with other beams, and answers of exactly so many tokens."""
+    wanted = replace(own, num_beams=beams or own.num_beams)
+    return wanted if tokens is None else replace(wanted, max_new_tokens=tokens, min_new_tokens=tokens)
 
 
 @dataclass(frozen=True)

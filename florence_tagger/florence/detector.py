@@ -49,7 +49,7 @@ class Detector:
         self.generation = replace(generation, max_new_tokens=min(generation.max_new_tokens, folder.max_positions))
         self._tokenizer = Tokenizer(folder.read_text("tokenizer.json"))
         self._runtime = Runtime(folder, options, core)
-        self._prompt_ids = self._tokenizer.encode(OBJECT_DETECTION)
+        self.prompt_ids = self._tokenizer.encode(OBJECT_DETECTION)
         self._answers: Generation[Hashable, CrossAttention] = Generation(self._runtime.decoder)
         self._sizes: dict[Hashable, tuple[int, int]] = {}
 
@@ -59,13 +59,18 @@ class Detector:
         return self._runtime.devices
 
     @property
+    def precisions(self) -> dict[str, str]:
+        """The precision in which each graph computes, by its name."""
+        return self._runtime.precisions
+
+    @property
     def takes_turns(self) -> bool:
         """Whether encoding and decoding only slow each other down when they run at the same time, as on a CPU."""
         return "CPU" in (self.devices["vision"], self.devices["decoder"])
 
     def encode(self, frame: Frame) -> Encoded:
         """Looks at a frame."""
-        return Encoded(self._runtime.encode(frame.pixels, self._prompt_ids), frame.width, frame.height)
+        return Encoded(self._runtime.encode(frame.pixels, self.prompt_ids), frame.width, frame.height)
 
     def start(self, key: Hashable, encoded: Encoded) -> None:
         """Begins the answer for a frame, decoded with the detector's own settings; there must be room for it."""
@@ -89,7 +94,7 @@ class Detector:
 
     def generate(self, pixels: UInt8Array, settings: GenerationSettings) -> Decoded:
         """What the model says of uint8 pixels (H, W, 3) of its input size; nothing else may be under way."""
-        self._answers.start(None, self._runtime.encode(pixels, self._prompt_ids), settings)
+        self._answers.start(None, self._runtime.encode(pixels, self.prompt_ids), settings)
         while not (said := self._answers.step()):
             pass
         return raised(said[None])
@@ -98,6 +103,10 @@ class Detector:
         width, height = self._sizes.pop(key)
         if isinstance(decoded, Exception):
             return decoded
+        return self.read(decoded, width, height)
+
+    def read(self, decoded: Decoded, width: int, height: int) -> Detection:
+        """What an answer says was found in a picture of `width` and `height` pixels."""
         return Detection(parse_regions(decoded.token_ids, self._tokenizer, width, height), decoded.truncated)
 
 

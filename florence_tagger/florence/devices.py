@@ -50,13 +50,14 @@ def choose_device(wanted: str, available: Sequence[str]) -> tuple[str, ...]:
 
 
 class Compiler:
-    """Reads and compiles graphs as the options say, and remembers which device each one got."""
+    """Reads and compiles graphs as the options say, and remembers what each one got."""
 
     def __init__(self, options: RuntimeOptions, core: Any = None) -> None:
         self._core = core or ov.Core()
         self._devices_to_try = choose_device(options.device, self._core.available_devices)
         self._options = options
         self.devices: dict[str, str] = {}
+        self.precisions: dict[str, str] = {}
 
     def read(self, path: Path) -> Any:
         """The graph in an IR file; ModelError where it can't be read."""
@@ -80,6 +81,7 @@ class Compiler:
                 logger.warning("%s does not compile on %s: %s", name, device, reason_of(exc))
             else:
                 self.devices[name] = device
+                self.precisions[name] = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
                 return compiled
         raise ModelError(f"The {name} compiles on no device. {' '.join(failures)}")
 

@@ -3,7 +3,9 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,24 @@ def memory_gb_per_s(threads: int) -> float:
         return READ_BYTES / fastest(lambda: list(pool.map(np.sum, parts))) / 1e9
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a picture asks: GFLOP of vision and encoder, and the bytes of weights that each decoder step reads."""
+
+    vision_gflop: float
+    encoder_gflop: float
+    decoder_bytes: int
+
+
+def work_of(folder: Path, prompt_tokens: int) -> Work:
+    """The work of a model folder's graphs for a prompt of so many tokens."""
+    core = ov.Core()
+    vision, encoder, decoder = (core.read_model(folder / f"{name}.xml") for name in ("vision", "encoder", "decoder"))
+    prompt = encoder.input("prompt_embeddings")
+    encoder.reshape({"prompt_embeddings": [1, prompt_tokens, prompt.partial_shape[2].get_length()]})
+    return Work(gflop_of(vision), gflop_of(encoder), weight_bytes_of(decoder))
+
+
 def gflop_of(model: Any) -> float:
     """GFLOP of the matrix products and convolutions in a graph of static shapes: two for each multiplication."""
     return sum(flop_of(node) for node in model.get_ordered_ops()) / 1e9
@@ -51,11 +71,11 @@ def flop_of(node: Any) -> int:
     kind, shape = node.get_type_name(), tuple(node.output(0).shape) if node.outputs() else ()
     if kind == "MatMul":
         inner = tuple(node.input_value(0).shape)[-2 if node.get_attributes()["transpose_a"] else -1]
-        return 2 * prod(shape) * int(inner)
+        return int(2 * prod(shape) * inner)
     if kind == "Convolution":  # weights (out, in, y, x)
-        return 2 * prod(shape) * prod(tuple(node.input_value(1).shape)[1:])
+        return int(2 * prod(shape) * prod(tuple(node.input_value(1).shape)[1:]))
     if kind == "GroupConvolution":  # weights (groups, out, in, y, x)
-        return 2 * prod(shape) * prod(tuple(node.input_value(1).shape)[2:])
+        return int(2 * prod(shape) * prod(tuple(node.input_value(1).shape)[2:]))
     return 0
 
 

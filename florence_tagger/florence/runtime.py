@@ -53,6 +53,11 @@ class Runtime:
         """The device of each graph by its name."""
         return self._compiler.devices
 
+    @property
+    def precisions(self) -> dict[str, str]:
+        """The precision in which each graph computes, by its name."""
+        return self._compiler.precisions
+
     def encode(self, pixels: UInt8Array, prompt_ids: tuple[int, ...]) -> CrossAttention:
         """What the decoder attends to for a picture, uint8 (H, W, 3) of the model's input size, and a prompt."""
         self._see(pixels)

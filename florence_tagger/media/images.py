@@ -95,6 +95,13 @@ def check_size(picture: Image.Image, max_pixels: int) -> None:
         raise DocumentError(f"{size}; a side of {MOST_SIDE:,} is accepted.")
 
 
+def to_jpeg(pixels: UInt8Array, quality: int = 90) -> bytes:
+    """A JPEG file of uint8 RGB pixels (H, W, 3)."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
 def to_rgb(picture: Image.Image) -> Image.Image:
     """The picture in RGB as it would be displayed: transparency on white, 16 bits scaled to 8, palettes resolved."""
     if picture.mode.startswith("I"):  # 16-bit grey, which `convert` would clip instead of scale

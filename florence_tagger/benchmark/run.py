@@ -1,0 +1,156 @@
+"""The benchmark: what is measured, in which order, and what is told of it."""
+
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from florence_tagger.benchmark.processes import Serving, Timing, reference, service
+from florence_tagger.benchmark.stages import machine, measure_inside
+from florence_tagger.config import Settings
+from florence_tagger.errors import TaggerError
+from florence_tagger.florence.decoding import exactly
+from florence_tagger.florence.detector import load_detector
+from florence_tagger.florence.folder import GENERATION, MANIFEST, ModelFolder, read_folder, read_json
+from florence_tagger.media.images import open_rgb, to_jpeg
+
+SAMPLES = Path(__file__).parent.parent / "web" / "samples"
+PHOTO_SIZE = (4032, 3024)  # a phone's twelve megapixels
+PHOTO_NOISE = 4.0  # of 255, as a camera's sensor has it: what makes a photo cost what it costs to decode
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """What to measure.
+
+    Attributes:
+        model: a model folder; compare: the checkpoint that it was made from, to run through PyTorch beside it.
+        tokens: exactly so many in each answer, however the model would end it; None for its own answers.
+        concurrency: requests at a time.
+        rounds: how often the pictures go through the service, and one through PyTorch.
+        images: a folder of pictures; None for photos made from the sample pictures.
+    """
+
+    model: Path
+    compare: Path | None = None
+    beams: int | None = None
+    tokens: int | None = None
+    concurrency: int = 1
+    rounds: int = 5
+    images: Path | None = None
+
+
+def run_benchmark(options: BenchmarkOptions, settings: Settings, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Measures; `tell` is told what is being measured. The figures by name, as the JSON file has them.
+
+    Raises:
+        TaggerError: the model or the checkpoint can't be used, or the service fails.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        pictures = find_pictures(options.images, options.concurrency, Path(place))
+        folder = adjusted(read_folder(options.model), options, Path(place) / "model")
+        settings = settings.model_copy(update={"model_dir": folder.path, "result_cache": 0})
+        tell("the machine's limits and the stages")
+        stages, limits = measure_inside(load_detector(folder, settings), settings, pictures[: options.rounds])
+        tell("the service" + (" and PyTorch" if options.compare else ""))
+        with service(settings) as serving:
+            rounds = measure_rounds(serving, options, pictures, tell)
+            alone = [serving.post(pictures[:1]) for _ in range(options.rounds)]
+            peak = serving.peak_rss_mb()
+    whole = statistics.median(one.seconds for one in alone)
+    stages["http"] = statistics.median(one.seconds - one.inside for one in alone)
+    images_per_s = options.concurrency / statistics.median(one.seconds for one, _ in rounds)
+    theirs = [seconds for _, seconds in rounds if seconds is not None]
+    tokens = options.tokens or 0
+    model_seconds = stages["vision"] + stages["encoder"] + stages["decoder"]
+    return {
+        "machine": machine(),
+        "model": {"name": read_folder(options.model).name, "precision": folder.precision},
+        "generation": asdict(folder.generation),
+        "concurrency": options.concurrency,
+        "picture_seconds": whole,
+        "images_per_s": images_per_s,
+        "tokens_per_s": images_per_s * tokens if tokens else None,
+        "reference_seconds": statistics.median(theirs) if theirs else None,
+        "speedup": statistics.median(theirs) * images_per_s if theirs else None,
+        "stages": stages,
+        "outside_model_share": max(1 - model_seconds / whole, 0.0),
+        "start_seconds": serving.start_seconds,
+        "peak_rss_mb": peak,
+        "limits": limits,
+    }
+
+
+def find_pictures(images: Path | None, number: int, place: Path) -> list[Path]:
+    """The pictures to send, `number` or more, each other bytes than the rest."""
+    if images is not None:
+        found = sorted(path for path in images.iterdir() if path.is_file()) if images.is_dir() else []
+        if not found:
+            raise TaggerError(f"{images} has no pictures.")
+        return [found[index % len(found)] for index in range(max(number, len(found)))]
+    rng = np.random.default_rng(0)
+    samples = sorted(SAMPLES.glob("*.png"))
+    return [photo(samples[index % len(samples)], rng, place / f"{index}.jpg") for index in range(max(number, 5))]
+
+
+def photo(sample: Path, rng: np.random.Generator, path: Path) -> Path:
+    """A sample picture as a phone's camera would take it: twelve megapixels, noise, JPEG."""
+    scene = open_rgb(sample.read_bytes(), 10**8).resize(PHOTO_SIZE)
+    noise = rng.normal(0, PHOTO_NOISE, (*reversed(PHOTO_SIZE), 3)).astype(np.float32)
+    path.write_bytes(to_jpeg((np.asarray(scene) + noise).clip(0, 255).astype(np.uint8)))
+    return path
+
+
+def adjusted(folder: ModelFolder, options: BenchmarkOptions, place: Path) -> ModelFolder:
+    """The model folder with other generation settings, at `place`; its large files are links."""
+    place.mkdir()
+    for path in folder.path.iterdir():
+        (place / path.name).symlink_to(path.resolve())
+    wanted = json.dumps(asdict(exactly(folder.generation, options.beams, options.tokens)))
+    manifest = read_json(folder.path / MANIFEST)
+    manifest["files"][GENERATION] |= {"size": len(wanted.encode()), "sha256": None}
+    for name, text in ((GENERATION, wanted), (MANIFEST, json.dumps(manifest))):
+        (place / name).unlink()
+        (place / name).write_text(text)
+    return read_folder(place)
+
+
+def measure_rounds(
+    serving: Serving, options: BenchmarkOptions, pictures: Sequence[Path], tell: Callable[[str], None]
+) -> list[tuple[Timing, float | None]]:
+    """Rounds of requests to the service, each with a picture through PyTorch after it if that is wanted."""
+    compared = options.compare
+    with reference(compared, options.beams, options.tokens) if compared else nullcontext() as theirs:
+        serving.post(pictures[:1])
+        if theirs:
+            theirs(pictures[0])  # neither side's first picture counts
+        rounds: list[tuple[Timing, float | None]] = []
+        for index in range(options.rounds):
+            tell(f"round {index + 1} of {options.rounds}")
+            start = index * options.concurrency % len(pictures)
+            chosen = [pictures[(start + place) % len(pictures)] for place in range(options.concurrency)]
+            ours = serving.post(chosen)
+            rounds.append((ours, theirs(chosen[0]) if theirs else None))
+        return rounds
+
+
+def report(figures: dict[str, Any]) -> None:
+    """Prints the figures as tables."""
+    console = Console()
+    table = Table("stage", "ms", "share of the limit", title=f"{figures['model']['name']} on {figures['machine']}")
+    for name, seconds in figures["stages"].items():
+        share = figures["limits"].get(f"{name.removesuffix('_per_token')}_share") if name != "decoder" else None
+        table.add_row(name.replace("_", " "), f"{seconds * 1e3:.2f}", f"{share:.0%}" if share else "")
+    table.add_row("a picture by itself", f"{figures['picture_seconds'] * 1e3:.1f}")
+    console.print(table)
+    rows = {name: value for name, value in figures.items() if isinstance(value, int | float)} | figures["limits"]
+    for name, value in rows.items():
+        console.print(f"{name.replace('_', ' ')}: {value:.4g}", highlight=False)
