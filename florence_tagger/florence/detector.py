@@ -17,6 +17,7 @@ from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.schemas import Detection, Frame, UInt8Array
 
 OBJECT_DETECTION = "Locate the objects with category name in the image."  # what Florence-2 was trained to read for <OD>
+WARM_UP_TOKENS = 8
 
 Outcome = TypeVar("Outcome")
 
@@ -118,7 +119,7 @@ def raised(outcome: Outcome | Exception) -> Outcome:
 
 
 def load_detector(folder: ModelFolder, settings: Settings) -> Detector:
-    """The model of a folder on the device that the settings name, after one frame, so that no request waits for it."""
+    """The model of a folder on the device that the settings name, warmed up, so that no request waits for it."""
     options = RuntimeOptions(
         settings.device, settings.precision, settings.inference_threads, settings.cache_dir, settings.batch_size
     )
@@ -131,5 +132,6 @@ def load_detector(folder: ModelFolder, settings: Settings) -> Detector:
     )
     detector = Detector(folder, options, generation)
     height, width = folder.image_size
-    detector.detect(Frame(np.zeros((height, width, 3), np.uint8), width, height))
+    few = replace(generation, max_new_tokens=min(generation.max_new_tokens, WARM_UP_TOKENS))
+    detector.generate(np.zeros((height, width, 3), np.uint8), few)
     return detector

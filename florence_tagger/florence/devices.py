@@ -85,6 +85,10 @@ class Compiler:
                 return compiled
         raise ModelError(f"The {name} compiles on no device. {' '.join(failures)}")
 
+    def compile_lookup(self, model: Any) -> Any:
+        """A graph that looks up rows of a table, which the CPU does as they are stored, wherever the model runs."""
+        return self._core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
     def _properties(self, device: str, cpu_precision: str) -> dict[str, Any]:
         """What OpenVINO is told for a graph on a device."""
         options, on_cpu = self._options, device == "CPU"

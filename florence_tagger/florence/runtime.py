@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from florence_tagger.errors import ModelError
 from florence_tagger.florence.decoding import Candidates, FloatArray, IntArray, Query
 from florence_tagger.florence.devices import Compiler, RuntimeOptions
 from florence_tagger.florence.folder import ModelFolder
@@ -42,7 +41,7 @@ class Runtime:
         self._encoder_graph = self._compiler.read(folder.path / "encoder.xml")
         self._encoder = lru_cache(PROMPT_LENGTHS_COMPILED)(self._compile_encoder)
         decoder = self._compiler.read(folder.path / "decoder.xml")
-        self._embedding = detach_embedding(decoder)
+        self._embedding = self._compiler.compile_lookup(detach_embedding(decoder)).create_infer_request()
         self._embed = lru_cache(PROMPT_LENGTHS_COMPILED)(self._embed_prompt)
         self.decoder = Decoder(
             self._compiler.compile(decoder, "decoder", "f32").create_infer_request(), options.pictures
@@ -83,18 +82,15 @@ class Runtime:
 
     def _embed_prompt(self, prompt_ids: tuple[int, ...]) -> FloatArray:
         """Embeddings (1, P, d_model) of prompt ids."""
-        embeddings = ov.Tensor(ov.Type.f32, ov.Shape([0]))
-        if not self._embedding.evaluate([embeddings], [ov.Tensor(np.array(prompt_ids, np.int64))]):
-            raise ModelError("The decoder's embedding table can't be read.")
-        rows: FloatArray = embeddings.data
+        self._embedding.infer([np.array(prompt_ids, np.int64)])
+        rows: FloatArray = self._embedding.get_output_tensor(0).data.copy()
         return rows[np.newaxis]
 
 
 def detach_embedding(decoder: Any) -> Any:
     """Takes the output `token_embeddings` off the decoder, as a graph of its own: token ids to embeddings.
 
-    The table is stored once, in the decoder, and prompts are short and few, so the rows are looked up by OpenVINO's own
-    interpreter instead of compiling a second copy.
+    The table is stored once, in the decoder; what is compiled of this graph looks rows up in the same memory.
     """
     output = decoder.output("token_embeddings")
     graph = ov.Model([output.get_node().input_value(0)], [decoder.input("input_ids").get_node()], "embedding").clone()
