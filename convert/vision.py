@@ -131,13 +131,16 @@ def window_attention(x: Tensor, attn: Any, grid: Grid) -> Tensor:
 
 
 def channel_attention(x: Tensor, attn: Any, grid: Grid) -> Tensor:
-    """Attention of channels to channels of their group, over all tokens: softmax(qᵀk / √tokens) applied to v."""
+    """Attention of channels to channels of their group, over all tokens: softmax(qᵀk / √tokens) applied to v.
+
+    The sum over tens of thousands of tokens would leave the range of f16, which GPUs compute in, so q is scaled before.
+    """
     tokens, channels = grid[0] * grid[1], attn.dim
     query, key, value = (
         linear(x, part).view(1, tokens, attn.groups, channels // attn.groups).permute(0, 2, 1, 3)
         for part in (attn.query, attn.key, attn.value)
     )
-    weights = torch.softmax(torch.matmul(query.transpose(2, 3), key) * tokens**-0.5, dim=-1)
+    weights = torch.softmax(torch.matmul((query * tokens**-0.5).transpose(2, 3), key), dim=-1)
     x = torch.matmul(value, weights.transpose(2, 3))
     return linear(x.permute(0, 2, 1, 3).reshape(1, tokens, channels), attn.proj)
 

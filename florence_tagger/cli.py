@@ -1,8 +1,9 @@
-"""The command line: `python -m florence_tagger serve`, `check`, `benchmark`."""
+"""The command line: `python -m florence_tagger serve`, `check`, `benchmark`, `devices`, `doctor`."""
 
 import json
 import logging
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,44 @@ def benchmark(device: str | None, json_file: Path | None, **given: Any) -> None:
         click.echo(f"Error: {exc}", err=True)
         sys.exit(1)
     report(figures)
+
+
+@main.command()
+def devices() -> None:
+    """Lists the devices that OpenVINO sees, which one is used, and what stands in the way of a GPU."""
+    from florence_tagger.diagnosis import diagnose_devices  # loads OpenVINO
+
+    tell(diagnose_devices(configured()))
+
+
+@main.command()
+def doctor() -> None:
+    """Looks at versions, devices, the model's files and a test picture, and tells what is wrong.
+
+    All FLORENCE_* variables are obeyed. Exits with 1 where something is wrong.
+    """
+    from florence_tagger.diagnosis import diagnose  # loads OpenVINO
+
+    tell(diagnose(configured()))
+
+
+def configured() -> Settings:
+    """The settings of the environment, or the end of the command."""
+    try:
+        return load_settings()
+    except TaggerError as exc:
+        click.echo(f"Error: {exc}", err=True)
+        sys.exit(2)
+
+
+def tell(findings: Iterable[Any]) -> None:
+    """Prints findings as they are made; ends the command with 1 where one is a fault."""
+    marks = {True: "ok", False: "FAULT", None: ""}
+    faults = 0
+    for finding in findings:
+        click.echo(f"{marks[finding.ok]:5}  {finding.what}: {finding.text}")
+        faults += finding.ok is False
+    sys.exit(min(faults, 1))
 
 
 main.add_command(click.Command("serve", params=setting_options(), callback=serve, help=serve.__doc__))

@@ -27,6 +27,7 @@ RANKS = {
     "pipeline": 3,
     "web": 4,
     "benchmark": 4,
+    "diagnosis": 4,
     "cli": 5,
     "__main__": 6,
 }

@@ -31,6 +31,9 @@ class FakeCore:
         self.compiled: list[tuple[str, dict[str, Any]]] = []
         self._core = ov.Core()
 
+    def get_property(self, device: str, name: str) -> Any:
+        return self._core.get_property("CPU", name)
+
     def read_model(self, path: Path) -> Any:
         return self._core.read_model(path)
 

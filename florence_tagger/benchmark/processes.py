@@ -70,8 +70,15 @@ class Serving:
 
     def peak_rss_mb(self) -> float:
         """Most memory that the service's processes had, MB (10^6), as Linux counts it."""
+        return sum(peak_rss(process.pid) for process in self._processes()) / 1e6
+
+    def rss_mb(self) -> float:
+        """The memory that the service's processes have now, MB (10^6)."""
+        return sum(process.memory_info().rss for process in self._processes()) / 1e6
+
+    def _processes(self) -> list[psutil.Process]:
         parent = psutil.Process(self.process.pid)
-        return sum(peak_rss(process.pid) for process in (parent, *parent.children())) / 1e6
+        return [parent, *parent.children()]
 
 
 def body_of(picture: Path) -> bytes:

@@ -118,7 +118,7 @@ def raised(outcome: Outcome | Exception) -> Outcome:
     return outcome
 
 
-def load_detector(folder: ModelFolder, settings: Settings) -> Detector:
+def load_detector(folder: ModelFolder, settings: Settings, core: Any = None) -> Detector:
     """The model of a folder on the device that the settings name, warmed up, so that no request waits for it."""
     options = RuntimeOptions(
         settings.device, settings.precision, settings.inference_threads, settings.cache_dir, settings.batch_size
@@ -130,7 +130,7 @@ def load_detector(folder: ModelFolder, settings: Settings) -> Detector:
         no_repeat_ngram_size=own.no_repeat_ngram_size if settings.no_repeat_ngram is None else settings.no_repeat_ngram,
         max_new_tokens=settings.max_new_tokens or own.max_new_tokens,
     )
-    detector = Detector(folder, options, generation)
+    detector = Detector(folder, options, generation, core)
     height, width = folder.image_size
     few = replace(generation, max_new_tokens=min(generation.max_new_tokens, WARM_UP_TOKENS))
     detector.generate(np.zeros((height, width, 3), np.uint8), few)

@@ -49,6 +49,28 @@ def choose_device(wanted: str, available: Sequence[str]) -> tuple[str, ...]:
     return (wanted,)
 
 
+@dataclass(frozen=True)
+class Device:
+    """A device as OpenVINO describes it: its name, the hardware's, and the precisions and features it has."""
+
+    name: str
+    full_name: str
+    capabilities: tuple[str, ...]
+
+
+def find_devices(core: Any = None) -> list[Device]:
+    """What OpenVINO sees on this machine."""
+    core = core or ov.Core()
+    return [
+        Device(name, str(core.get_property(name, "FULL_DEVICE_NAME")), tuple(capabilities_of(core, name)))
+        for name in core.available_devices
+    ]
+
+
+def capabilities_of(core: Any, name: str) -> list[str]:
+    return [str(one) for one in core.get_property(name, "OPTIMIZATION_CAPABILITIES")]
+
+
 class Compiler:
     """Reads and compiles graphs as the options say, and remembers what each one got."""
 

@@ -1,0 +1,96 @@
+"""What an operator asks when something is wrong: versions, devices, why not the GPU, model files, a test picture."""
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from florence_tagger import __version__
+from florence_tagger.config import Settings
+from florence_tagger.counting import count_regions
+from florence_tagger.errors import TaggerError
+from florence_tagger.florence.detector import load_detector
+from florence_tagger.florence.devices import choose_device, find_devices
+from florence_tagger.florence.folder import ModelFolder, check_hashes, read_folder
+from florence_tagger.media.images import open_picture
+
+SAMPLE = Path(__file__).parent / "web" / "samples" / "street.png"
+LIBRARIES = ("openvino", "numpy", "pillow", "tokenizers", "flask", "gunicorn")
+RENDER_NODES = Path("/dev/dri")
+OPENCL_VENDORS = Path("/etc/OpenCL/vendors")
+DRIVER_HINT = "install intel-opencl-icd and libze-intel-gpu1 (Debian, Ubuntu), in the container, too"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        ok: True is well, False is a fault, None is for information.
+    """
+
+    what: str
+    ok: bool | None
+    text: str
+
+
+def diagnose(settings: Settings, core: Any = None) -> Iterator[Finding]:
+    """Looks at everything a service with these settings needs, the quickest first."""
+    yield Finding("florence_tagger", None, f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
+    yield Finding("libraries", None, ", ".join(f"{name} {version(name)}" for name in LIBRARIES))
+    yield from diagnose_devices(settings, core)
+    try:
+        folder = read_folder(settings.model_dir)
+        check_hashes(folder)
+        yield Finding("model files", True, f"{folder.path}: {folder.name}, {folder.precision}, {folder.sha256[:12]}")
+        yield try_picture(folder, settings, core)
+    except TaggerError as exc:
+        yield Finding("model", False, str(exc))
+
+
+def diagnose_devices(settings: Settings, core: Any = None) -> Iterator[Finding]:
+    """What OpenVINO sees, what these settings would use, and what stands in the way of a GPU."""
+    found = find_devices(core)
+    for device in found:
+        yield Finding(device.name, None, f"{device.full_name}; {', '.join(device.capabilities)}")
+    try:
+        chosen = choose_device(settings.device, [device.name for device in found])
+        fallback = f", and {chosen[1]} for what does not compile there" if len(chosen) > 1 else ""
+        yield Finding("in use", True, f"{chosen[0]}{fallback} (FLORENCE_DEVICE={settings.device})")
+    except TaggerError as exc:
+        yield Finding("in use", False, str(exc))
+    if not any(device.name.startswith("GPU") for device in found):
+        for reason in gpu_obstacles():
+            yield Finding("no GPU", None, reason)
+
+
+def gpu_obstacles(nodes: Path = RENDER_NODES, vendors: Path = OPENCL_VENDORS) -> list[str]:
+    """Why OpenVINO may not see an Intel GPU, as far as files tell."""
+    render = sorted(nodes.glob("renderD*")) if nodes.is_dir() else []
+    if not render:
+        return [f"{nodes} has no render node: no GPU, or the container was started without --device {nodes}"]
+    reasons = [
+        f"{node} may not be opened: add the user to its group (id {node.stat().st_gid}; --group-add in a container)"
+        for node in render
+        if not os.access(node, os.R_OK | os.W_OK)
+    ]
+    if not (vendors.is_dir() and any(vendors.glob("*intel*"))):
+        reasons.append(f"{vendors} names no Intel driver: {DRIVER_HINT}")
+    return reasons or ["render node and driver are there: is it an Intel GPU, and is the driver new enough for it?"]
+
+
+def try_picture(folder: ModelFolder, settings: Settings, core: Any = None) -> Finding:
+    """Loads the model and counts what is in a sample picture."""
+    started = time.perf_counter()
+    detector = load_detector(folder, settings, core)
+    loaded = time.perf_counter()
+    frame = open_picture(SAMPLE.read_bytes(), folder.image_size, settings.max_pixels)
+    counts = count_regions(detector.detect(frame).regions)
+    seconds = time.perf_counter() - loaded
+    places = ", ".join(f"{name} on {device}" for name, device in detector.devices.items())
+    said = f"{SAMPLE.name} has {counts}, in {seconds:.2f} s; loaded in {loaded - started:.1f} s; {places}"
+    return Finding("test picture", True, said)

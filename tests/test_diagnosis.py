@@ -1,0 +1,74 @@
+"""`devices` and `doctor`: what they say of a healthy machine, of a GPU that is not there, and of damaged models."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from florence_tagger.cli import main
+from florence_tagger.config import DEFAULT_MODEL, load_settings
+from florence_tagger.diagnosis import diagnose, gpu_obstacles
+from tests.test_runtime import FakeCore
+
+
+def test_doctor_finds_this_machine_well() -> None:
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 0, result.output
+    for said in ("openvino 2026", "in use: CPU", "model files", "street.png has {", "vision on CPU"):
+        assert said in result.stdout
+
+
+def test_devices_are_listed_with_the_one_in_use() -> None:
+    result = CliRunner().invoke(main, ["devices"])
+    assert result.exit_code == 0
+    assert "CPU: " in result.stdout
+    assert "FP32" in result.stdout
+    assert "no GPU: /dev/dri has no render node" in result.stdout or Path("/dev/dri").exists()
+
+
+def test_a_device_that_is_not_there_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLORENCE_DEVICE", "GPU.5")
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 1
+    assert "FAULT  in use: Device GPU.5 is not there" in result.stdout
+
+
+def test_damaged_models_are_a_fault(tmp_path: Path) -> None:
+    shutil.copytree(DEFAULT_MODEL, tmp_path / "model")
+    content = bytearray((tmp_path / "model" / "decoder.bin").read_bytes())
+    content[1000] ^= 1
+    (tmp_path / "model" / "decoder.bin").write_bytes(content)
+    findings = list(diagnose(load_settings({"model_dir": tmp_path / "model"})))
+    assert [finding.what for finding in findings if finding.ok is False] == ["model"]
+    assert "decoder.bin is not the file" in findings[-1].text
+
+
+def test_a_machine_with_a_gpu() -> None:
+    findings = {finding.what: finding for finding in diagnose(load_settings(), FakeCore(["CPU", "GPU"]))}
+    assert findings["in use"].text.startswith("GPU, and CPU for what does not compile there")
+    assert "vision on GPU, decoder on GPU, encoder on GPU" in findings["test picture"].text
+    assert "no GPU" not in findings
+
+
+def test_what_stands_in_the_way_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes, vendors = tmp_path / "dri", tmp_path / "vendors"
+    (reason,) = gpu_obstacles(nodes, vendors)
+    assert "no render node" in reason
+    nodes.mkdir()
+    (nodes / "renderD128").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    first, second = gpu_obstacles(nodes, vendors)
+    assert "renderD128 may not be opened" in first
+    assert "names no Intel driver" in second
+    monkeypatch.setattr(os, "access", lambda path, mode: True)
+    vendors.mkdir()
+    (vendors / "intel.icd").touch()
+    (reason,) = gpu_obstacles(nodes, vendors)
+    assert "new enough" in reason
+
+
+def test_settings_that_are_wrong_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLORENCE_PORT", "x")
+    assert CliRunner().invoke(main, ["doctor"]).exit_code == 2
