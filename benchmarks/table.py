@@ -76,8 +76,8 @@ def shares_of(figures: dict[str, Any], name: str) -> Iterator[Row]:
     """What of the machine's limits a run reached, and what of its time was not the model's."""
     limits, stages = figures["limits"], figures["stages"]
     if figures["generation"]["num_beams"] == 1:
-        rate = next(value for key, value in limits.items() if key.startswith("matmul_b") or key == "matmul_f32_gflops")
-        detail = f"{stages['vision'] * 1e3:.0f} ms for {limits['vision_gflop']:.0f} GFLOP; limit {rate:.0f} GFLOP/s"
+        work, limit = limits["vision_gflop"], limits["vision_limit_gflops"]
+        detail = f"{stages['vision'] * 1e3:.0f} ms for {work:.0f} GFLOP; limit {limit:.0f} GFLOP/s"
         yield "vision, share of the matmul limit", f"{limits['vision_share']:.0%}", detail
         step = f"{stages['decoder_per_token'] * 1e3:.2f} ms for {limits['decoder_weights_mb']:.0f} MB"
         bandwidth = f"limit {limits['memory_gb_per_s']:.0f} GB/s"

@@ -56,6 +56,8 @@ def measure_limits(detector: Detector, stages: dict[str, float]) -> dict[str, fl
     work = work_of(detector.folder.path, len(detector.prompt_ids))
     return {f"matmul_{name}_gflops": rate for name, rate in rates.items()} | {
         "memory_gb_per_s": memory,
+        "vision_limit_gflops": rates[precisions["vision"]],
+        "encoder_limit_gflops": rates[precisions["encoder"]],
         "vision_gflop": work.vision_gflop,
         "encoder_gflop": work.encoder_gflop,
         "decoder_weights_mb": work.decoder_bytes / 1e6,
