@@ -10,5 +10,5 @@ def quiet_libraries() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
-    for library in ("nncf", "optimum", "torch"):
+    for library in ("nncf", "optimum", "torch", "torch.utils.cpp_extension"):
         logging.getLogger(library).setLevel(logging.ERROR)

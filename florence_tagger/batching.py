@@ -37,9 +37,14 @@ class Model(Protocol):
     def takes_turns(self) -> bool:
         """Whether `encode` and `step` shall not run at the same time."""
 
-    def encode(self, frame: Frame) -> Any: ...
-    def start(self, key: Hashable, encoded: Any) -> None: ...
-    def step(self) -> Mapping[Any, Detection | Exception]: ...
+    def encode(self, frame: Frame) -> Any:
+        """Looks at a frame."""
+
+    def start(self, key: Hashable, encoded: Any) -> None:
+        """Begins the answer for a frame; one that raises has not begun it."""
+
+    def step(self) -> Mapping[Any, Detection | Exception]:
+        """Takes the answers under way a token on, and tells those that ended. One that raises has given up all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,12 +162,17 @@ class Batcher:
     def _decode_frames(self, model: Model) -> None:
         """Decodes what is encoded, until the service stops and nothing is under way."""
         while (arrived := self._next_step(model)) is not None:
-            try:
-                for work, encoded in arrived:
+            outcomes: dict[Work, Detection | Exception] = {}
+            for work, encoded in arrived:
+                try:
                     model.start(work, encoded)
-                self._end(Phase.DECODING, model.step())
+                except Exception as exc:  # noqa: BLE001 - as above
+                    outcomes[work] = exc
+            try:
+                outcomes |= model.step()
             except Exception as exc:  # noqa: BLE001 - it strikes all frames of the step, the thread lives on
-                self._end(Phase.DECODING, dict.fromkeys(self._decoding, exc))
+                outcomes = dict.fromkeys(self._decoding, exc)
+            self._end(Phase.DECODING, outcomes)
 
     def _may_encode(self, model: Model) -> bool:
         return bool(self._queue) and self.under_way < model.capacity and not self._blocked(model, Phase.DECODING)

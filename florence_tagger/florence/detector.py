@@ -104,7 +104,10 @@ class Detector:
         width, height = self._sizes.pop(key)
         if isinstance(decoded, Exception):
             return decoded
-        return self.read(decoded, width, height)
+        try:
+            return self.read(decoded, width, height)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the other answers of the step are not lost for it
+            return exc
 
     def read(self, decoded: Decoded, width: int, height: int) -> Detection:
         """What an answer says was found in a picture of `width` and `height` pixels."""

@@ -51,22 +51,29 @@ class Generation(Generic[Key, Picture]):
 
     def step(self) -> dict[Key, Decoded | Exception]:
         """Takes all answers a token on; the ones that are finished, or what went wrong with them."""
-        ended: dict[Key, Decoded | Exception] = {}
+        if not self._answers:
+            return {}
         try:
             told = self._decoder.step([answer.query for answer in self._answers])
         except Exception as exc:  # noqa: BLE001 - it has struck all of them, and each belongs to somebody
-            ended = {answer.key: exc for answer in self._answers}
+            ended: dict[Key, Decoded | Exception] = {answer.key: exc for answer in self._answers}
         else:
-            for answer, candidates in zip(self._answers, told, strict=True):
-                try:
-                    answer.query = answer.search.send(candidates)
-                except StopIteration as stop:
-                    ended[answer.key] = stop.value
-                except ModelError as exc:
-                    ended[answer.key] = exc
+            ended = self._go_on(told)
         for place in reversed(range(len(self._answers))):
             if self._answers[place].key in ended:
                 self._remove(place)
+        return ended
+
+    def _go_on(self, told: Sequence[Candidates]) -> dict[Key, Decoded | Exception]:
+        """Hands each search what it asked for; what those that end with it say."""
+        ended: dict[Key, Decoded | Exception] = {}
+        for answer, candidates in zip(self._answers, told, strict=True):
+            try:
+                answer.query = answer.search.send(candidates)
+            except StopIteration as stop:
+                ended[answer.key] = stop.value
+            except ModelError as exc:
+                ended[answer.key] = exc
         return ended
 
     def _remove(self, place: int) -> None:
