@@ -197,6 +197,7 @@ class Batcher:
                 if work.result.set_running_or_notify_cancel():
                     self._busy_since[Phase.ENCODING] = time.monotonic()
                     return work
+                self._changed.notify_all()  # nothing comes of it: decoding, which let it go first, need not wait
 
     def _next_step(self, model: Model) -> list[tuple[Work, Any]] | None:
         """The frames that join the next step, once its turn has come; None when the thread shall end."""
@@ -217,6 +218,8 @@ class Batcher:
     ) -> None:
         """Ends a phase's turn: with frames that are done, or frames that are encoded."""
         for work, outcome in outcomes.items():
+            if work.result.done():
+                continue
             if isinstance(outcome, Exception):
                 work.result.set_exception(outcome)
             else:

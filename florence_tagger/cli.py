@@ -71,7 +71,8 @@ def check(model_dir: Path) -> None:
 def benchmark(device: str | None, json_file: Path | None, **given: Any) -> None:
     """Measures this machine: time per stage, throughput, memory, and how near that is to what the machine can do.
 
-    All FLORENCE_* variables are obeyed; answers are never taken from the cache.
+    The FLORENCE_* variables are obeyed, but for FLORENCE_NO_REPEAT_NGRAM and FLORENCE_MAX_NEW_TOKENS; answers are never
+    taken from the cache.
     """
     from florence_tagger.benchmark.run import BenchmarkOptions, report, run_benchmark  # loads OpenVINO
 

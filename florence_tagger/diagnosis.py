@@ -50,6 +50,8 @@ def diagnose(settings: Settings, core: Any = None) -> Iterator[Finding]:
         yield try_picture(folder, settings, core)
     except TaggerError as exc:
         yield Finding("model", False, str(exc))
+    except Exception as exc:  # noqa: BLE001 - a driver that fails is what this command is for
+        yield Finding("model", False, f"{type(exc).__name__}: {' '.join(str(exc).split())}")
 
 
 def diagnose_devices(settings: Settings, core: Any = None) -> Iterator[Finding]:
@@ -93,4 +95,9 @@ def try_picture(folder: ModelFolder, settings: Settings, core: Any = None) -> Fi
     seconds = time.perf_counter() - loaded
     places = ", ".join(f"{name} on {device}" for name, device in detector.devices.items())
     said = f"{SAMPLE.name} has {counts}, in {seconds:.2f} s; loaded in {loaded - started:.1f} s; {places}"
-    return Finding("test picture", True, said)
+    if set(detector.devices.values()) == {"CPU"}:
+        return Finding("test picture", True, said)
+    exact = load_detector(folder, settings.model_copy(update={"device": "CPU", "precision": "f32"}))
+    expected = count_regions(exact.detect(frame).regions)
+    same = counts == expected
+    return Finding("test picture", same, said + ("; the CPU says the same" if same else f"; the CPU says {expected}"))

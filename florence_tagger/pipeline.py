@@ -117,6 +117,8 @@ class Pipeline:
             return self._too_late()
         except CancelledError:
             return DocumentError("The service is stopping.")
+        except (DocumentError, BusyError, NotReadyError) as exc:  # what befell the copy that this one waited for
+            return DocumentError(str(exc))
         except Exception:  # the model's failure is this document's alone; the log has its trace
             logger.exception("The model failed on a document")
             return DocumentError("The model failed on this document; the log of the service says how.")

@@ -6,7 +6,7 @@ Scanned shares are full of copies. A copy that comes while the first is still be
 import hashlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 
 from cachetools import LRUCache
@@ -21,10 +21,10 @@ def key_of(task: str, content: bytes) -> str:
 
 @dataclass
 class Pending:
-    """A detection under way, and those who wait for it."""
+    """A detection that is wanted, those who wait for it, and once it is queued the work that brings it."""
 
-    source: Future[Detection]
     waiting: list[Future[Detection]] = field(default_factory=list)
+    source: Future[Detection] | None = None
 
 
 class Results:
@@ -53,17 +53,20 @@ class Results:
         `submit` raises is raised, and detections that fail are not kept.
         """
         with self._lock:
-            if known := self._find(key):
+            if (known := self._find(key)) is not None:
                 self.hits += 1
                 return known
             self.misses += 1
-        if not self._known.maxsize:
-            return submit()
-        source = submit()  # may wait for a place in the queue, so not under the lock
-        with self._lock:
-            pending = self._pending[key] = Pending(source)
-            mine = self._join(pending)
-        source.add_done_callback(lambda done: self._settle(key, pending))
+            pending = Pending()
+            mine = self._join(key, pending)
+            if self._known.maxsize:
+                self._pending[key] = pending
+        try:
+            source = submit()  # may take its time, or wait for a place in the queue
+        except Exception as exc:
+            self._settle(key, pending, exc)
+            raise
+        self._attach(key, pending, source)
         return mine
 
     def _find(self, key: str) -> Future[Detection] | None:
@@ -72,36 +75,57 @@ class Results:
             found.set_result(self._known[key])
             return found
         pending = self._pending.get(key)
-        return None if pending is None else self._join(pending)
+        return None if pending is None else self._join(key, pending)
 
-    def _join(self, pending: Pending) -> Future[Detection]:
+    def _join(self, key: str, pending: Pending) -> Future[Detection]:
         """One more who waits for a detection."""
         mine: Future[Detection] = Future()
         pending.waiting.append(mine)
-        mine.add_done_callback(lambda done: self._leave(pending) if done.cancelled() else None)
+        mine.add_done_callback(lambda done: self._leave(key, pending) if done.cancelled() else None)
         return mine
 
-    def _leave(self, pending: Pending) -> None:
+    def _attach(self, key: str, pending: Pending, source: Future[Detection]) -> None:
+        """Notes the work that brings a detection."""
+        with self._lock:
+            pending.source = source
+            abandoned = all(future.cancelled() for future in pending.waiting)
+        if abandoned:
+            source.cancel()
+        source.add_done_callback(lambda done: self._settle(key, pending, outcome_of(done)))
+
+    def _leave(self, key: str, pending: Pending) -> None:
         """Gives up a detection that nobody waits for any more, if it has not begun."""
-        if all(future.cancelled() for future in pending.waiting):
+        with self._lock:
+            if not all(future.cancelled() for future in pending.waiting):
+                return
+            self._forget(key, pending)
+        if pending.source is not None:
             pending.source.cancel()
 
-    def _settle(self, key: str, pending: Pending) -> None:
-        """Hands a detection to all who wait for it."""
-        source = pending.source
-        failed = source.cancelled() or source.exception() is not None
+    def _settle(self, key: str, pending: Pending, outcome: Detection | BaseException) -> None:
+        """Hands a detection, or why there is none, to all who wait for it."""
         with self._lock:
-            if self._pending.get(key) is pending:
-                del self._pending[key]
-            if not failed:
-                self._known[key] = source.result()
+            self._forget(key, pending)
+            if isinstance(outcome, Detection) and self._known.maxsize:
+                self._known[key] = outcome
             waiting = tuple(pending.waiting)
         for future in waiting:
-            if source.cancelled():
+            if isinstance(outcome, CancelledError):
                 future.cancel()
             elif not future.set_running_or_notify_cancel():
                 continue
-            elif (error := source.exception()) is not None:
-                future.set_exception(error)
+            elif isinstance(outcome, Detection):
+                future.set_result(outcome)
             else:
-                future.set_result(source.result())
+                future.set_exception(outcome)
+
+    def _forget(self, key: str, pending: Pending) -> None:
+        if self._pending.get(key) is pending:
+            del self._pending[key]
+
+
+def outcome_of(done: Future[Detection]) -> Detection | BaseException:
+    """The result of a future that is done, or what it would raise."""
+    if done.cancelled():
+        return CancelledError()
+    return done.exception() or done.result()

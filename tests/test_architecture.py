@@ -34,7 +34,7 @@ RANKS = {
 
 # Each foreign library has one owner, of one module or two.
 OWNERS = {
-    "openvino": ("florence/devices.py", "florence/limits.py", "florence/runtime.py"),
+    "openvino": ("florence/devices.py", "benchmark/limits.py", "florence/runtime.py"),
     "tokenizers": ("florence/tokenizer.py",),
     "PIL": ("media/images.py",),
     "pydantic": ("config.py",),

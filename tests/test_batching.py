@@ -32,7 +32,7 @@ class Steps:
         self.capacity, self.takes_turns = capacity, takes_turns
         self.seen: list[Any] = []
         self.left: dict[Hashable, int] = {}
-        self.broken = False
+        self.broken, self.unwanted = False, 0
         self.encoding, self.go = Event(), Event()
         self.go.set()
         self.overlapped = False
@@ -45,6 +45,8 @@ class Steps:
         return frame
 
     def start(self, key: Hashable, encoded: Frame) -> None:
+        if encoded.width == self.unwanted:
+            raise ValueError("unwanted")
         self.left[key] = 3
 
     def step(self) -> dict[Hashable, Detection | Exception]:
@@ -97,6 +99,31 @@ def test_encoding_overlaps_decoding_where_it_pays() -> None:
     assert first.result(10) == Detection(())  # while the second is still being looked at
     assert not second.done()
     model.go.set()
+    assert second.result(10) == Detection(())
+    batcher.close()
+
+
+def test_a_frame_that_was_given_up_holds_nobody_up() -> None:
+    model = Steps(capacity=2, takes_turns=True)
+    model.go.clear()
+    batcher = started(model)
+    first, second = batcher.submit(frame()), batcher.submit(frame())
+    assert model.encoding.wait(10)
+    second.cancel()
+    model.go.set()
+    assert first.result(10) == Detection(())
+    batcher.close()
+
+
+def test_an_answer_that_can_not_begin_costs_itself_alone() -> None:
+    model = Steps(capacity=2, takes_turns=True)
+    model.unwanted = 1
+    model.go.clear()
+    batcher = started(model)
+    first, second = batcher.submit(frame(1)), batcher.submit(frame(2))
+    model.go.set()
+    with pytest.raises(ValueError, match="unwanted"):
+        first.result(10)
     assert second.result(10) == Detection(())
     batcher.close()
 

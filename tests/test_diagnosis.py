@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from florence_tagger import diagnosis
 from florence_tagger.cli import main
 from florence_tagger.config import DEFAULT_MODEL, load_settings
 from florence_tagger.diagnosis import diagnose, gpu_obstacles
@@ -16,7 +17,13 @@ from tests.test_runtime import FakeCore
 def test_doctor_finds_this_machine_well() -> None:
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 0, result.output
-    for said in ("openvino 2026", "in use: CPU", "model files", "street.png has {", "vision on CPU"):
+    for said in (
+        "openvino 2026",
+        "in use: CPU",
+        "model files",
+        "street.png has {'backpack': 5, 'car': 4, 'person': 3}",
+        "vision on CPU",
+    ):
         assert said in result.stdout
 
 
@@ -50,6 +57,17 @@ def test_a_machine_with_a_gpu() -> None:
     assert findings["in use"].text.startswith("GPU, and CPU for what does not compile there")
     assert "vision on GPU, decoder on GPU, encoder on GPU" in findings["test picture"].text
     assert "no GPU" not in findings
+    assert "the CPU says the same" in findings["test picture"].text
+
+
+def test_a_device_that_fails_while_it_works_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("Exception from somewhere:1:\nCL_OUT_OF_RESOURCES\n")
+
+    monkeypatch.setattr(diagnosis, "load_detector", fail)
+    last = list(diagnose(load_settings()))[-1]
+    assert (last.ok, last.what) == (False, "model")
+    assert "CL_OUT_OF_RESOURCES" in last.text
 
 
 def test_what_stands_in_the_way_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,7 @@ def test_verify_tells_disagreement(fresh_scenes: Path, tmp_path: Path) -> None:
     (broken / "manifest.json").write_text(json.dumps(manifest))
     command = [sys.executable, "-m", "convert.verify", "--checkpoint", str(CHECKPOINT), "--ir", str(broken)]
     command += ["--images", str(fresh_scenes), "--limit", "5", "--min-agreement", "0.99"]
+    command += ["--json", str(tmp_path / "report.json")]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 1
     assert "token ids agree on less than 99.0%" in result.stderr

@@ -88,6 +88,31 @@ def test_failures_and_cancellations_are_told_to_all_and_not_kept() -> None:
     assert len(results) == 0
 
 
+def test_work_that_can_not_begin_is_told_to_all() -> None:
+    results = Results(2)
+    followers: list[Future[Detection]] = []
+
+    def submit() -> Future[Detection]:
+        followers.append(results.detection("a", forbidden))  # a copy that comes while this one is being decoded
+        raise ValueError("no picture")
+
+    with pytest.raises(ValueError, match="no picture"):
+        results.detection("a", submit)
+    with pytest.raises(ValueError, match="no picture"):
+        followers[0].result(0)
+    work = Work()
+    results.detection("a", work)
+    assert len(work.futures) == 1
+
+
+def test_one_who_joins_what_was_given_up_begins_anew() -> None:
+    results, work = Results(2), Work()
+    results.detection("a", work).cancel()
+    again = results.detection("a", work)
+    work.futures[1].set_result(CAT)
+    assert again.result(0) == CAT
+
+
 def test_nothing_is_kept_without_room() -> None:
     results, work = Results(0), Work()
     for index in range(2):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,7 @@ def test_precision_on_a_gpu_is_its_own_and_a_named_one_goes_for_all() -> None:
     core = FakeCore(["CPU", "GPU"])
     count(load(core))
     assert set(hints(core).values()) == {None}
+    assert dict(core.compiled)["decoder on GPU"]["KV_CACHE_PRECISION"] == "f16"
     core = FakeCore(["CPU"])
     count(load(core, precision="bf16"))
     assert set(hints(core).values()) == {"bf16"}
@@ -135,6 +137,22 @@ def test_prompts_of_other_lengths(detector: Detector) -> None:
         }
         assert shapes["cross_attention.0.value"] == [1, 8, 145 + len(prompt_ids), 24]
     assert count(detector) == TRUTH["scene00.png"]
+
+
+def test_what_breaks_in_one_picture_does_not_reach_the_next(detector: Detector) -> None:
+    """A newcomer begins with a copy of some row's cache, hidden by a mask, through which NaN would pass."""
+    frame = open_picture((SCENES / "scene00.png").read_bytes(), FOLDER.image_size, 10**8)
+    sound = detector.encode(frame)
+    broken = replace(sound, cross_attention={name: values * np.nan for name, values in sound.cross_attention.items()})
+    ended: dict[Any, Any] = {}
+    detector.start("broken", broken)
+    detector.start("first", sound)
+    ended |= detector.step()
+    detector.start("second", sound)
+    while len(ended) < 3:
+        ended |= detector.step()
+    assert isinstance(ended["broken"], ModelError)
+    assert ended["first"] == ended["second"] == detector.detect(frame)
 
 
 def test_settings_go_before_the_checkpoints_own() -> None:

@@ -108,7 +108,7 @@ def service(settings: Settings) -> Iterator[Serving]:
         try:
             wait_until_ready(process, port)
             yield Serving(process, port, time.perf_counter() - started)
-        except OSError as exc:
+        except (OSError, ValueError, http.client.HTTPException) as exc:
             log.seek(0)
             raise TaggerError(f"The service failed ({exc}):\n{log.read().decode()[-2000:]}") from exc
         finally:

@@ -5,7 +5,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from florence_tagger.florence.folder import GENERATION, MANIFEST, ModelFolder, r
 from florence_tagger.media.images import open_rgb, to_jpeg
 
 SAMPLES = Path(__file__).parent.parent / "web" / "samples"
+OUTSIDE = ("base64", "decode_file", "preprocess", "postprocess", "http")  # the stages that are not the model's
 PHOTO_SIZE = (4032, 3024)  # a phone's twelve megapixels
 PHOTO_NOISE = 4.0  # of 255, as a camera's sensor has it: what makes a photo cost what it costs to decode
 
@@ -54,10 +55,13 @@ def run_benchmark(options: BenchmarkOptions, settings: Settings, tell: Callable[
     Raises:
         TaggerError: the model or the checkpoint can't be used, or the service fails.
     """
+    options = replace(options, beams=options.beams or settings.num_beams)
     with tempfile.TemporaryDirectory() as place:
         pictures = find_pictures(options.images, options.concurrency, Path(place))
         folder = adjusted(read_folder(options.model), options, Path(place) / "model")
-        settings = settings.model_copy(update={"model_dir": folder.path, "result_cache": 0})
+        # what the folder says of generation goes for both sides
+        own = dict.fromkeys(("num_beams", "no_repeat_ngram", "max_new_tokens"))
+        settings = settings.model_copy(update={"model_dir": folder.path, "result_cache": 0} | own)
         tell("the machine's limits and the stages")
         stages, limits = measure_inside(load_detector(folder, settings), settings, pictures[: options.rounds])
         tell("the service" + (" and PyTorch" if options.compare else ""))
@@ -69,7 +73,8 @@ def run_benchmark(options: BenchmarkOptions, settings: Settings, tell: Callable[
     stages["http"] = statistics.median(one.seconds - one.inside for one in alone)
     images_per_s = options.concurrency / statistics.median(one.seconds for one, _ in rounds)
     theirs = [seconds for _, seconds in rounds if seconds is not None]
-    tokens = options.tokens or 0
+    tokens = stages.pop("tokens")
+    outside = sum(stages[name] for name in OUTSIDE)
     model_seconds = stages["vision"] + stages["encoder"] + stages["decoder"]
     return {
         "machine": machine(),
@@ -78,11 +83,14 @@ def run_benchmark(options: BenchmarkOptions, settings: Settings, tell: Callable[
         "concurrency": options.concurrency,
         "picture_seconds": whole,
         "images_per_s": images_per_s,
-        "tokens_per_s": images_per_s * tokens if tokens else None,
+        "tokens_per_picture": tokens,
+        "tokens_per_s": images_per_s * tokens,
         "reference_seconds": statistics.median(theirs) if theirs else None,
         "speedup": statistics.median(theirs) * images_per_s if theirs else None,
         "stages": stages,
-        "outside_model_share": max(1 - model_seconds / whole, 0.0),
+        "outside_seconds": outside,
+        "outside_model_share": outside / whole,
+        "unexplained_seconds": whole - outside - model_seconds,
         "start_seconds": serving.start_seconds,
         "peak_rss_mb": peak,
         "limits": limits,

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from florence_tagger.benchmark.limits import matmul_gflops, memory_gb_per_s, work_of
 from florence_tagger.config import Settings
+from florence_tagger.florence.decoding import Decoded, GenerationSettings
 from florence_tagger.florence.detector import Detector
-from florence_tagger.florence.limits import matmul_gflops, memory_gb_per_s, work_of
 from florence_tagger.media.content import decode_base64
 from florence_tagger.media.images import fit, open_rgb
 from florence_tagger.schemas import Frame
@@ -38,13 +39,20 @@ def measure_inside(
         timed("encode", detector.encode, Frame(pixels, rgb.width, rgb.height))
         said = timed("generate", detector.generate, pixels, detector.generation)
         timed("postprocess", detector.read, said, rgb.width, rgb.height)
+        times.setdefault("tokens", []).append(len(said.token_ids))
         times.setdefault("decoder_per_token", []).append(
-            (times["generate"][-1] - times["encode"][-1]) / len(said.token_ids)
+            (times["generate"][-1] - times["encode"][-1]) / steps_of(said, detector.generation)
         )
     stages = {name: statistics.median(values) for name, values in times.items()}
     encode, generate = stages.pop("encode"), stages.pop("generate")
     stages |= {"encoder": encode - stages["vision"], "decoder": generate - encode}
     return stages, measure_limits(detector, stages)
+
+
+def steps_of(said: Decoded, generation: GenerationSettings) -> int:
+    """How many steps the decoder made for an answer: one a token, but none for an end that was forced."""
+    forced = generation.forced_eos_token_id is not None and len(said.token_ids) == generation.max_new_tokens
+    return max(len(said.token_ids) - forced, 1)
 
 
 def measure_limits(detector: Detector, stages: dict[str, float]) -> dict[str, float]:

@@ -47,10 +47,11 @@ class Detector:
     ) -> None:
         self.folder = folder
         self.capacity = options.pictures
-        self.generation = replace(generation, max_new_tokens=min(generation.max_new_tokens, folder.max_positions))
+        most = min(generation.max_new_tokens, folder.max_positions)
+        self.generation = replace(generation, max_new_tokens=most, min_new_tokens=min(generation.min_new_tokens, most))
         self._tokenizer = Tokenizer(folder.read_text("tokenizer.json"))
-        self._runtime = Runtime(folder, options, core)
         self.prompt_ids = self._tokenizer.encode(OBJECT_DETECTION)
+        self._runtime = Runtime(folder, options, core)
         self._answers: Generation[Hashable, CrossAttention] = Generation(self._runtime.decoder)
         self._sizes: dict[Hashable, tuple[int, int]] = {}
 
@@ -67,7 +68,7 @@ class Detector:
     @property
     def takes_turns(self) -> bool:
         """Whether encoding and decoding only slow each other down when they run at the same time, as on a CPU."""
-        return "CPU" in (self.devices["vision"], self.devices["decoder"])
+        return self.devices["decoder"] == "CPU" and "CPU" in (self.devices["vision"], self.devices["encoder"])
 
     def encode(self, frame: Frame) -> Encoded:
         """Looks at a frame."""

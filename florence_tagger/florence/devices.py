@@ -61,14 +61,16 @@ class Device:
 def find_devices(core: Any = None) -> list[Device]:
     """What OpenVINO sees on this machine."""
     core = core or ov.Core()
-    return [
-        Device(name, str(core.get_property(name, "FULL_DEVICE_NAME")), tuple(capabilities_of(core, name)))
-        for name in core.available_devices
-    ]
+    return [describe_device(core, name) for name in core.available_devices]
 
 
-def capabilities_of(core: Any, name: str) -> list[str]:
-    return [str(one) for one in core.get_property(name, "OPTIMIZATION_CAPABILITIES")]
+def describe_device(core: Any, name: str) -> Device:
+    """A device by its name; one with a broken driver has the driver's error for a name."""
+    try:
+        capabilities = tuple(str(one) for one in core.get_property(name, "OPTIMIZATION_CAPABILITIES"))
+        return Device(name, str(core.get_property(name, "FULL_DEVICE_NAME")), capabilities)
+    except RuntimeError as exc:
+        return Device(name, f"can't be asked: {reason_of(exc)}", ())
 
 
 class Compiler:
@@ -120,6 +122,8 @@ class Compiler:
             properties["INFERENCE_PRECISION_HINT"] = precision
         if precision == "f32":
             properties["KV_CACHE_PRECISION"] = "f32"  # which would be u8 otherwise
+        elif not on_cpu:
+            properties["KV_CACHE_PRECISION"] = "f16"  # GPUs can't show a cache of i8, and ours is cut now and then
         if options.threads and on_cpu:
             properties["INFERENCE_NUM_THREADS"] = options.threads
         if options.cache_dir:

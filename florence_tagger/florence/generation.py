@@ -72,7 +72,7 @@ class Generation(Generic[Key, Picture]):
                 answer.query = answer.search.send(candidates)
             except StopIteration as stop:
                 ended[answer.key] = stop.value
-            except ModelError as exc:
+            except Exception as exc:  # noqa: BLE001 - one answer's failure is not that of the others
                 ended[answer.key] = exc
         return ended
 

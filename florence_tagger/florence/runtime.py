@@ -129,6 +129,7 @@ class Decoder:
         self._cached = 0
         self._cross: dict[str, FloatArray] = {}
         self._attended = 0
+        self._sound_row = 0
 
     @property
     def candidates(self) -> int:
@@ -144,12 +145,12 @@ class Decoder:
         """Adds a picture after the others."""
         if not self._slots:
             self._request.reset_state()
-            self._cached = 0
+            self._cached = self._sound_row = 0
         for name, values in cross_attention.items():
             if name not in self._cross:  # the system gives memory to the places that are used
                 self._cross[name] = np.empty((self._capacity, *values.shape[1:]), np.float32)
             self._cross[name][len(self._slots)] = values[0]
-        self._slots.append(Slot(0, self._cached))
+        self._slots.append(Slot(self._sound_row, self._cached))
 
     def remove(self, place: int) -> None:
         """Removes a picture; the last one takes its place."""
@@ -180,6 +181,8 @@ class Decoder:
         )
         self._cached += 1
         log_probs, token_ids = (self._request.get_output_tensor(index).data for index in (0, 1))
+        # Masked tokens count for nothing unless they are NaN: a newcomer must not inherit those of a broken neighbour.
+        self._sound_row = int(np.argmax(np.isfinite(log_probs[:, 0])))
         answers = []
         for place, query in enumerate(queries):
             self._slots[place].first_row = place * width
