@@ -61,7 +61,7 @@ def test_activations_stay_far_inside_the_range_of_f16() -> None:
         inputs |= {"input_ids": np.array([2]), "position_ids": np.array([0]), "beam_idx": np.array([0], np.int32)}
         inputs |= {"attention_mask": np.zeros((1, 1, 1, 1), np.float32), "banned_ids": np.array([[-1]])}
         decoder.reset_state()
-        said = [value for value in decoder.infer(inputs).values() if np.isfinite(value).all()]
+        said = [value for value in decoder.infer(inputs).values() if value.size and np.isfinite(value).all()]
         assert max(largest(seen.values()), largest(read.values()), largest(said)) < F16_MAX / 64
 
 

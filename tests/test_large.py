@@ -53,7 +53,7 @@ def test_real_geometry_says_what_transformers_says(
         assert (one["pictures"], one["tokens"]) == (pictures, pictures * tokens)
         # After 50 tokens the beams of such a model add up to log-probabilities of about -200, where float32 has steps
         # of 1.5e-5: now and then two beams are nearer than that, and which is first is a matter of rounding.
-        assert one["ids_equal"] >= pictures * 0.75
+        assert one["ids_equal"] >= pictures * (1 if one["mode"] == "greedy" else 0.75)
 
 
 def test_int8_of_base_geometry_is_small(tmp_path: Path) -> None:

@@ -94,9 +94,12 @@ def figures(ir: Path, images: Path, report: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("kind", [*KINDS, "fp16"])
 def test_counts_of_300_scenes_are_those_of_the_checkpoint(folders: dict[str, Path], kind: str, tmp_path: Path) -> None:
     scenes = draw(tmp_path / "scenes", 300, seed=300)
-    least_counts, least_iou = (0.97, 0.94) if kind == "int4" else (0.98, 0.97)  # int4 is coarser, and optional
+    least_iou = 0.94 if kind == "int4" else 0.97  # int4 is coarser
     for one in figures(folders.get(kind, DEFAULT_MODEL), scenes, tmp_path / "report.json"):
+        print(
+            f"{kind}, {one['mode']}: counts equal on {one['counts_equal']}"
+        )  # the README's table; pytest -rP shows it
         assert one["pictures"] == 300
-        assert one["counts_equal"] >= least_counts * 300
+        assert one["counts_equal"] >= 0.98 * 300
         assert one["box_iou"] > least_iou
         assert one["features_cosine"] > 0.99
