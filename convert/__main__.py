@@ -43,7 +43,8 @@ def main(model: str, output: Path, precision: str, calibration: Path | None, rev
     if calibration and precision not in ("int8", "int4"):
         raise click.UsageError("--calibration goes with --precision int8 or int4.")
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C does: what was begun is removed
-        signal.signal(number, signal.default_int_handler)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, signal.default_int_handler)
     try:
         with Bar() as bar:
             quiet_libraries()

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import hypothesis
 import pytest
 import requests
 
@@ -20,6 +21,10 @@ from florence_tagger.florence.detector import Detector
 from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.folder import read_folder
 from florence_tagger.schemas import Detection, Frame, Region
+
+# A busy machine is no fault of a test: pytest's own timeout ends what hangs.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENES = Path(__file__).parent / "scenes"

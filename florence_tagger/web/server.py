@@ -1,11 +1,13 @@
 """gunicorn around the application: one worker, whose threads wait for the one model that is loaded in it."""
 
+import ctypes
 import logging
 import os
 import shlex
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from florence_tagger.web.app import create_app
 logger = logging.getLogger(__name__)
 
 SAMPLE = Path(__file__).parent / "samples" / "street.png"
+M_ARENA_MAX = -8  # mallopt(3)
 GRACEFUL_SECONDS = 30
 FINISHING_SECONDS = 20  # after them, what still waits is given up, so that its requests are answered in time
 
@@ -69,6 +72,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Flask:
         """The application, in the worker; its model loads in the background."""
+        share_one_heap()
         self.batcher = Batcher(self.load_model, self.settings.queue_size, give_up)
         return create_app(self.settings, self.batcher, self.folder.image_size)
 
@@ -88,6 +92,16 @@ class Server(BaseApplication):  # type: ignore[misc]
         """Ends the model's thread; what waits for it is answered as not treated."""
         if self.batcher is not None:
             self.batcher.close()
+
+
+def share_one_heap() -> None:
+    """Has all threads allocate from one heap, where the C library is glibc.
+
+    By default each of the many threads keeps what it has freed for itself: after a hundred photos of 12 megapixels the
+    service held 200 MB more than it does with one heap (`python -m benchmarks.table` measures it).
+    """
+    with suppress(OSError, AttributeError):  # another C library, without such a setting
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def give_up(error: Exception) -> None:
