@@ -134,7 +134,8 @@ def main(work: Path | None, pictures: int, output: Path) -> None:
     lines = [f"| {what} | {figure} | {detail} |" for what, figure, detail in rows]
     head = (
         f"# Results\n\nFlorence-2-base with random weights, int8 (calibrated), {TOKENS} tokens, default settings, on "
-        f"{machine()}.\nWritten by `python -m benchmarks.table`; PyTorch runs in f32, in the same run.\n\n"
+        f"{machine()}.\nWritten by `python -m benchmarks.table --pictures {pictures}`; PyTorch runs in f32, in the "
+        "same run.\n\n"
         "| what | result | measured |\n|---|---|---|\n"
     )
     output.write_text(head + "\n".join(lines) + "\n")

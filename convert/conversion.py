@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import psutil
 import torch
 
-import florence_tagger
 from convert.checkpoint import Checkpoint, describe_weights, empty_model, load_model, read_checkpoint
 from convert.comparison import Comparison, is_lossless, sum_up
 from convert.errors import ConversionError
@@ -23,6 +22,7 @@ from convert.hub import Source, find_source
 from convert.pictures import find_pictures
 from convert.precision import QUANTIZED, quantize, read_pictures, record
 from florence_tagger import __version__
+from florence_tagger.config import SAMPLES
 from florence_tagger.errors import ModelError
 from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.folder import FORMAT, GENERATION, MANIFEST, PREPROCESSING, read_files
@@ -36,7 +36,6 @@ BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "int8": 1.1, "int4": 0.9}
 MEMORY_PER_WEIGHT = 10
 MEMORY_PER_PIXEL = 4400
 MEMORY_OF_LIBRARIES = 1.2e9
-SAMPLES = Path(florence_tagger.__file__).parent / "web" / "samples"
 VERIFIED_TOKENS = 32
 RECORDED_VERSIONS = ("nncf", "openvino", "optimum", "optimum-intel", "torch", "transformers")
 

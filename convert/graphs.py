@@ -26,6 +26,7 @@ from convert.ir import number_names
 from convert.settings import Preprocessing
 from convert.text import DecoderGraph, EncoderGraph
 from convert.vision import VisionGraph, image_tokens
+from florence_tagger.florence.folder import GRAPHS
 
 TASK = "image-text-to-text"
 Axes = dict[str, dict[int, str]]
@@ -130,7 +131,7 @@ class Florence2Config(OpenVINOConfig):  # type: ignore[misc]
     """
 
     NORMALIZED_CONFIG_CLASS = NormalizedConfig
-    SUPPORTED_BEHAVIORS = ("vision", "encoder", "decoder")
+    SUPPORTED_BEHAVIORS = GRAPHS
     inputs: ClassVar[Axes] = {}
 
     @property

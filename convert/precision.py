@@ -19,6 +19,7 @@ from convert.errors import ConversionError
 from convert.ir import number_names
 from convert.pictures import find_pictures, read_frame
 from florence_tagger.errors import DocumentError
+from florence_tagger.florence.folder import GRAPHS
 from florence_tagger.schemas import UInt8Array
 
 QUANTIZED = ("int8", "int4")
@@ -34,7 +35,7 @@ def quantize(folder: Path, precision: str, pictures: Sequence[UInt8Array]) -> It
     activations are quantised, too.
     """
     logging.getLogger("nncf").setLevel(logging.ERROR)  # its own set_log_level would silence everybody's handlers
-    for name in ("vision", "encoder", "decoder"):
+    for name in GRAPHS:
         yield name
         path = folder / f"{name}.xml"
         graph = ov.Core().read_model(path)

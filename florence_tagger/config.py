@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from florence_tagger.errors import SettingsError
 
 PREFIX = "FLORENCE_"
+SAMPLES = Path(__file__).resolve().parent / "web" / "samples"  # pictures that the bundled model counts
 DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "ov_models" / "florence-2-tiny"
 
 

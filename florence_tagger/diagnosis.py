@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from florence_tagger import __version__
-from florence_tagger.config import Settings
+from florence_tagger.config import SAMPLES, Settings
 from florence_tagger.counting import count_regions
 from florence_tagger.errors import TaggerError
 from florence_tagger.florence.detector import load_detector
@@ -18,7 +18,7 @@ from florence_tagger.florence.devices import choose_device, find_devices
 from florence_tagger.florence.folder import ModelFolder, check_hashes, read_folder
 from florence_tagger.media.images import open_picture
 
-SAMPLE = Path(__file__).parent / "web" / "samples" / "street.png"
+SAMPLE = SAMPLES / "street.png"
 LIBRARIES = ("openvino", "numpy", "pillow", "tokenizers", "flask", "gunicorn")
 RENDER_NODES = Path("/dev/dri")
 OPENCL_VENDORS = Path("/etc/OpenCL/vendors")

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import hypothesis
 import pytest
 import requests
 
+from florence_tagger.benchmark.processes import free_port
 from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.florence.detector import Detector
 from florence_tagger.florence.devices import RuntimeOptions
@@ -142,13 +142,6 @@ class RunningServer:
 
     def get(self, path: str) -> requests.Response:
         return requests.get(f"{self.url}{path}", timeout=60)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def start_server(log: Path, *options: str) -> RunningServer:

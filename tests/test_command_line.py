@@ -13,10 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from florence_tagger import __version__
+from florence_tagger.benchmark.processes import free_port
 from florence_tagger.cli import main
 from florence_tagger.config import DEFAULT_MODEL, Settings, load_settings
 from florence_tagger.errors import SettingsError
-from tests.conftest import ROOT, SCENES, RunningServer, document, free_port, start_server, stop_server, variants
+from tests.conftest import ROOT, SCENES, RunningServer, document, start_server, stop_server, variants
 
 SCENE = (SCENES / "scene00.png").read_bytes()
 

@@ -13,6 +13,8 @@ import numpy as np
 import openvino as ov
 from openvino import opset13
 
+from florence_tagger.florence.folder import GRAPHS
+
 SIDE = 4096  # of the matrices: large enough that nothing but the product takes time
 READ_BYTES = 512 * 1024 * 1024  # far more than any cache holds
 REPEATS = 8
@@ -68,7 +70,7 @@ class Work:
 def work_of(folder: Path, prompt_tokens: int) -> Work:
     """The work of a model folder's graphs for a prompt of so many tokens."""
     core = ov.Core()
-    vision, encoder, decoder = (core.read_model(folder / f"{name}.xml") for name in ("vision", "encoder", "decoder"))
+    vision, encoder, decoder = (core.read_model(folder / f"{name}.xml") for name in GRAPHS)
     prompt = encoder.input("prompt_embeddings")
     encoder.reshape({"prompt_embeddings": [1, prompt_tokens, prompt.partial_shape[2].get_length()]})
     return Work(gflop_of(vision), gflop_of(encoder), weight_bytes_of(decoder))

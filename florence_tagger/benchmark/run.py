@@ -15,14 +15,13 @@ from rich.table import Table
 
 from florence_tagger.benchmark.processes import Serving, Timing, reference, service
 from florence_tagger.benchmark.stages import machine, measure_inside
-from florence_tagger.config import Settings
+from florence_tagger.config import SAMPLES, Settings
 from florence_tagger.errors import TaggerError
 from florence_tagger.florence.decoding import exactly
 from florence_tagger.florence.detector import load_detector
 from florence_tagger.florence.folder import GENERATION, MANIFEST, ModelFolder, read_folder, read_json
 from florence_tagger.media.images import open_rgb, to_jpeg
 
-SAMPLES = Path(__file__).parent.parent / "web" / "samples"
 OUTSIDE = ("base64", "decode_file", "preprocess", "postprocess", "http")  # the stages that are not the model's
 PHOTO_SIZE = (4032, 3024)  # a phone's twelve megapixels
 PHOTO_NOISE = 4.0  # of 255, as a camera's sensor has it: what makes a photo cost what it costs to decode

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +18,6 @@ from florence_tagger.schemas import Detection, Frame, UInt8Array
 
 OBJECT_DETECTION = "Locate the objects with category name in the image."  # what Florence-2 was trained to read for <OD>
 WARM_UP_TOKENS = 8
-
-Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
@@ -85,10 +83,7 @@ class Detector:
 
     def detect(self, frame: Frame) -> Detection:
         """The objects in a frame by itself; nothing else may be under way."""
-        self.start(None, self.encode(frame))
-        while not (found := self.step()):
-            pass
-        return raised(found[None])
+        return self.read(self.generate(frame.pixels, self.generation), frame.width, frame.height)
 
     def image_features(self, pixels: UInt8Array) -> FloatArray:
         """The features (1, tokens, d_model) that the text model is given for uint8 pixels (H, W, 3)."""
@@ -99,7 +94,9 @@ class Detector:
         self._answers.start(None, self._runtime.encode(pixels, self.prompt_ids), settings)
         while not (said := self._answers.step()):
             pass
-        return raised(said[None])
+        if isinstance(decoded := said[None], Exception):
+            raise decoded
+        return decoded
 
     def _found(self, key: Hashable, decoded: Decoded | Exception) -> Detection | Exception:
         width, height = self._sizes.pop(key)
@@ -113,13 +110,6 @@ class Detector:
     def read(self, decoded: Decoded, width: int, height: int) -> Detection:
         """What an answer says was found in a picture of `width` and `height` pixels."""
         return Detection(parse_regions(decoded.token_ids, self._tokenizer, width, height), decoded.truncated)
-
-
-def raised(outcome: Outcome | Exception) -> Outcome:
-    """An outcome that is not an exception, which is raised."""
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
 
 
 def load_detector(folder: ModelFolder, settings: Settings, core: Any = None) -> Detector:

@@ -1,4 +1,4 @@
-"""Where the graphs run: the choice of device, and compiling for it. With `runtime` the only user of OpenVINO."""
+"""Where the graphs run: the choice of device, and compiling for it. With `runtime` what serves on OpenVINO."""
 
 import logging
 from collections.abc import Sequence

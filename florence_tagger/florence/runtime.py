@@ -136,11 +136,6 @@ class Decoder:
         """How many next tokens of each row a step tells."""
         return int(self._request.model_outputs[0].partial_shape[1].get_length())
 
-    @property
-    def room(self) -> int:
-        """How many more pictures can be added."""
-        return self._capacity - len(self._slots)
-
     def add(self, cross_attention: CrossAttention) -> None:
         """Adds a picture after the others."""
         if not self._slots:

@@ -14,12 +14,11 @@ import psutil
 
 from florence_tagger.counting import most_frequent
 from florence_tagger.errors import DocumentError, RequestError, TooManyDocumentsError
-from florence_tagger.pipeline import Outcome
+from florence_tagger.pipeline import OBJECT_DETECTION, Outcome
 from florence_tagger.schemas import DocumentResult
 
 DEFAULT_LABELS = 5
 MOST_LABELS = 10_000
-OBJECT_DETECTION = "OD"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from flask import Flask
@@ -17,13 +16,13 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.gthread import ThreadWorker
 
 from florence_tagger.batching import Batcher, Model
-from florence_tagger.config import Settings
+from florence_tagger.config import SAMPLES, Settings
 from florence_tagger.florence.folder import ModelFolder
 from florence_tagger.web.app import create_app
 
 logger = logging.getLogger(__name__)
 
-SAMPLE = Path(__file__).parent / "samples" / "street.png"
+SAMPLE = SAMPLES / "street.png"
 M_ARENA_MAX = -8  # mallopt(3)
 GRACEFUL_SECONDS = 30
 FINISHING_SECONDS = 20  # after them, what still waits is given up, so that its requests are answered in time
