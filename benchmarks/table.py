@@ -79,7 +79,7 @@ def shares_of(figures: dict[str, Any], name: str) -> Iterator[Row]:
         work, limit = limits["vision_gflop"], limits["vision_limit_gflops"]
         detail = f"{stages['vision'] * 1e3:.0f} ms for {work:.0f} GFLOP; limit {limit:.0f} GFLOP/s"
         yield "vision, share of the matmul limit", f"{limits['vision_share']:.0%}", detail
-        step = f"{stages['decoder_per_token'] * 1e3:.2f} ms for {limits['decoder_weights_mb']:.0f} MB"
+        step = f"{limits['decoder_step_ms']:.2f} ms for {limits['decoder_weights_mb']:.0f} MB"
         bandwidth = f"limit {limits['memory_gb_per_s']:.0f} GB/s"
         yield "decoder, share of the memory limit", f"{limits['decoder_share']:.0%}", f"{step}; {bandwidth}"
     what = f"{figures['outside_seconds'] * 1e3:.0f} ms for base64, JPEG of 12 megapixels, resize, HTTP and envelope"

@@ -89,12 +89,12 @@ class EncoderConfig(GraphConfig):
 
 
 class DecoderConfig(GraphConfig):
-    """One step: dynamic in the rows (beams of pictures), the bans, the positions attended to and the tokens cached."""
+    """One step: dynamic in its rows (beams of pictures) and in how many tokens of picture and answer they attend to."""
 
     @property
     def inputs(self) -> Axes:
         rows = {"input_ids": ROWS, "position_ids": ROWS}
-        rows |= {"attention_mask": ROWS | {3: "present_tokens"}, "banned_ids": ROWS | {1: "bans"}}
+        rows |= {"attention_mask": ROWS | {3: "present_tokens"}, "banned_ids": ROWS}
         cross = {
             name: {0: "pictures", 3 if name.endswith("key") else 2: "encoder_tokens"}
             for name in self.layer_names("cross_attention")
@@ -116,7 +116,8 @@ class DecoderConfig(GraphConfig):
             "input_ids": torch.zeros(rows, dtype=torch.int64),
             "position_ids": torch.full((rows,), cached),
             "attention_mask": torch.zeros(rows, 1, 1, cached + 1),
-            "banned_ids": torch.full((rows, 7), -1),
+            # room for all tokens of an answer, and for the end token
+            "banned_ids": torch.full((rows, self.text.max_position_embeddings + 1), -1),
             "cross_attention": [cross] * self.text.decoder_layers,
             "self_key_values": [cache] * self.text.decoder_layers,
         }

@@ -129,12 +129,17 @@ def attend_to_self(x: Tensor, attn: Any, mask: Tensor, key: Tensor, value: Tenso
     It is one scaled_dot_product_attention on cache and new token joined, the pattern from which OpenVINO's plugins make
     a cache that grows in place and is reordered by index. BART's scale is that operation's default.
     """
-    rows = x.shape[0]
-    query = split_heads(linear(x, attn.q_proj), attn).unsqueeze(2)
-    key = torch.cat([key, split_heads(linear(x, attn.k_proj), attn).unsqueeze(2)], dim=2)
-    value = torch.cat([value, split_heads(linear(x, attn.v_proj), attn).unsqueeze(2)], dim=2)
+    query, new_key, new_value = project_together(x, attn)
+    key, value = torch.cat([key, new_key], dim=2), torch.cat([value, new_value], dim=2)
     y = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    return linear(y.reshape(rows, attn.embed_dim), attn.out_proj), key, value
+    return linear(y.reshape(-1, attn.embed_dim), attn.out_proj), key, value
+
+
+def project_together(x: Tensor, attn: Any) -> tuple[Tensor, ...]:
+    """Query, key and value (R, heads, 1, head_dim) of `x` (R, d_model) by one product: a step has many small ones."""
+    parts = (attn.q_proj, attn.k_proj, attn.v_proj)
+    weight, bias = (torch.cat([getattr(part, name) for part in parts]).float() for name in ("weight", "bias"))
+    return functional.linear(x, weight, bias).view(-1, 3, attn.num_heads, 1, attn.head_dim).unbind(1)
 
 
 def attend_to_picture(x: Tensor, attn: Any, key_transposed: Tensor, value: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ def test_activations_stay_far_inside_the_range_of_f16() -> None:
     prompt = encoder.input("prompt_embeddings")
     encoder.reshape({"prompt_embeddings": [1, 13, prompt.partial_shape[2].get_length()]})
     decoder = with_inner_outputs(graph("decoder")).create_infer_request()
+    bans = graph("decoder").input("banned_ids").partial_shape[1].get_length()
     vision, encoder = with_inner_outputs(graph("vision")), with_inner_outputs(encoder)
     for name in list(TRUTH)[:4]:
         frame = open_picture((SCENES / name).read_bytes(), (192, 192), 10**8)
@@ -59,7 +60,7 @@ def test_activations_stay_far_inside_the_range_of_f16() -> None:
         read = encoder([seen[0], np.zeros((1, 13, 192), np.float32)])
         inputs = {port.any_name: read[port] for port in encoder.outputs if port.names and "cross" in port.any_name}
         inputs |= {"input_ids": np.array([2]), "position_ids": np.array([0]), "beam_idx": np.array([0], np.int32)}
-        inputs |= {"attention_mask": np.zeros((1, 1, 1, 1), np.float32), "banned_ids": np.array([[-1]])}
+        inputs |= {"attention_mask": np.zeros((1, 1, 1, 1), np.float32), "banned_ids": np.full((1, bans), -1)}
         decoder.reset_state()
         said = [value for value in decoder.infer(inputs).values() if value.size and np.isfinite(value).all()]
         assert max(largest(seen.values()), largest(read.values()), largest(said)) < F16_MAX / 64
@@ -75,6 +76,10 @@ def test_only_the_decoder_has_shapes_that_change() -> None:
     dynamic = [port.any_name for port in graph("encoder").inputs if port.partial_shape.is_dynamic]
     assert dynamic == ["prompt_embeddings"]  # which the runtime fixes
     assert all(str(port.element_type) == "<Type: 'uint8_t'>" for port in graph("vision").inputs)
+    cached = ("cross_attention", "attention_mask")  # by how many tokens of picture and answer; all else, by its rows
+    for port in graph("decoder").inputs:
+        changing = [axis for axis, length in enumerate(port.partial_shape) if length.is_dynamic]
+        assert changing == [0] or (port.any_name.startswith(cached) and changing in ([0, 2], [0, 3]))
 
 
 def test_no_row_of_the_vocabulary_leaves_the_decoder() -> None:

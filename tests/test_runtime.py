@@ -15,7 +15,7 @@ from florence_tagger.errors import ModelError
 from florence_tagger.florence import runtime
 from florence_tagger.florence.detector import OBJECT_DETECTION, Detector, load_detector
 from florence_tagger.florence.devices import RuntimeOptions, choose_device
-from florence_tagger.florence.folder import check_hashes, read_folder
+from florence_tagger.florence.folder import FORMAT, check_hashes, read_folder
 from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.media.images import open_picture
 from tests.conftest import SCENES, TRUTH
@@ -187,10 +187,10 @@ def test_folders_that_can_not_be_used(copy: Path) -> None:
         read_folder(copy / "nowhere")
     with pytest.raises(ModelError, match=r"no manifest.json.*python -m convert"):
         read_folder(copy.parent)
-    rewrite(copy / "manifest.json", format=1)
-    with pytest.raises(ModelError, match="format 1; this version reads format 2"):
+    rewrite(copy / "manifest.json", format=0)
+    with pytest.raises(ModelError, match=f"format 0; this version reads format {FORMAT}"):
         read_folder(copy)
-    rewrite(copy / "manifest.json", format=2, geometry=None)
+    rewrite(copy / "manifest.json", format=FORMAT, geometry=None)
     with pytest.raises(ModelError, match="incompletely: KeyError 'geometry'"):
         read_folder(copy)
     (copy / "manifest.json").write_text("{")

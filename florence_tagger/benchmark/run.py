@@ -154,7 +154,7 @@ def report(figures: dict[str, Any]) -> None:
     console = Console()
     table = Table("stage", "ms", "share of the limit", title=f"{figures['model']['name']} on {figures['machine']}")
     for name, seconds in figures["stages"].items():
-        share = figures["limits"].get(f"{name.removesuffix('_per_token')}_share") if name != "decoder" else None
+        share = figures["limits"].get(f"{name}_share") if name != "decoder" else None
         table.add_row(name.replace("_", " "), f"{seconds * 1e3:.2f}", f"{share:.0%}" if share else "")
     table.add_row("a picture by itself", f"{figures['picture_seconds'] * 1e3:.1f}")
     console.print(table)

@@ -91,7 +91,11 @@ class Detector:
 
     def generate(self, pixels: UInt8Array, settings: GenerationSettings) -> Decoded:
         """What the model says of uint8 pixels (H, W, 3) of its input size; nothing else may be under way."""
-        self._answers.start(None, self._runtime.encode(pixels, self.prompt_ids), settings)
+        return self.decode(self._runtime.encode(pixels, self.prompt_ids), settings)
+
+    def decode(self, cross_attention: CrossAttention, settings: GenerationSettings) -> Decoded:
+        """What the model says of an encoded picture; nothing else may be under way."""
+        self._answers.start(None, cross_attention, settings)
         while not (said := self._answers.step()):
             pass
         if isinstance(decoded := said[None], Exception):

@@ -15,7 +15,6 @@ from florence_tagger.schemas import UInt8Array
 
 PROMPT_LENGTHS_COMPILED = 4
 SMALL_VISION_BYTES = 32_000_000  # of weights; the bundled model has 4 MB, Florence-2-base 184 MB at fp16
-BANS_STEP = 8  # the width of the ban table is a multiple of it, so that its shape rarely changes
 STALE_TOKENS = 64  # of the cache that no picture has any use for, before they are dropped
 
 # What the decoder attends to of one picture, by its inputs' names: see `EncoderGraph` in convert/text.py.
@@ -125,6 +124,8 @@ class Decoder:
     def __init__(self, request: Any, capacity: int) -> None:
         self._request = request
         self._capacity = capacity
+        shapes = {port.any_name: port.partial_shape for port in request.model_inputs}
+        self._bans = shapes["banned_ids"][1].get_length()
         self._slots: list[Slot] = []
         self._cached = 0
         self._cross: dict[str, FloatArray] = {}
@@ -169,7 +170,7 @@ class Decoder:
                 "beam_idx": self._parents(queries, used),
                 "attention_mask": self._mask(width),
                 "banned_ids": ban_table(
-                    [query.banned[row] for query, rows in zip(queries, used, strict=True) for row in rows]
+                    [query.banned[row] for query, rows in zip(queries, used, strict=True) for row in rows], self._bans
                 ),
             },
             share_inputs=True,
@@ -218,10 +219,9 @@ class Decoder:
             slot.start -= stale
 
 
-def ban_table(banned: Sequence[IntArray]) -> IntArray:
-    """Token ids of different numbers for each row as one array, filled up with -1."""
-    longest = max(map(len, banned))
-    table = np.full((len(banned), (longest // BANS_STEP + 1) * BANS_STEP), -1)
+def ban_table(banned: Sequence[IntArray], width: int) -> IntArray:
+    """Token ids of different numbers for each row as one array, filled up to `width` with -1."""
+    table = np.full((len(banned), width), -1)
     for row, token_ids in zip(table, banned, strict=True):
         row[: len(token_ids)] = token_ids
     return table
