@@ -20,7 +20,7 @@ from florence_tagger.florence.decoding import GenerationSettings, Query, exactly
 from florence_tagger.florence.detector import Detector
 from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.folder import ModelFolder, read_folder
-from florence_tagger.florence.runtime import Decoder, detach_embedding
+from florence_tagger.florence.runtime import Decoder, without_embedding
 from florence_tagger.schemas import Frame
 
 PICTURES = 16
@@ -63,8 +63,7 @@ def seconds_a_picture(
 def step_ms(folder: ModelFolder, cache: str, pictures: int) -> float:
     """Milliseconds of a decoder step (median) with so many pictures, in f32 with a cache of a precision."""
     core = ov.Core()
-    model = core.read_model(folder.path / "decoder.xml")
-    detach_embedding(model)
+    model = without_embedding(core.read_model(folder.path / "decoder.xml"))
     hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": cache}
     decoder = Decoder(core.compile_model(model, "CPU", hints).create_infer_request(), pictures)
     height, width = folder.image_size

@@ -35,16 +35,16 @@ class Runtime:
     def __init__(self, folder: ModelFolder, options: RuntimeOptions, core: Any = None) -> None:
         self._compiler = Compiler(options, core)
         is_small = (folder.path / "vision.bin").stat().st_size < SMALL_VISION_BYTES
+        # A graph that was read keeps its file in memory: none is kept beside what was compiled of it.
         vision = self._compiler.read(folder.path / "vision.xml")
         self._vision = self._compiler.compile(vision, "vision", "f32" if is_small else "").create_infer_request()
-        self._encoder_graph = self._compiler.read(folder.path / "encoder.xml")
+        self._encoder_path = folder.path / "encoder.xml"
         self._encoder = lru_cache(PROMPT_LENGTHS_COMPILED)(self._compile_encoder)
-        decoder = self._compiler.read(folder.path / "decoder.xml")
-        self._embedding = self._compiler.compile_lookup(detach_embedding(decoder)).create_infer_request()
+        decoder, table = (self._compiler.read(folder.path / "decoder.xml") for _ in range(2))
+        self._embedding = self._compiler.compile_lookup(embedding_of(table)).create_infer_request()
         self._embed = lru_cache(PROMPT_LENGTHS_COMPILED)(self._embed_prompt)
-        self.decoder = Decoder(
-            self._compiler.compile(decoder, "decoder", "f32").create_infer_request(), options.pictures
-        )
+        decoder = self._compiler.compile(without_embedding(decoder), "decoder", "f32")
+        self.decoder = Decoder(decoder.create_infer_request(), options.pictures)
 
     @property
     def devices(self) -> dict[str, str]:
@@ -74,10 +74,11 @@ class Runtime:
         self._vision.infer({0: pixels[np.newaxis]}, share_inputs=True)
 
     def _compile_encoder(self, prompt_tokens: int) -> Any:
-        features, prompt = self._encoder_graph.inputs
+        graph = self._compiler.read(self._encoder_path)
+        features, prompt = graph.inputs
         width = prompt.partial_shape[2].get_length()
-        self._encoder_graph.reshape({features: features.partial_shape, prompt: [1, prompt_tokens, width]})
-        return self._compiler.compile(self._encoder_graph, "encoder", "f32").create_infer_request()
+        graph.reshape({features: features.partial_shape, prompt: [1, prompt_tokens, width]})
+        return self._compiler.compile(graph, "encoder", "f32").create_infer_request()
 
     def _embed_prompt(self, prompt_ids: tuple[int, ...]) -> FloatArray:
         """Embeddings (1, P, d_model) of prompt ids."""
@@ -86,15 +87,19 @@ class Runtime:
         return rows[np.newaxis]
 
 
-def detach_embedding(decoder: Any) -> Any:
-    """Takes the output `token_embeddings` off the decoder, as a graph of its own: token ids to embeddings.
+def embedding_of(decoder: Any) -> Any:
+    """The graph of the decoder's output `token_embeddings`: token ids to embeddings.
 
-    The table is stored once, in the decoder; what is compiled of this graph looks rows up in the same memory.
+    The table is stored once, in the decoder's file; what is compiled of this graph looks rows up in it.
     """
-    output = decoder.output("token_embeddings")
-    graph = ov.Model([output.get_node().input_value(0)], [decoder.input("input_ids").get_node()], "embedding").clone()
-    decoder.remove_result(output.get_node())
-    return graph
+    rows = decoder.output("token_embeddings").get_node().input_value(0)
+    return ov.Model([rows], [decoder.input("input_ids").get_node()], "embedding")
+
+
+def without_embedding(decoder: Any) -> Any:
+    """The decoder's graph without the output `token_embeddings`, which its steps do not need."""
+    decoder.remove_result(decoder.output("token_embeddings").get_node())
+    return decoder
 
 
 @dataclass
