@@ -102,9 +102,9 @@ class Comparison:
         """Both sides' answers for a picture; DocumentError where it can't be read."""
         frame = read_frame(picture, self._folder.image_size)
         started = time.perf_counter()
-        ours = self._detector.generate(frame.pixels, settings).token_ids
+        ours = self._detector.generate(frame.pixels, settings)
         between = time.perf_counter()
-        theirs = self._reference.generate(picture, settings)
+        theirs = certainly(self._reference.generate(picture, settings))
         ended = time.perf_counter()
         if picture not in self._cosines:  # which no mode of decoding changes
             features = self._detector.image_features(frame.pixels), self._reference.image_features(picture)
@@ -112,8 +112,8 @@ class Comparison:
         size = (frame.width, frame.height)
         return Pair(
             picture.name,
-            Answer(ours, parse_regions(ours, self._tokenizer, *size), between - started),
-            Answer(theirs, parse_regions(theirs, self._tokenizer, *size), ended - between),
+            Answer(ours.token_ids, parse_regions(ours, self._tokenizer, *size), between - started),
+            Answer(theirs.token_ids, parse_regions(theirs, self._tokenizer, *size), ended - between),
             self._cosines[picture],
         )
 

@@ -25,10 +25,16 @@ class Frame:
 
 @dataclass(frozen=True)
 class Region:
-    """One object: its label and its box (x1, y1, x2, y2) in pixels of the picture as displayed."""
+    """One object.
+
+    Attributes:
+        box: x1, y1, x2, y2 in pixels of the picture as displayed.
+        score: how sure the model is of it, 0 to 1.
+    """
 
     label: str
     box: Box
+    score: float
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ class FakeModel:
         return {key: self.found(frame) for key, frame in ended.items()}
 
     def found(self, frame: Frame) -> Detection:
-        return Detection((Region("cat", (0.0, 0.0, float(frame.width), float(frame.height))),), self.truncated)
+        return Detection((Region("cat", (0.0, 0.0, float(frame.width), float(frame.height)), 0.9),), self.truncated)
 
 
 @pytest.fixture

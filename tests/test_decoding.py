@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -227,6 +228,16 @@ def toy() -> Any:
     return BartForConditionalGeneration(config).eval()
 
 
+def language_of(toy: Any, input_ids: torch.Tensor) -> LogProbs:
+    """What a BART says after a prefix."""
+
+    def log_probs(prefix: tuple[int, ...]) -> FloatArray:
+        logits = toy(input_ids=input_ids, decoder_input_ids=torch.tensor([prefix])).logits[0, -1]
+        return np.asarray(torch.log_softmax(logits, -1), np.float32)
+
+    return log_probs
+
+
 REAL = st.builds(
     GenerationSettings,
     decoder_start_token_id=st.just(2),
@@ -246,12 +257,29 @@ REAL = st.builds(
 @settings(deadline=None, max_examples=200)
 def test_same_tokens_as_transformers(toy: Any, wanted: GenerationSettings, source: list[int]) -> None:
     input_ids = torch.tensor([source])
-
-    def log_probs(prefix: tuple[int, ...]) -> FloatArray:
-        logits = toy(input_ids=input_ids, decoder_input_ids=torch.tensor([prefix])).logits[0, -1]
-        return np.asarray(torch.log_softmax(logits, -1), np.float32)
-
     with torch.inference_mode():
         theirs = generate(toy, wanted, input_ids=input_ids)
-        ours = decode(log_probs, wanted)
+        ours = decode(language_of(toy, input_ids), wanted)
     assert ours.token_ids == theirs
+
+
+@given(REAL, st.lists(st.integers(3, 10), min_size=1, max_size=6))
+@settings(deadline=None, max_examples=50)
+def test_same_probabilities_as_transformers(toy: Any, wanted: GenerationSettings, source: list[int]) -> None:
+    # Greedy, transformers has logits instead of log-probabilities, and normalises them again after bans.
+    wanted = replace(wanted, no_repeat_ngram_size=0, min_new_tokens=0, forced_bos_token_id=None)
+    input_ids = torch.tensor([source])
+    with torch.inference_mode():
+        ours = decode(language_of(toy, input_ids), wanted)
+        generate(toy, wanted, input_ids=input_ids)  # sets the generation settings
+        theirs = toy.generate(
+            input_ids, attention_mask=torch.ones_like(input_ids), output_scores=True, return_dict_in_generate=True
+        )
+        expected = toy.compute_transition_scores(
+            theirs.sequences, theirs.scores, theirs.get("beam_indices"), normalize_logits=wanted.num_beams == 1
+        )
+    chosen = [
+        float(candidates.log_probs[candidates.token_ids == token_id][0])
+        for token_id, candidates in zip(ours.token_ids, ours.candidates, strict=True)
+    ]
+    assert chosen == pytest.approx(expected[0].tolist()[: len(chosen)], abs=1e-4)

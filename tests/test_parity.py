@@ -22,6 +22,7 @@ from convert.conversion import sha256_of
 from convert.reference import Reference
 from convert.verify import main as verify_main
 from florence_tagger.config import DEFAULT_MODEL
+from florence_tagger.florence.decoding import Decoded
 from florence_tagger.florence.detector import Detector
 from florence_tagger.media.images import open_picture
 from tests.conftest import CHECKPOINT, ROOT, SCENES, TRUTH
@@ -68,9 +69,18 @@ def test_service_says_what_transformers_own_classes_say(detector: Detector) -> N
     for name in TRUTH:
         inputs = processor(text="<OD>", images=Image.open(SCENES / name), return_tensors="pt")
         with torch.inference_mode():
-            theirs = model.generate(**inputs)[0, 1:].tolist()
+            theirs = model.generate(**inputs, output_scores=True, return_dict_in_generate=True)
+            log_probs = model.compute_transition_scores(theirs.sequences, theirs.scores, theirs.beam_indices)
         frame = open_picture((SCENES / name).read_bytes(), (192, 192), 10**8)
-        assert list(detector.generate(frame.pixels, detector.generation).token_ids) == theirs
+        ours = detector.generate(frame.pixels, detector.generation)
+        assert list(ours.token_ids) == theirs.sequences[0, 1:].tolist()
+        assert log_probs_of(ours) == pytest.approx(log_probs[0].tolist(), abs=0.01)
+
+
+def log_probs_of(said: Decoded) -> list[float]:
+    """The log-probability of each token of an answer."""
+    answer = zip(said.token_ids, said.candidates, strict=True)
+    return [float(candidates.log_probs[candidates.token_ids == token_id][0]) for token_id, candidates in answer]
 
 
 def test_counts_equal_transformers_at_default_precision(fresh_scenes: Path, tmp_path: Path) -> None:

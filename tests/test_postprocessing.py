@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoProcessor
 
 from florence_tagger.config import DEFAULT_MODEL
+from florence_tagger.florence.decoding import Candidates, Decoded, certainly
 from florence_tagger.florence.postprocessing import parse_regions
 from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.schemas import Region
@@ -37,7 +39,7 @@ def said(*parts: str) -> str:
 
 
 def parse(tokenizer: Tokenizer, text: str, width: int = 1000, height: int = 1000) -> list[tuple[str, tuple[int, ...]]]:
-    regions = parse_regions(tokenizer.encode(text), tokenizer, width, height)
+    regions = parse_regions(certainly(tokenizer.encode(text)), tokenizer, width, height)
     return [(region.label, tuple(int(side) for side in region.box)) for region in regions]
 
 
@@ -81,12 +83,33 @@ def test_malformed_answers_lose_only_what_is_malformed(tokenizer: Tokenizer, tex
 @given(st.lists(st.integers(-5, 1500), max_size=60))
 def test_any_token_ids_can_be_read(tokenizer: Tokenizer, token_ids: list[int]) -> None:
     valid = [token_id for token_id in token_ids if token_id >= 0]
-    for region in parse_regions(valid, tokenizer, 100, 50):
+    for region in parse_regions(certainly(valid), tokenizer, 100, 50):
         assert region.label == region.label.strip() != ""
         assert 0 < region.box[0] < 100
         assert 0 < region.box[1] < 50
 
 
 def test_boxes_point_at_the_middle_of_their_bins(tokenizer: Tokenizer) -> None:
-    (region,) = parse_regions(tokenizer.encode(said("dog", "0 0 999 499")), tokenizer, 500, 2000)
-    assert region == Region("dog", (0.25, 1.0, 499.75, 999.0))
+    (region,) = parse_regions(certainly(tokenizer.encode(said("dog", "0 0 999 499"))), tokenizer, 500, 2000)
+    assert region == Region("dog", (0.25, 1.0, 499.75, 999.0), 1.0)
+
+
+def test_scores_are_of_the_label_and_of_what_lies_near_the_corners(tokenizer: Tokenizer) -> None:
+    token_ids = tokenizer.encode(said("traffic light", "100 200 300 400", "5 5 5 5"))
+    first = tokenizer.first_location
+    candidates = [
+        Candidates(np.log(np.array(chances, np.float32)), np.array([token_id, *others]))
+        for token_id, chances, others in zip(
+            token_ids,
+            [(1,), *[(0.5,)] * (len(token_ids) - 10), *[(0.1, 0.2, 0.4)] * 4, *[(0.3, 0.1, 0.9)] * 4, (1,)],
+            [(), *[()] * (len(token_ids) - 10)]
+            + [(first + place + 10, first + place + 11) for place in (100, 200, 300, 400)]
+            + [(first - 1, first + 15)] * 4  # a word, whose id is near; and the last bin that is
+            + [()],
+            strict=True,
+        )
+    ]
+    near, at_the_edge = parse_regions(Decoded(token_ids, False, tuple(candidates)), tokenizer, 100, 100)
+    label = 0.5 ** (len(token_ids) - 10)
+    assert near.score == pytest.approx(label * 0.3)
+    assert at_the_edge.score == pytest.approx(label)  # 0.3 + 0.9 is more than 1, as rounding may make it

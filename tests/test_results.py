@@ -8,7 +8,7 @@ import pytest
 from florence_tagger.results import Results, key_of
 from florence_tagger.schemas import Detection, Region
 
-CAT = Detection((Region("cat", (0.0, 0.0, 1.0, 1.0)),))
+CAT = Detection((Region("cat", (0.0, 0.0, 1.0, 1.0), 0.9),))
 
 
 class Work:

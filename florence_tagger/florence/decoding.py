@@ -7,8 +7,8 @@ A search is a generator: it yields what it wants to know of the model and is sen
 the loop that it is, and whoever drives it may run the queries of many searches through the model together.
 """
 
-from collections.abc import Generator
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -49,6 +49,10 @@ class Candidates:
     log_probs: FloatArray
     token_ids: IntArray
 
+    def take(self, row: int) -> "Candidates":
+        """Those of one row, (K)."""
+        return Candidates(self.log_probs[row], self.token_ids[row])
+
 
 @dataclass(frozen=True)
 class GenerationSettings:
@@ -87,18 +91,68 @@ def exactly(own: GenerationSettings, beams: int | None, tokens: int | None) -> G
 
 @dataclass(frozen=True)
 class Decoded:
-    """The answer: token ids after the start token, and whether it was cut off at the most tokens."""
+    """The answer.
+
+    Attributes:
+        token_ids: after the start token.
+        truncated: it was cut off at the most tokens.
+        candidates: for each token, those that it was chosen from; a forced one was the only one.
+    """
 
     token_ids: tuple[int, ...]
     truncated: bool
+    candidates: tuple[Candidates, ...] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Beams:
+    """B beginnings of an answer, the likeliest first.
+
+    Attributes:
+        token_ids: int64 (B, T), the start token first.
+        rows: of the candidates that each token was among, int64 (B, T).
+        scores: log-probability of the whole, float32 (B).
+    """
+
+    token_ids: IntArray
+    rows: IntArray
+    scores: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def take(self, rows: IntArray) -> "Beams":
+        """Some of the beams."""
+        return Beams(self.token_ids[rows], self.rows[rows], self.scores[rows])
+
+    def continued(self, best: "Continuations") -> "Beams":
+        """The beams' continuations."""
+        token_ids = np.concatenate([self.token_ids[best.parents], best.token_ids[:, None]], axis=1)
+        rows = np.concatenate([self.rows[best.parents], best.parents[:, None]], axis=1)
+        return Beams(token_ids, rows, best.totals)
+
+
+@dataclass(frozen=True)
+class Continuations:
+    """What may come next: N tokens, the beams that they continue, and the log-probabilities of the whole."""
+
+    parents: IntArray
+    token_ids: IntArray
+    totals: FloatArray
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A finished answer of beam search: its ids, start token first, and its score (length penalty applied)."""
+    """A finished answer: its tokens and their rows (T) as in `Beams`, and its score (length penalty applied)."""
 
     token_ids: IntArray
+    rows: IntArray
     score: np.float32
+
+
+def certainly(token_ids: Sequence[int]) -> Decoded:
+    """An answer of tokens whose probabilities are not known: there was nothing else to choose from."""
+    return Decoded(tuple(token_ids), False, tuple(certain(token_id, 1).take(0) for token_id in token_ids))
 
 
 # Asks queries, is sent candidates, and returns its answer.
@@ -111,64 +165,76 @@ def search(settings: GenerationSettings) -> Search:
     Raises:
         ModelError: no token has a finite probability.
     """
-    token_ids = (yield from greedy_search(settings) if settings.num_beams == 1 else beam_search(settings))[1:]
+    told: list[Candidates] = []  # at each step
+    best = yield from (greedy_search if settings.num_beams == 1 else beam_search)(settings, told)
+    token_ids = tuple(best.token_ids[1:].tolist())
     # An end token in the last place may have been forced there.
     ended = token_ids[-1] == settings.eos_token_id and settings.forced_eos_token_id is None
-    return Decoded(tuple(token_ids.tolist()), len(token_ids) == settings.max_new_tokens and not ended)
+    chosen_from = tuple(all_rows.take(row) for all_rows, row in zip(told, best.rows[1:], strict=False))
+    return Decoded(token_ids, len(token_ids) == settings.max_new_tokens and not ended, chosen_from)
 
 
-def greedy_search(settings: GenerationSettings) -> Generator[Query, Candidates, IntArray]:
-    """Takes the likeliest token until the end token or the most tokens; ids (T) with the start token."""
-    sequences: IntArray = np.array([[settings.decoder_start_token_id]])
+def beginning(settings: GenerationSettings) -> Beams:
+    """The start token."""
+    return Beams(np.array([[settings.decoder_start_token_id]]), np.zeros((1, 1), np.int64), np.zeros(1, np.float32))
+
+
+def greedy_search(settings: GenerationSettings, told: list[Candidates]) -> Generator[Query, Candidates, Hypothesis]:
+    """Takes the likeliest token until the end token or the most tokens; appends what it is told to `told`."""
+    beams, parents = beginning(settings), np.zeros(1, np.int64)
     for _ in range(settings.max_new_tokens):
-        candidates = yield from next_tokens(sequences, np.zeros(1, np.int64), settings)
-        if not np.isfinite(candidates.log_probs[0, 0]):
+        told.append((yield from next_tokens(beams.token_ids, parents, settings)))
+        best = best_continuations(np.zeros(1, np.float32), told[-1], 1)  # sums would round what nearly ties
+        if not len(best.totals):
             raise ModelError(NOTHING_FINITE)
-        token_id = candidates.token_ids[0, 0]
-        sequences = np.append(sequences, [[token_id]], axis=1)
-        if token_id == settings.eos_token_id:
+        beams = beams.continued(best)
+        if best.token_ids[0] == settings.eos_token_id:
             break
-    best: IntArray = sequences[0]
-    return best
+    return hypothesis(beams, 0, settings)
 
 
-def beam_search(settings: GenerationSettings) -> Generator[Query, Candidates, IntArray]:
-    """Keeps the `num_beams` likeliest beginnings and returns the best finished answer, ids (T) with the start token.
+def beam_search(settings: GenerationSettings, told: list[Candidates]) -> Generator[Query, Candidates, Hypothesis]:
+    """Keeps the `num_beams` likeliest beginnings; the best finished answer. Appends what it is told to `told`.
 
     The search starts with one row instead of `num_beams` equal ones of which all but the first are ruled out: the same
     beams, cheaper. Twice as many candidates as beams are looked at, so that beams remain when the best of them end.
     """
-    beams = settings.num_beams
-    sequences = np.array([[settings.decoder_start_token_id]])
-    scores, parents = np.zeros(1, np.float32), np.zeros(1, np.int64)
+    most = settings.num_beams
+    beams, parents = beginning(settings), np.zeros(1, np.int64)
     finished: list[Hypothesis] = []
     for length in range(1, settings.max_new_tokens + 1):
-        candidates = yield from next_tokens(sequences, parents, settings)
-        totals, parents, token_ids = best_continuations(scores, candidates, 2 * beams)
-        if not len(totals):
+        told.append((yield from next_tokens(beams.token_ids, parents, settings)))
+        best = best_continuations(beams.scores, told[-1], 2 * most)
+        if not len(best.totals):
             break
-        longer = np.concatenate([sequences[parents], token_ids[:, None]], axis=1)
-        ended = (token_ids == settings.eos_token_id) | (length == settings.max_new_tokens)
+        longer = beams.continued(best)
+        ended = (best.token_ids == settings.eos_token_id) | (length == settings.max_new_tokens)
         # Only what ends among the best `num_beams` counts as an answer; the other candidates are a reserve.
-        penalty = length**settings.length_penalty
-        finished += [Hypothesis(longer[i], np.float32(totals[i] / penalty)) for i in np.flatnonzero(ended[:beams])]
-        finished = sorted(finished, key=lambda hypothesis: -hypothesis.score)[:beams]
-        running = np.flatnonzero(~ended)[:beams]
-        sequences, scores, parents = longer[running], totals[running], parents[running]
-        if not len(running) or is_done(finished, scores[0], length, settings):
+        finished += [hypothesis(longer, row, settings) for row in np.flatnonzero(ended[:most]).tolist()]
+        finished = sorted(finished, key=lambda one: -one.score)[:most]
+        running = np.flatnonzero(~ended)[:most]
+        beams, parents = longer.take(running), best.parents[running]
+        if not len(running) or is_done(finished, beams.scores[0], length, settings):
             break
     if not finished:
         raise ModelError(NOTHING_FINITE)
-    return finished[0].token_ids
+    return finished[0]
 
 
-def best_continuations(scores: FloatArray, candidates: Candidates, most: int) -> tuple[FloatArray, IntArray, IntArray]:
-    """The `most` best of what continues rows of `scores` (B), best first and only finite: totals, rows, token ids."""
+def hypothesis(beams: Beams, row: int, settings: GenerationSettings) -> Hypothesis:
+    """The beam in a row as a finished answer."""
+    length = beams.token_ids.shape[1] - 1
+    score = np.float32(beams.scores[row] / length**settings.length_penalty)
+    return Hypothesis(beams.token_ids[row], beams.rows[row], score)
+
+
+def best_continuations(scores: FloatArray, candidates: Candidates, most: int) -> Continuations:
+    """The `most` best of what continues rows of `scores` (B), best first and only finite."""
     totals = (scores[:, None] + candidates.log_probs).ravel()
-    rows, token_ids = np.arange(totals.size) // candidates.token_ids.shape[1], candidates.token_ids.ravel()
-    best = np.lexsort((token_ids, rows, -totals))[:most]
+    parents, token_ids = np.arange(totals.size) // candidates.token_ids.shape[1], candidates.token_ids.ravel()
+    best = np.lexsort((token_ids, parents, -totals))[:most]
     best = best[np.isfinite(totals[best])]
-    return totals[best], rows[best], token_ids[best]
+    return Continuations(parents[best], token_ids[best], totals[best])
 
 
 def is_done(finished: list[Hypothesis], best_running: np.float32, length: int, settings: GenerationSettings) -> bool:

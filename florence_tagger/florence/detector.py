@@ -113,7 +113,7 @@ class Detector:
 
     def read(self, decoded: Decoded, width: int, height: int) -> Detection:
         """What an answer says was found in a picture of `width` and `height` pixels."""
-        return Detection(parse_regions(decoded.token_ids, self._tokenizer, width, height), decoded.truncated)
+        return Detection(parse_regions(decoded, self._tokenizer, width, height), decoded.truncated)
 
 
 def load_detector(folder: ModelFolder, settings: Settings, core: Any = None) -> Detector:
