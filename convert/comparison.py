@@ -16,7 +16,7 @@ from convert.errors import ConversionError
 from convert.pictures import read_frame
 from convert.reference import Reference
 from florence_tagger.counting import count_regions
-from florence_tagger.florence.decoding import FloatArray, GenerationSettings
+from florence_tagger.florence.decoding import FloatArray, GenerationSettings, certainly
 from florence_tagger.florence.detector import Detector
 from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.folder import MANIFEST, ModelFolder, check_hashes, read_folder, read_json
