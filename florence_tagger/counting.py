@@ -1,9 +1,18 @@
 """Regions to counts by label."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from florence_tagger.schemas import Region
+from florence_tagger.schemas import Region, Sighting
+
+
+def count_document(sightings: Sequence[Sighting]) -> dict[str, int]:
+    """How often each label is in a document: on all its pages together, or in the frame of a video that has it most."""
+    total: Counter[str] = Counter()
+    for sighting in sightings:
+        found = Counter(count_regions(sighting.detection.regions))
+        total = total | found if sighting.page is None else total + found
+    return dict(total)
 
 
 def count_regions(regions: Iterable[Region]) -> dict[str, int]:

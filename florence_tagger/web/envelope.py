@@ -6,6 +6,7 @@ The user's own document (tests/contract) has the last word on names and forms.
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NoReturn
@@ -14,8 +15,9 @@ import psutil
 
 from florence_tagger.counting import most_frequent
 from florence_tagger.errors import DocumentError, RequestError, TooManyDocumentsError
+from florence_tagger.media.limits import Sampling
 from florence_tagger.pipeline import OBJECT_DETECTION, Outcome
-from florence_tagger.schemas import DocumentResult
+from florence_tagger.schemas import DocumentResult, Sighting
 
 DEFAULT_LABELS = 5
 MOST_LABELS = 10_000
@@ -29,15 +31,17 @@ class ProcessRequest:
         documents: as they came, echoed in the answer.
         num_labels: at most so many labels for a document, 0 for all.
         return_boxes: whether the answer lists the boxes, too.
+        sampling: of videos.
     """
 
     documents: list[Any]
     num_labels: int
     return_boxes: bool
+    sampling: Sampling
 
 
-def parse_request(body: bytes, max_documents: int) -> ProcessRequest:
-    """Reads the body of a request.
+def parse_request(body: bytes, max_documents: int, sampling: Sampling) -> ProcessRequest:
+    """Reads the body of a request, which may ask for less than `sampling`.
 
     Raises:
         RequestError: it is not JSON, has no list `documents`, or a parameter has a value that is not accepted.
@@ -52,7 +56,9 @@ def parse_request(body: bytes, max_documents: int) -> ProcessRequest:
     if len(documents) > max_documents:
         raise TooManyDocumentsError(f"The request has {len(documents)} documents; {max_documents} are accepted.")
     check_task(values)
-    return ProcessRequest(documents, parse_num_labels(values), parse_return_boxes(values))
+    return ProcessRequest(
+        documents, parse_num_labels(values), parse_return_boxes(values), parse_sampling(values, sampling)
+    )
 
 
 def parse_json(body: bytes) -> Any:
@@ -118,6 +124,27 @@ def parse_return_boxes(values: dict[str, Any]) -> bool:
     return value
 
 
+def parse_sampling(values: dict[str, Any], most: Sampling) -> Sampling:
+    """How a request wants videos sampled, by at most what the settings say."""
+    return Sampling(
+        fps=lowered(values, "video_fps", most.fps),
+        max_frames=int(lowered(values, "video_max_frames", most.max_frames, whole=True)),
+        max_seconds=lowered(values, "video_max_seconds", most.max_seconds),
+    )
+
+
+def lowered(values: dict[str, Any], name: str, most: float, whole: bool = False) -> float:
+    """A number above 0 and at most `most`, the default, or a string of it."""
+    value = given(values, name, most)
+    if isinstance(value, str) and value.strip().isascii() and len(value) <= 20:
+        with suppress(ValueError):
+            value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most or (whole and value % 1):
+        kind = "an integer from 1" if whole else "a number above 0"
+        raise RequestError(f"{name} is {shown(values[name])}; accepted is {kind} to {most:g}, the service's setting.")
+    return float(value)
+
+
 def shown(value: Any) -> str:
     """A value for an error message, not too long."""
     text = json.dumps(value)
@@ -163,11 +190,25 @@ def treated(document: dict[str, Any], result: DocumentResult, request: ProcessRe
     source = document["source"] | {"content": [{label: count} for label, count in counts.items()]}
     if request.return_boxes:
         source["detections"] = [
-            {"label": region.label, "box": list(region.box), "frame": 0} for region in result.detection.regions
+            {"label": region.label, "box": list(region.box)} | place_of(frame, sighting)
+            for frame, sighting in enumerate(result.sightings)
+            for region in sighting.detection.regions
         ]
-        if result.detection.truncated:
+        if result.truncated:
             source["truncated"] = True
+        if result.incomplete:
+            source["incomplete"] = True
     return document | {"source": source}
+
+
+def place_of(frame: int, sighting: Sighting) -> dict[str, Any]:
+    """Where in a document something was found: its frame from 0, the page from 1 or the time in seconds."""
+    place: dict[str, Any] = {"frame": frame}
+    if sighting.page is not None:
+        place["page"] = sighting.page
+    if sighting.time_s is not None:
+        place["time_s"] = round(sighting.time_s, 3)
+    return place
 
 
 def failure(status: HTTPStatus, error: str) -> dict[str, Any]:
