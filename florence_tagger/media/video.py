@@ -72,10 +72,11 @@ def opened(file: IO[bytes], container: str) -> Iterator[InputContainer]:
     try:
         with av.open(file, "r", format=container, io_open=refuse) as source:
             yield source
-    except (av.error.FFmpegError, ValueError, MemoryError, OverflowError) as exc:
-        if isinstance(exc, MemoryError):
-            raise
-        raise DocumentError(f"The video is damaged: {exc}.") from exc
+    except MemoryError:
+        raise
+    except (av.FFmpegError, ValueError, OverflowError) as exc:
+        what = exc.strerror if isinstance(exc, av.FFmpegError) else exc
+        raise DocumentError(f"The video is damaged: {what}.") from exc
 
 
 def refuse(*arguments: Any) -> NoReturn:
