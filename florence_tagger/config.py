@@ -72,7 +72,7 @@ class Settings(BaseSettings):
         0, ge=0, le=64, description="Processes that decode; 0 is one for each core, at most 8."
     )
     decoder_memory_mb: float = Field(
-        1000, ge=50, le=1e6, description="Most memory that decoding a document may take, MB."
+        600, ge=50, le=1e6, description="Most memory that decoding a document may take, MB."
     )
     request_seconds: float = Field(
         600, gt=0, le=86_400, description="Seconds after which a request is answered with what is done."

@@ -394,7 +394,7 @@ PICTURES = [
     *counted("GIF", GIF),
     *counted("TIFF", TIFF),
     *counted("TIFF", {"three pages": pages, "three pages, LZW": lambda: pages(compression="tiff_lzw")}, PAGES),
-    refused("TIFF", "101 pages", lambda: pages(101, compression="tiff_lzw"), "101 pages; 100 are accepted"),
+    refused("TIFF", "101 pages", lambda: pages(101, compression="tiff_lzw"), "more than the 100 pages accepted"),
     refused("TIFF", "truncated", lambda: saved(picture(), "TIFF")[:-2000], "damaged"),
     *(variant for form, makers in OTHERS.items() for variant in counted(form, makers)),
 ]

@@ -37,7 +37,7 @@ def picture_frames(file: IO[bytes], found: Format, limits: Limits, sampling: Sam
     if found == WEBP:
         check_webp(file, limits.pixels)
     with opened(file, found.decoder, limits) as picture:
-        if found == TIFF and getattr(picture, "n_frames", 1) > 1:
+        if found == TIFF and is_animated(picture):
             yield from pages(picture, limits)
         elif found == WEBP and is_animated(picture):
             yield from marked(webp_frames(picture, file, limits, sampling))
@@ -48,7 +48,7 @@ def picture_frames(file: IO[bytes], found: Format, limits: Limits, sampling: Sam
 
 
 def is_animated(picture: Image.Image) -> bool:
-    """Whether a picture has further frames that can be found."""
+    """Whether a picture has further frames or pages that can be found."""
     with suppress(EOFError):
         return bool(getattr(picture, "is_animated", False))
     return False

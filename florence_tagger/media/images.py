@@ -8,7 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from itertools import pairwise
 from typing import IO
@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
-from PIL.IcoImagePlugin import IcoImageFile
+from PIL.IcoImagePlugin import IcoFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile, jpeg_factory
 from PIL.PngImagePlugin import PngImageFile
@@ -42,12 +42,12 @@ def read_heif(file: IO[bytes]) -> ImageFile.ImageFile:
 
 
 # By Pillow's name of the format. Not Image.open, which keeps the reason to itself where it can't read a file.
-READERS: dict[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
+READERS: dict[str, Callable[[IO[bytes]], Image.Image]] = {
     "AVIF": AvifImageFile,
     "BMP": BmpImageFile,
     "GIF": GifImageFile,
     "HEIF": read_heif,
-    "ICO": IcoImageFile,
+    "ICO": lambda file: IcoFile(file).frame(0),  # the largest; IcoImageFile decodes it before its size can be checked
     "JPEG": jpeg_factory,
     "JPEG2000": Jpeg2KImageFile,
     "PNG": PngImageFile,
@@ -109,10 +109,8 @@ def opened(file: IO[bytes], form: str, limits: Limits) -> Iterator[Image.Image]:
     """
     try:
         with READERS[form](file) as picture:
-            # of an icon's pictures the largest
-            shown = picture.ico.frame(0) if isinstance(picture, IcoImageFile) else picture
-            check_size(shown, limits.pixels)
-            yield shown
+            check_size(picture, limits.pixels)
+            yield picture
     except DAMAGED as exc:
         raise DocumentError(f"The {form} picture is damaged or of a kind that can't be read: {exc}.") from exc
 
@@ -136,10 +134,10 @@ def pages(picture: Image.Image, limits: Limits) -> Iterator[Frame]:
     Raises:
         DocumentError: it has too many, or one of them has too many pixels.
     """
-    number: int = getattr(picture, "n_frames", 1)
-    if number > limits.pages:
-        raise DocumentError(f"The file has {number} pages; {limits.pages} are accepted.")
-    for page in range(number):
+    with suppress(EOFError):
+        picture.seek(limits.pages)  # which looks no further than that
+        raise DocumentError(f"The file has more than the {limits.pages} pages accepted.")
+    for page in range(getattr(picture, "n_frames", 1)):
         picture.seek(page)
         check_size(picture, limits.pixels)
         shown = upright(picture)

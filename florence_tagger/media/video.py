@@ -37,7 +37,10 @@ TURNS = {
     3: Image.Transpose.ROTATE_270,
 }
 
+# Bytes of packets that are read to learn about the streams, half of ffmpeg's default: they may be tiny, and are kept.
+PROBING = {"probesize": "2500000"}
 MOST_PACKETS = 250_000  # two hours at 30 frames a second; no more are looked at
+MOST_PIXELS = 8192 * 4320  # 8K, the largest that cameras and screens have
 MOST_THREADS = 4  # each keeps frames of its own
 
 
@@ -57,9 +60,11 @@ def video_frames(file: IO[bytes], container: str, limits: Limits, sampling: Samp
         wanted = [times[place] for place in sampling.choose([time * unit for time in times])]
         decoded = False
         for time, frame in decode(stream, packets, wanted):
-            check_pixels(frame.width, frame.height, limits.pixels)  # it may change on the way
-            shown = to_picture(frame)
-            yield Frame(fit(shown, limits.image_size), *shown.size, time_s=max((time - times[0]) * unit, 0.0))
+            check_pixels(frame.width, frame.height, most_pixels(limits))  # it may change on the way
+            quarters = round(frame.rotation / 90) % 4
+            size = (frame.height, frame.width) if quarters % 2 else (frame.width, frame.height)
+            pixels = fit(turned(to_picture(frame, limits), quarters), limits.image_size)
+            yield Frame(pixels, *size, time_s=max((time - times[0]) * unit, 0.0))
             decoded = True
         if not decoded:
             raise DocumentError("No frame of the video can be decoded.")
@@ -70,7 +75,7 @@ def opened(file: IO[bytes], container: str) -> Iterator[InputContainer]:
     """A file as nothing but the given container, which can open no other files; DocumentError of damage."""
     file.seek(0)
     try:
-        with av.open(file, "r", format=container, io_open=refuse) as source:
+        with av.open(file, "r", format=container, container_options=PROBING, io_open=refuse) as source:
             yield source
     except MemoryError:
         raise
@@ -94,12 +99,17 @@ def video_stream(source: InputContainer, limits: Limits) -> VideoStream:
     stream = max(streams, key=lambda one: one.frames)
     codec = stream.codec_context
     if codec is None or codec.codec.name not in CODECS:
-        name = codec.name if codec is not None else "an unknown one"
+        name = codec.name if codec is not None else "unknown"
         raise DocumentError(f"The video's codec is {name}; accepted are {', '.join(sorted(CODECS))}.")
-    check_pixels(codec.width, codec.height, limits.pixels)
+    check_pixels(codec.width, codec.height, most_pixels(limits))
     codec.thread_type = "AUTO"
     codec.thread_count = min(MOST_THREADS, os.cpu_count() or 1)
     return stream
+
+
+def most_pixels(limits: Limits) -> int:
+    """The most pixels of a frame: a decoder keeps many of them."""
+    return min(limits.pixels, MOST_PIXELS)
 
 
 def time_of(item: "Packet[VideoStream] | VideoFrame") -> int | None:
@@ -145,9 +155,21 @@ def decode(
         raise damage
 
 
-def to_picture(frame: VideoFrame) -> Image.Image:
-    """A frame as it is displayed: RGB, or RGBA where it may be transparent, and turned as the file says."""
+def to_picture(frame: VideoFrame, limits: Limits) -> Image.Image:
+    """A frame in RGB, or RGBA where it may be transparent; large ones reduced as JPEGs are."""
     alpha = any(component.is_alpha for component in frame.format.components) or frame.format.has_palette
-    picture = Image.fromarray(frame.to_ndarray(format="rgba" if alpha else "rgb24"))
-    quarters = round(frame.rotation / 90) % 4  # counter-clockwise, as Pillow turns
+    factor = 1
+    while limits.reduced and min(frame.width, frame.height) >= 4 * factor * max(limits.image_size):
+        factor *= 2
+    pixels = frame.to_ndarray(
+        format="rgba" if alpha else "rgb24",
+        width=frame.width // factor,
+        height=frame.height // factor,
+        interpolation="AREA" if factor > 1 else "BICUBIC",
+    )
+    return Image.fromarray(pixels)
+
+
+def turned(picture: Image.Image, quarters: int) -> Image.Image:
+    """A picture turned by so many quarters, counter-clockwise."""
     return picture.transpose(TURNS[quarters]) if quarters else picture

@@ -22,6 +22,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ from florence_tagger.media.limits import Confinement, Limits, Sampling
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 SPARE_SECONDS = 5  # the service ends a process in time; the alarm is for when there is no service any more
-LEAK_BYTES = 100e6  # a process that keeps so much more than it had before its first document is replaced
+KEPT_BYTES = 120e6  # of memory that is free, for the next photo; what is more goes back to the system
+LEAK_BYTES = 60e6  # beyond what may be kept: a process that still holds so much after a document is replaced
 PAGE = resource.getpagesize()
 
 
@@ -57,7 +59,7 @@ class Worker:
         spent = False
         while not spent:
             last = self._treat(self._receive())
-            spent = last.pop("spent", False) or memory()[1] > self._idle_bytes + LEAK_BYTES
+            spent = last.pop("spent", False) or self._leaks()
             self._send(last | {"spent": spent})
 
     def _treat(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -75,6 +77,13 @@ class Worker:
             traceback.print_exc()
             return {"error": "The file could not be decoded; the log of the service says how."}
         return {"end": True}
+
+    def _leaks(self) -> bool:
+        """Whether memory is lost, having given back what is free and large."""
+        if memory()[1] > self._idle_bytes + KEPT_BYTES:
+            with suppress(AttributeError):  # not glibc
+                ctypes.CDLL(None).malloc_trim(0)
+        return memory()[1] > self._idle_bytes + KEPT_BYTES + LEAK_BYTES
 
     def _messages(self, sampling: Sampling) -> Iterator[dict[str, Any]]:
         """The frames of the file at hand, their pixels where the service finds them."""
