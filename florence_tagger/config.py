@@ -37,11 +37,11 @@ class Settings(BaseSettings):
         None, ge=1, description="Most tokens of an answer, about 5 for each object; the checkpoint's."
     )
     inference_threads: int = Field(0, ge=0, description="Threads of inference on the CPU; 0 is OpenVINO's choice.")
-    batch_size: int = Field(8, ge=1, le=64, description="Most pictures whose answers are decoded together.")
+    batch_size: int = Field(8, ge=1, le=64, description="Most frames whose answers are decoded together.")
     http_threads: int = Field(
         80, ge=4, le=1024, description="Threads of the server; a tenth of them is kept for health checks and refusals."
     )
-    queue_size: int = Field(64, ge=1, description="Most documents that wait for the model, at most 8 of a request.")
+    queue_size: int = Field(64, ge=1, description="Most frames that wait for the model, at most 8 of a request.")
     cache_dir: Path | None = Field(None, description="Folder for compiled models, for faster starts; off if not set.")
     result_cache: int = Field(
         4096,
@@ -53,7 +53,27 @@ class Settings(BaseSettings):
     max_body_mb: float = Field(256, gt=0, le=1e5, description="Largest body of a request, MB.")
     max_documents: int = Field(1000, ge=1, description="Most documents in a request.")
     max_document_mb: float = Field(64, gt=0, le=1e5, description="Largest file, MB.")
-    max_pixels: int = Field(100_000_000, ge=1, description="Most pixels of a picture.")
+    max_pixels: int = Field(100_000_000, ge=1, description="Most pixels of a picture, page or frame.")
+    max_pages: int = Field(100, ge=1, description="Most pages of a TIFF file.")
+    video_fps: float = Field(
+        1, gt=0, le=1000, description="Frames of a second of video that are looked at; requests may ask for fewer."
+    )
+    video_max_frames: int = Field(
+        32, ge=1, le=10_000, description="Most frames of a video that are looked at; requests may ask for fewer."
+    )
+    video_max_seconds: float = Field(
+        3600, gt=0, le=1e6, description="Seconds of a video, from its start, that are looked at; likewise."
+    )
+    reduced_decoding: bool = Field(
+        True, description="Large JPEGs are decoded at a scale that is still twice the model's input on each side."
+    )
+    document_seconds: float = Field(60, gt=0, le=86_400, description="Most seconds of decoding for a document.")
+    decoder_processes: int = Field(
+        0, ge=0, le=64, description="Processes that decode; 0 is one for each core, at most 8."
+    )
+    decoder_memory_mb: float = Field(
+        600, ge=50, le=1e6, description="Most memory that decoding a document may take, MB."
+    )
     request_seconds: float = Field(
         600, gt=0, le=86_400, description="Seconds after which a request is answered with what is done."
     )

@@ -1,9 +1,28 @@
-"""Regions to counts by label."""
+"""Regions to counts and probabilities by label."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-from florence_tagger.schemas import Region
+from florence_tagger.schemas import Region, Sighting
+
+
+def above(sightings: Iterable[Sighting], min_score: float) -> tuple[Sighting, ...]:
+    """What was seen, without the regions of a lower score."""
+    return tuple(
+        replace(sighting, detection=replace(sighting.detection, regions=kept))
+        for sighting in sightings
+        for kept in [tuple(region for region in sighting.detection.regions if region.score >= min_score)]
+    )
+
+
+def count_document(sightings: Iterable[Sighting]) -> dict[str, int]:
+    """How often each label is in a document: on all its pages together, or in the frame of a video that has it most."""
+    total: Counter[str] = Counter()
+    for sighting in sightings:
+        found = Counter(count_regions(sighting.detection.regions))
+        total = total | found if sighting.page is None else total + found
+    return dict(total)
 
 
 def count_regions(regions: Iterable[Region]) -> dict[str, int]:
@@ -11,7 +30,15 @@ def count_regions(regions: Iterable[Region]) -> dict[str, int]:
     return dict(Counter(region.label for region in regions))
 
 
-def most_frequent(counts: dict[str, int], most: int) -> dict[str, int]:
-    """The `most` labels with the highest counts (0: all), of equal ones the alphabet's first, in its order."""
-    ranked = sorted(counts, key=lambda label: (-counts[label], label))
-    return {label: counts[label] for label in sorted(ranked[: most or None])}
+def label_probabilities(sightings: Iterable[Sighting]) -> dict[str, float]:
+    """How probable each label is in a document: the largest score of its regions."""
+    found: dict[str, float] = {}
+    for sighting in sightings:
+        for region in sighting.detection.regions:
+            found[region.label] = max(region.score, found.get(region.label, 0.0))
+    return found
+
+
+def highest(values: Mapping[str, float], most: int) -> list[str]:
+    """The `most` labels of the highest values (0: all), the highest first, of equal ones the alphabet's first."""
+    return sorted(values, key=lambda label: (-values[label], label))[: most or None]

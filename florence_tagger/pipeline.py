@@ -1,17 +1,19 @@
-"""A document's content through the stages, in order: base64, picture, model, counts."""
+"""A document's content through the stages, in order: base64, frames, model, counts."""
 
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
+from concurrent.futures import CancelledError, Future, wait
+from contextlib import closing
+from dataclasses import dataclass, field
 
 from florence_tagger.batching import Batcher
-from florence_tagger.counting import count_regions
+from florence_tagger.documents import Part, cancel, gather
 from florence_tagger.errors import BusyError, DocumentError, NotReadyError
 from florence_tagger.media.content import decode_base64
-from florence_tagger.media.images import open_picture
+from florence_tagger.media.decoders import Decoders
+from florence_tagger.media.limits import Sampling
 from florence_tagger.results import Results, key_of
 from florence_tagger.schemas import Detection, DocumentResult, Frame
 
@@ -21,97 +23,137 @@ Outcome = DocumentResult | DocumentError
 
 OBJECT_DETECTION = "OD"
 
-# A request has at most so many documents queued, so that a large one leaves places for others. It is enough to keep the
-# model busy: files are decoded faster than they are looked at.
+# A request has at most so many documents and frames queued, so that a large one leaves places for others. It is enough
+# to keep the model busy: files are decoded faster than they are looked at.
 DOCUMENTS_UNDER_WAY = 8
+FRAMES_UNDER_WAY = 8
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one document and one request: bytes, pixels, seconds."""
+    """Of one document and one request: bytes, seconds."""
 
     document_bytes: int
-    pixels: int
     request_seconds: float
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The stages that all requests go through.
+    """The stages that all requests go through."""
 
-    Attributes:
-        image_size: (height, width) of the model's input, pixels.
-    """
-
+    decoders: Decoders
     batcher: Batcher
     results: Results
-    image_size: tuple[int, int]
     limits: Limits
 
-    def run(self, contents: Sequence[str | DocumentError], on_done: Callable[[], None] = lambda: None) -> list[Outcome]:
+    def run(
+        self,
+        contents: Sequence[str | DocumentError],
+        sampling: Sampling,
+        on_done: Callable[[], None] = lambda: None,
+    ) -> list[Outcome]:
         """Treats the documents of a request; `contents` has the base64 text of each, or why it has none.
 
-        Files are decoded here, in the request's thread, while the model is at the ones before. `on_done` is called for
-        each document that is done with, one way or the other.
+        Files are decoded, one at a time, while the model is at the ones before. `on_done` is called for each document
+        that is done with, one way or the other.
 
         Raises:
             NotReadyError, BusyError: none of the documents could be queued.
         """
-        deadline = time.monotonic() + self.limits.request_seconds
-        under_way: deque[Future[Detection] | DocumentError] = deque()
+        run = Run(self, sampling, time.monotonic() + self.limits.request_seconds)
+        under_way: deque[Future[DocumentResult] | DocumentError] = deque()
         outcomes: list[Outcome] = []
-        accepted = False
 
         def finish_oldest() -> None:
-            outcomes.append(self._finish(under_way.popleft(), deadline))
+            outcomes.append(run.finish(under_way.popleft()))
             on_done()
 
         for content in contents:
             if len(under_way) == DOCUMENTS_UNDER_WAY:
                 finish_oldest()
-            under_way.append(self._start(content, deadline, patient=accepted))
-            accepted = accepted or isinstance(under_way[-1], Future)
+            under_way.append(run.start(content))
         while under_way:
             finish_oldest()
         return outcomes
 
-    def _start(self, content: str | DocumentError, deadline: float, patient: bool) -> Future[Detection] | DocumentError:
-        """Decodes and queues one document; only a request of which something is queued waits for a place."""
+
+@dataclass
+class Run:
+    """A request on its way through the stages.
+
+    Attributes:
+        deadline: monotonic time at which it is answered with what is done.
+        patient: something of it is queued, so that it waits for places for the rest.
+        frames: of its frames those that may still be queued, the oldest first.
+    """
+
+    pipeline: Pipeline
+    sampling: Sampling
+    deadline: float
+    patient: bool = False
+    frames: deque[Future[Detection]] = field(default_factory=deque)
+
+    def start(self, content: str | DocumentError) -> Future[DocumentResult] | DocumentError:
+        """Decodes and queues one document.
+
+        Raises:
+            NotReadyError, BusyError: it could not be queued, and nothing else is.
+        """
         if isinstance(content, DocumentError):
             return content
-        if time.monotonic() > deadline:
+        if time.monotonic() > self.deadline:
             return self._too_late()
         try:
-            file = decode_base64(content, self.limits.document_bytes)
-            wait_until = deadline if patient else 0.0
-            return self.results.detection(key_of(OBJECT_DETECTION, file), lambda: self._submit(file, wait_until))
+            file = decode_base64(content, self.pipeline.limits.document_bytes)
+            key = key_of(OBJECT_DETECTION, self.sampling, file)
+            result = self.pipeline.results.result(key, lambda: self._submit(file))
         except DocumentError as exc:
             return exc
+        except TimeoutError:
+            return self._too_late()
         except (BusyError, NotReadyError) as exc:
-            if not patient:
+            if not self.patient:
                 raise
             return self._too_late() if isinstance(exc, BusyError) else DocumentError(str(exc))
+        self.patient = True
+        return result
 
-    def _submit(self, file: bytes, wait_until: float) -> Future[Detection]:
-        """Decodes and queues a file that is not known."""
-        return self.batcher.submit(self._open(file), max(wait_until - time.monotonic(), 0.0))
+    def _submit(self, file: bytes) -> Future[DocumentResult]:
+        """Decodes a file that is not known and queues its frames, one by one."""
+        parts: list[Part] = []
+        incomplete = False
+        with closing(self.pipeline.decoders.frames(file, self.sampling, self.deadline)) as frames:
+            try:
+                for frame in frames:
+                    detection = parts[-1].detection if frame.repeats else self._queue(frame)
+                    parts.append(Part(detection, frame.page, frame.time_s))
+            except Exception as exc:
+                # What there is of a video counts; without some of its pages a document would be counted wrong.
+                incomplete = isinstance(exc, DocumentError) and bool(parts) and parts[-1].time_s is not None
+                if not incomplete:
+                    cancel(parts)
+                    raise
+                logger.warning("A video is counted by its first %d frames: %s", len(parts), exc)
+        return gather(parts, incomplete)
 
-    def _open(self, file: bytes) -> Frame:
-        """Decodes one document; DocumentError where it can't be."""
-        try:
-            return open_picture(file, self.image_size, self.limits.pixels)
-        except DocumentError:
-            raise
-        except Exception as exc:  # whatever a decoder makes of hostile bytes costs this document alone; the log has it
-            logger.exception("A document could not be decoded")
-            raise DocumentError("The file could not be decoded; the log of the service says how.") from exc
+    def _queue(self, frame: Frame) -> Future[Detection]:
+        """Queues a frame; only a request of which something is queued waits for a place."""
+        while len(self.frames) >= FRAMES_UNDER_WAY:
+            oldest = self.frames.popleft()
+            if wait([oldest], max(self.deadline - time.monotonic(), 0)).not_done:
+                raise TimeoutError
+        patience = self.deadline - time.monotonic() if self.patient else 0.0
+        detection = self.pipeline.batcher.submit(frame, max(patience, 0.0))
+        self.patient = True
+        self.frames.append(detection)
+        return detection
 
-    def _finish(self, started: Future[Detection] | DocumentError, deadline: float) -> Outcome:
-        """Waits for one document's detection, at most until the deadline."""
+    def finish(self, started: Future[DocumentResult] | DocumentError) -> Outcome:
+        """Waits for one document's result, at most until the deadline."""
         if isinstance(started, DocumentError):
             return started
         try:
-            found = started.result(max(deadline - time.monotonic(), 0))
+            result = started.result(max(self.deadline - time.monotonic(), 0))
         except TimeoutError:
             started.cancel()
             return self._too_late()
@@ -122,9 +164,9 @@ class Pipeline:
         except Exception:  # the model's failure is this document's alone; the log has its trace
             logger.exception("The model failed on a document")
             return DocumentError("The model failed on this document; the log of the service says how.")
-        if found.truncated:
+        if result.truncated:
             logger.warning("An answer was cut off at the most tokens: objects may be missing.")
-        return DocumentResult(count_regions(found.regions), found)
+        return result
 
     def _too_late(self) -> DocumentError:
-        return DocumentError(f"Not finished within the {self.limits.request_seconds:g} seconds of a request.")
+        return DocumentError(f"Not finished within the {self.pipeline.limits.request_seconds:g} seconds of a request.")

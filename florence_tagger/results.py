@@ -1,34 +1,34 @@
-"""Same bytes, same answer: detections kept by the hash of the file they were found in.
+"""Same bytes, same answer: results kept by the hash of the file.
 
 Scanned shares are full of copies. A copy that comes while the first is still being looked at waits for the same answer.
 """
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 
 from cachetools import LRUCache
 
-from florence_tagger.schemas import Detection
+from florence_tagger.schemas import DocumentResult
 
 
-def key_of(task: str, content: bytes) -> str:
-    """What a detection depends on, as long as model and settings are the same: the task and the file."""
-    return f"{task} {hashlib.sha256(content).hexdigest()}"
+def key_of(task: str, sampling: Hashable, content: bytes) -> str:
+    """What a result depends on, as long as model and settings are the same: task, sampling (by its repr) and file."""
+    return f"{task} {sampling!r} {hashlib.sha256(content).hexdigest()}"
 
 
 @dataclass
 class Pending:
-    """A detection that is wanted, those who wait for it, and once it is queued the work that brings it."""
+    """A result that is wanted, those who wait for it, and once it is queued the work that brings it."""
 
-    waiting: list[Future[Detection]] = field(default_factory=list)
-    source: Future[Detection] | None = None
+    waiting: list[Future[DocumentResult]] = field(default_factory=list)
+    source: Future[DocumentResult] | None = None
 
 
 class Results:
-    """The detections of at most `entries` files, the least recently asked for forgotten first; for any thread.
+    """The results of at most `entries` files, the least recently asked for forgotten first; for any thread.
 
     With no entries nothing is kept and nothing shared.
 
@@ -37,7 +37,7 @@ class Results:
     """
 
     def __init__(self, entries: int) -> None:
-        self._known: LRUCache[str, Detection] = LRUCache(entries)
+        self._known: LRUCache[str, DocumentResult] = LRUCache(entries)
         self._pending: dict[str, Pending] = {}
         self._lock = threading.Lock()
         self.hits = 0
@@ -46,11 +46,11 @@ class Results:
     def __len__(self) -> int:
         return len(self._known)
 
-    def detection(self, key: str, submit: Callable[[], Future[Detection]]) -> Future[Detection]:
-        """The detection of a file, from `submit` if it is not known and not under way.
+    def result(self, key: str, submit: Callable[[], Future[DocumentResult]]) -> Future[DocumentResult]:
+        """The result of a file, from `submit` if it is not known and not under way.
 
         Each caller has a future of its own; the work is cancelled once all who wait for it have cancelled theirs. What
-        `submit` raises is raised, and detections that fail are not kept.
+        `submit` raises is raised, and failures are not kept.
         """
         with self._lock:
             if (known := self._find(key)) is not None:
@@ -69,23 +69,23 @@ class Results:
         self._attach(key, pending, source)
         return mine
 
-    def _find(self, key: str) -> Future[Detection] | None:
+    def _find(self, key: str) -> Future[DocumentResult] | None:
         if key in self._known:
-            found: Future[Detection] = Future()
+            found: Future[DocumentResult] = Future()
             found.set_result(self._known[key])
             return found
         pending = self._pending.get(key)
         return None if pending is None else self._join(key, pending)
 
-    def _join(self, key: str, pending: Pending) -> Future[Detection]:
-        """One more who waits for a detection."""
-        mine: Future[Detection] = Future()
+    def _join(self, key: str, pending: Pending) -> Future[DocumentResult]:
+        """One more who waits for a result."""
+        mine: Future[DocumentResult] = Future()
         pending.waiting.append(mine)
         mine.add_done_callback(lambda done: self._leave(key, pending) if done.cancelled() else None)
         return mine
 
-    def _attach(self, key: str, pending: Pending, source: Future[Detection]) -> None:
-        """Notes the work that brings a detection."""
+    def _attach(self, key: str, pending: Pending, source: Future[DocumentResult]) -> None:
+        """Notes the work that brings a result."""
         with self._lock:
             pending.source = source
             abandoned = all(future.cancelled() for future in pending.waiting)
@@ -94,7 +94,7 @@ class Results:
         source.add_done_callback(lambda done: self._settle(key, pending, outcome_of(done)))
 
     def _leave(self, key: str, pending: Pending) -> None:
-        """Gives up a detection that nobody waits for any more, if it has not begun."""
+        """Gives up a result that nobody waits for any more, if it has not begun."""
         with self._lock:
             if not all(future.cancelled() for future in pending.waiting):
                 return
@@ -102,11 +102,11 @@ class Results:
         if pending.source is not None:
             pending.source.cancel()
 
-    def _settle(self, key: str, pending: Pending, outcome: Detection | BaseException) -> None:
-        """Hands a detection, or why there is none, to all who wait for it."""
+    def _settle(self, key: str, pending: Pending, outcome: DocumentResult | BaseException) -> None:
+        """Hands a result, or why there is none, to all who wait for it."""
         with self._lock:
             self._forget(key, pending)
-            if isinstance(outcome, Detection) and self._known.maxsize:
+            if isinstance(outcome, DocumentResult) and self._known.maxsize:
                 self._known[key] = outcome
             waiting = tuple(pending.waiting)
         for future in waiting:
@@ -114,7 +114,7 @@ class Results:
                 future.cancel()
             elif not future.set_running_or_notify_cancel():
                 continue
-            elif isinstance(outcome, Detection):
+            elif isinstance(outcome, DocumentResult):
                 future.set_result(outcome)
             else:
                 future.set_exception(outcome)
@@ -124,7 +124,7 @@ class Results:
             del self._pending[key]
 
 
-def outcome_of(done: Future[Detection]) -> Detection | BaseException:
+def outcome_of(done: Future[DocumentResult]) -> DocumentResult | BaseException:
     """The result of a future that is done, or what it would raise."""
     if done.cancelled():
         return CancelledError()

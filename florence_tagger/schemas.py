@@ -16,11 +16,17 @@ class Frame:
     Attributes:
         pixels: uint8 (H, W, 3), RGB, already at the model's input size.
         width, height: of the picture as displayed, pixels.
+        page: of a file with several, from 1.
+        time_s: since the start of a video or animation, seconds.
+        repeats: it shows the same as the frame before, so that what was found there goes for it, too.
     """
 
     pixels: UInt8Array
     width: int
     height: int
+    page: int | None = None
+    time_s: float | None = None
+    repeats: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,27 @@ class Detection:
 
 
 @dataclass(frozen=True)
-class DocumentResult:
-    """A document that was treated: its counts by label, and what they were counted from."""
+class Sighting:
+    """What was found in one frame of a document; `page` and `time_s` as in `Frame`."""
 
-    counts: dict[str, int]
     detection: Detection
+    page: int | None = None
+    time_s: float | None = None
+
+
+@dataclass(frozen=True)
+class DocumentResult:
+    """A document that was treated.
+
+    Attributes:
+        sightings: what was found in it, frame by frame.
+        incomplete: the file was damaged, or decoding it took too long, after these frames.
+    """
+
+    sightings: tuple[Sighting, ...]
+    incomplete: bool = False
+
+    @property
+    def truncated(self) -> bool:
+        """Whether an answer of the model was cut off, so that objects may be missing."""
+        return any(sighting.detection.truncated for sighting in self.sightings)

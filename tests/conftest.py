@@ -15,12 +15,17 @@ import hypothesis
 import pytest
 import requests
 
+from florence_tagger.batching import Batcher
 from florence_tagger.benchmark.processes import free_port
-from florence_tagger.config import DEFAULT_MODEL
-from florence_tagger.florence.detector import Detector
+from florence_tagger.config import DEFAULT_MODEL, load_settings
+from florence_tagger.florence.detector import Detector, load_detector
 from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.folder import read_folder
+from florence_tagger.media.limits import Sampling
+from florence_tagger.pipeline import Limits, Outcome, Pipeline
+from florence_tagger.results import Results
 from florence_tagger.schemas import Detection, Frame, Region
+from florence_tagger.web.server import start_decoders
 
 # A busy machine is no fault of a test: pytest's own timeout ends what hangs.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -70,6 +75,24 @@ def detector() -> Detector:
     """The committed model, loaded in this process with the exact arithmetic of the reference."""
     folder = read_folder(DEFAULT_MODEL)
     return Detector(folder, RuntimeOptions("CPU", "f32"), folder.generation)
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> Iterator[Pipeline]:
+    """All stages with the committed model and default settings, but that nothing is answered from memory."""
+    settings, folder = load_settings(), read_folder(DEFAULT_MODEL)
+    decoders = start_decoders(settings, folder.image_size)
+    batcher = Batcher(lambda: load_detector(folder, settings), settings.queue_size)
+    assert wait_for(lambda: batcher.ready)
+    limits = Limits(int(settings.max_document_mb * 1e6), settings.request_seconds)
+    yield Pipeline(decoders, batcher, Results(0), limits)
+    batcher.close()
+    decoders.close()
+
+
+def counted(pipeline: Pipeline, *files: bytes, sampling: Sampling | None = None) -> list[Outcome]:
+    """What becomes of these files, sent in one request."""
+    return pipeline.run([base64.b64encode(file).decode() for file in files], sampling or Sampling())
 
 
 @dataclass

@@ -1,43 +1,44 @@
-"""The memory of detections: copies are answered once, and nobody's leaving harms another."""
+"""The memory of results: copies are answered once, and nobody's leaving harms another."""
 
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 
 import pytest
 
+from florence_tagger.media.limits import Sampling
 from florence_tagger.results import Results, key_of
-from florence_tagger.schemas import Detection, Region
+from florence_tagger.schemas import Detection, DocumentResult, Region, Sighting
 
-CAT = Detection((Region("cat", (0.0, 0.0, 1.0, 1.0), 0.9),))
+CAT = DocumentResult((Sighting(Detection((Region('cat', (0.0, 0.0, 1.0, 1.0), 0.9),))),))
 
 
 class Work:
     """Hands out futures, and counts them."""
 
     def __init__(self) -> None:
-        self.futures: list[Future[Detection]] = []
+        self.futures: list[Future[DocumentResult]] = []
 
-    def __call__(self) -> Future[Detection]:
+    def __call__(self) -> Future[DocumentResult]:
         self.futures.append(Future())
         return self.futures[-1]
 
 
-def forbidden() -> Future[Detection]:
+def forbidden() -> Future[DocumentResult]:
     raise AssertionError("this was known")
 
 
 def test_what_was_found_is_known_afterwards() -> None:
     results, work = Results(2), Work()
-    first = results.detection("a", work)
+    first = results.result("a", work)
     work.futures[0].set_result(CAT)
     assert first.result(0) == CAT
-    assert results.detection("a", forbidden).result(0) == CAT
+    assert results.result("a", forbidden).result(0) == CAT
     assert (results.hits, results.misses, len(results)) == (1, 1, 1)
 
 
 def test_copies_under_way_share_the_work() -> None:
     results, work = Results(2), Work()
-    waiting = [results.detection("a", work), results.detection("a", forbidden)]
+    waiting = [results.result("a", work), results.result("a", forbidden)]
     work.futures[0].set_result(CAT)
     assert [future.result(0) for future in waiting] == [CAT, CAT]
 
@@ -45,8 +46,8 @@ def test_copies_under_way_share_the_work() -> None:
 def test_the_least_recently_used_is_forgotten() -> None:
     results = Results(2)
 
-    def find(key: str, submit: Callable[[], Future[Detection]]) -> None:
-        results.detection(key, submit)
+    def find(key: str, submit: Callable[[], Future[DocumentResult]]) -> None:
+        results.result(key, submit)
 
     for key in "ab":
         work = Work()
@@ -63,24 +64,24 @@ def test_the_least_recently_used_is_forgotten() -> None:
 
 def test_work_ends_when_the_last_one_leaves() -> None:
     results, work = Results(2), Work()
-    first, second = results.detection("a", work), results.detection("a", forbidden)
+    first, second = results.result("a", work), results.result("a", forbidden)
     first.cancel()
     assert not work.futures[0].cancelled()
     second.cancel()
     assert work.futures[0].cancelled()
-    again = results.detection("a", work)
+    again = results.result("a", work)
     work.futures[1].set_result(CAT)
     assert again.result(0) == CAT
 
 
 def test_failures_and_cancellations_are_told_to_all_and_not_kept() -> None:
     results, work = Results(2), Work()
-    waiting = [results.detection("a", work), results.detection("a", forbidden)]
+    waiting = [results.result("a", work), results.result("a", forbidden)]
     work.futures[0].set_exception(RuntimeError("broken"))
     for future in waiting:
         with pytest.raises(RuntimeError, match="broken"):
             future.result(0)
-    waiting = [results.detection("a", work), results.detection("a", forbidden)]
+    waiting = [results.result("a", work), results.result("a", forbidden)]
     work.futures[1].cancel()
     for future in waiting:
         with pytest.raises(CancelledError):
@@ -90,25 +91,25 @@ def test_failures_and_cancellations_are_told_to_all_and_not_kept() -> None:
 
 def test_work_that_can_not_begin_is_told_to_all() -> None:
     results = Results(2)
-    followers: list[Future[Detection]] = []
+    followers: list[Future[DocumentResult]] = []
 
-    def submit() -> Future[Detection]:
-        followers.append(results.detection("a", forbidden))  # a copy that comes while this one is being decoded
+    def submit() -> Future[DocumentResult]:
+        followers.append(results.result("a", forbidden))  # a copy that comes while this one is being decoded
         raise ValueError("no picture")
 
     with pytest.raises(ValueError, match="no picture"):
-        results.detection("a", submit)
+        results.result("a", submit)
     with pytest.raises(ValueError, match="no picture"):
         followers[0].result(0)
     work = Work()
-    results.detection("a", work)
+    results.result("a", work)
     assert len(work.futures) == 1
 
 
 def test_one_who_joins_what_was_given_up_begins_anew() -> None:
     results, work = Results(2), Work()
-    results.detection("a", work).cancel()
-    again = results.detection("a", work)
+    results.result("a", work).cancel()
+    again = results.result("a", work)
     work.futures[1].set_result(CAT)
     assert again.result(0) == CAT
 
@@ -116,11 +117,13 @@ def test_one_who_joins_what_was_given_up_begins_anew() -> None:
 def test_nothing_is_kept_without_room() -> None:
     results, work = Results(0), Work()
     for index in range(2):
-        found = results.detection("a", work)
+        found = results.result("a", work)
         work.futures[index].set_result(CAT)
         assert found.result(0) == CAT
     assert results.misses == 2
 
 
 def test_keys_tell_tasks_and_files_apart() -> None:
-    assert len({key_of("OD", b"a"), key_of("OD", b"b"), key_of("OVD", b"a")}) == 3
+    few = Sampling(max_frames=3)
+    keys = [key_of("OD", Sampling(), b"a"), key_of("OD", Sampling(), b"b"), key_of("OVD", Sampling(), b"a")]
+    assert len({*keys, key_of("OD", few, b"a"), key_of("OD", Sampling(max_frames=3), b"a")}) == 4

@@ -18,9 +18,11 @@ from PIL import Image
 from florence_tagger.batching import Batcher
 from florence_tagger.config import Settings, load_settings
 from florence_tagger.errors import ModelError, NotReadyError
+from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.images import open_picture
 from florence_tagger.web import health
 from florence_tagger.web.app import create_app
+from florence_tagger.web.server import start_decoders
 from tests.conftest import FakeModel, document, wait_for
 
 KEYS = {
@@ -44,11 +46,27 @@ def png() -> bytes:
 PNG = png()
 
 
+DECODERS: dict[int, Decoders] = {}  # by the limit of pixels; shared by all applications
+
+
+def decoders_for(chosen: Settings) -> Decoders:
+    if chosen.max_pixels not in DECODERS:
+        DECODERS[chosen.max_pixels] = start_decoders(chosen, (16, 16))
+    return DECODERS[chosen.max_pixels]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ended_decoders() -> Iterator[None]:
+    yield
+    while DECODERS:
+        DECODERS.popitem()[1].close()
+
+
 def application(model: FakeModel, **given: Any) -> tuple[Flask, Batcher]:
     chosen: Settings = load_settings({"result_cache": 0} | given)
     batcher = Batcher(lambda: model, chosen.queue_size)
     assert wait_for(lambda: batcher.ready)
-    return create_app(chosen, batcher, (16, 16)), batcher
+    return create_app(chosen, decoders_for(chosen), batcher), batcher
 
 
 @pytest.fixture
@@ -229,7 +247,7 @@ def test_not_ready_then_ready() -> None:
         return model
 
     batcher = Batcher(load, 1)
-    client = create_app(load_settings(), batcher, (16, 16)).test_client()
+    client = create_app(load_settings(), decoders_for(load_settings()), batcher).test_client()
     response = post(client, documents=[document(PNG)])
     assert response.status_code == 503
     assert response.headers["Retry-After"]

@@ -1,1 +1,1 @@
-"""Untrusted bytes to frames: the only user of Pillow."""
+"""Untrusted bytes to frames, in processes of their own: the only user of Pillow, PyAV and puremagic."""

@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Unaut
 from florence_tagger.batching import Batcher
 from florence_tagger.config import Settings
 from florence_tagger.errors import BusyError, NotReadyError, RequestError, TooManyDocumentsError
+from florence_tagger.media.decoders import Decoders
 from florence_tagger.pipeline import Limits, Pipeline
 from florence_tagger.results import Results
 from florence_tagger.web import health, metrics, process
@@ -30,12 +31,12 @@ STATUS_OF_ERROR: dict[type[Exception], HTTPStatus] = {
 }
 
 
-def create_app(settings: Settings, batcher: Batcher, image_size: tuple[int, int]) -> Flask:
-    """The application on a model that `batcher` loads; `image_size` (height, width) is that of the model's input."""
+def create_app(settings: Settings, decoders: Decoders, batcher: Batcher) -> Flask:
+    """The application on a model that `batcher` loads, for frames that `decoders` make."""
     app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # jobs are the newest first
-    limits = Limits(int(settings.max_document_mb * 1e6), settings.max_pixels, settings.request_seconds)
-    pipeline = Pipeline(batcher, Results(settings.result_cache), image_size, limits)
+    limits = Limits(int(settings.max_document_mb * 1e6), settings.request_seconds)
+    pipeline = Pipeline(decoders, batcher, Results(settings.result_cache), limits)
     install(app, Service(settings, batcher, pipeline, places_for(settings.http_threads)))
     app.register_blueprint(process.blueprint)
     app.register_blueprint(health.blueprint)

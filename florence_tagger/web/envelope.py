@@ -6,19 +6,22 @@ The user's own document (tests/contract) has the last word on names and forms.
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NoReturn
 
 import psutil
 
-from florence_tagger.counting import most_frequent
+from florence_tagger.counting import above, count_document, highest, label_probabilities
 from florence_tagger.errors import DocumentError, RequestError, TooManyDocumentsError
+from florence_tagger.media.limits import Sampling
 from florence_tagger.pipeline import OBJECT_DETECTION, Outcome
-from florence_tagger.schemas import DocumentResult
+from florence_tagger.schemas import DocumentResult, Sighting
 
 DEFAULT_LABELS = 5
 MOST_LABELS = 10_000
+OUTPUTS = ("counts", "probabilities")  # the latter is the older tagger's answer, in the user's document
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,23 @@ class ProcessRequest:
 
     Attributes:
         documents: as they came, echoed in the answer.
+        output: what stands for a document's content, one of `OUTPUTS`.
         num_labels: at most so many labels for a document, 0 for all.
+        min_score: boxes of a lower score are left out.
         return_boxes: whether the answer lists the boxes, too.
+        sampling: of videos.
     """
 
     documents: list[Any]
+    output: str
     num_labels: int
+    min_score: float
     return_boxes: bool
+    sampling: Sampling
 
 
-def parse_request(body: bytes, max_documents: int) -> ProcessRequest:
-    """Reads the body of a request.
+def parse_request(body: bytes, max_documents: int, sampling: Sampling) -> ProcessRequest:
+    """Reads the body of a request, which may ask for less than `sampling`.
 
     Raises:
         RequestError: it is not JSON, has no list `documents`, or a parameter has a value that is not accepted.
@@ -52,7 +61,14 @@ def parse_request(body: bytes, max_documents: int) -> ProcessRequest:
     if len(documents) > max_documents:
         raise TooManyDocumentsError(f"The request has {len(documents)} documents; {max_documents} are accepted.")
     check_task(values)
-    return ProcessRequest(documents, parse_num_labels(values), parse_return_boxes(values))
+    return ProcessRequest(
+        documents,
+        parse_output(values),
+        parse_num_labels(values),
+        parse_min_score(values),
+        parse_return_boxes(values),
+        parse_sampling(values, sampling),
+    )
 
 
 def parse_json(body: bytes) -> Any:
@@ -80,10 +96,30 @@ def check_task(values: dict[str, Any]) -> None:
     prompt = given(values, "prompt", OBJECT_DETECTION)
     if not isinstance(prompt, str) or prompt.upper().strip("<>") != OBJECT_DETECTION:
         raise RequestError(f"prompt is {shown(prompt)}; accepted is {OBJECT_DETECTION}.")
-    if (output := given(values, "output", "counts")) != "counts":
-        raise RequestError(f"output is {shown(output)}; accepted is counts.")
-    if (min_score := given(values, "min_score", 0)) != 0 or isinstance(min_score, bool):
-        raise RequestError(f"min_score is {shown(min_score)}; boxes have no scores yet, accepted is 0.")
+
+
+def parse_output(values: dict[str, Any]) -> str:
+    """`output`, one of `OUTPUTS`."""
+    output = given(values, "output", OUTPUTS[0])
+    if output not in OUTPUTS:
+        raise RequestError(f"output is {shown(output)}; accepted is {' or '.join(OUTPUTS)}.")
+    return str(output)
+
+
+def parse_min_score(values: dict[str, Any]) -> float:
+    """`min_score`, a number from 0 to 1 or a string of it."""
+    value = number_of(given(values, "min_score", 0))
+    if value is None or not 0 <= value <= 1:
+        raise RequestError(f"min_score is {shown(values['min_score'])}; accepted is a number from 0 to 1.")
+    return float(value)
+
+
+def number_of(value: Any) -> int | float | None:
+    """A number, or what a string says is one."""
+    if isinstance(value, str) and value.strip().isascii() and len(value) <= 20:
+        with suppress(ValueError):
+            value = float(value)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def given(values: dict[str, Any], name: str, default: Any) -> Any:
@@ -116,6 +152,24 @@ def parse_return_boxes(values: dict[str, Any]) -> bool:
     if not isinstance(value, bool):
         raise RequestError(f"return_boxes is {shown(value)}; accepted is true or false.")
     return value
+
+
+def parse_sampling(values: dict[str, Any], most: Sampling) -> Sampling:
+    """How a request wants videos sampled, by at most what the settings say."""
+    return Sampling(
+        fps=lowered(values, "video_fps", most.fps),
+        max_frames=int(lowered(values, "video_max_frames", most.max_frames, whole=True)),
+        max_seconds=lowered(values, "video_max_seconds", most.max_seconds),
+    )
+
+
+def lowered(values: dict[str, Any], name: str, most: float, whole: bool = False) -> float:
+    """A number above 0 and at most `most`, the default, or a string of it."""
+    value = number_of(given(values, name, most))
+    if value is None or not 0 < value <= most or (whole and value % 1):
+        kind = "an integer from 1" if whole else "a number above 0"
+        raise RequestError(f"{name} is {shown(values[name])}; accepted is {kind} to {most:g}, the service's setting.")
+    return float(value)
 
 
 def shown(value: Any) -> str:
@@ -158,16 +212,40 @@ def answer(request: ProcessRequest, outcomes: Sequence[Outcome]) -> dict[str, An
 
 
 def treated(document: dict[str, Any], result: DocumentResult, request: ProcessRequest) -> dict[str, Any]:
-    """A document with its content replaced by counts, everything else as it came."""
-    counts = most_frequent(result.counts, request.num_labels)
-    source = document["source"] | {"content": [{label: count} for label, count in counts.items()]}
+    """A document with its content replaced by what was found in it, everything else as it came."""
+    sightings = above(result.sightings, request.min_score)
+    source = document["source"] | {"content": found_in(sightings, request)}
     if request.return_boxes:
         source["detections"] = [
-            {"label": region.label, "box": list(region.box), "frame": 0} for region in result.detection.regions
+            {"label": region.label, "score": region.score, "box": list(region.box)} | place_of(frame, sighting)
+            for frame, sighting in enumerate(sightings)
+            for region in sighting.detection.regions
         ]
-        if result.detection.truncated:
+        if result.truncated:
             source["truncated"] = True
+        if result.incomplete:
+            source["incomplete"] = True
     return document | {"source": source}
+
+
+def found_in(sightings: Sequence[Sighting], request: ProcessRequest) -> list[dict[str, Any]]:
+    """Counts in the order of the alphabet, or labels and their probabilities, the most probable first."""
+    if request.output == "probabilities":
+        probabilities = label_probabilities(sightings)
+        labels = highest(probabilities, request.num_labels)
+        return [{"label": label, "probability": probabilities[label]} for label in labels]
+    counts = count_document(sightings)
+    return [{label: counts[label]} for label in sorted(highest(counts, request.num_labels))]
+
+
+def place_of(frame: int, sighting: Sighting) -> dict[str, Any]:
+    """Where in a document something was found: its frame from 0, the page from 1 or the time in seconds."""
+    place: dict[str, Any] = {"frame": frame}
+    if sighting.page is not None:
+        place["page"] = sighting.page
+    if sighting.time_s is not None:
+        place["time_s"] = round(sighting.time_s, 3)
+    return place
 
 
 def failure(status: HTTPStatus, error: str) -> dict[str, Any]:

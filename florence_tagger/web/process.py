@@ -7,7 +7,9 @@ from flask import Blueprint, Request, jsonify, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from florence_tagger.config import Settings
 from florence_tagger.errors import BusyError, NotReadyError
+from florence_tagger.media.limits import Sampling
 from florence_tagger.pipeline import Outcome
 from florence_tagger.web.envelope import ProcessRequest, answer, content_of, parse_request
 from florence_tagger.web.service import Service, current_service
@@ -27,10 +29,15 @@ def process() -> ResponseReturnValue:
         raise BusyError("As many requests are treated as are accepted.")
     try:
         body = read_body(request, int(service.settings.max_body_mb * 1e6))
-        wanted = parse_request(body, service.settings.max_documents)
+        wanted = parse_request(body, service.settings.max_documents, sampling_of(service.settings))
         return jsonify(answer(wanted, treat(service, wanted)))
     finally:
         service.places.release()
+
+
+def sampling_of(settings: Settings) -> Sampling:
+    """How videos are sampled where a request asks for no less."""
+    return Sampling(settings.video_fps, settings.video_max_frames, settings.video_max_seconds)
 
 
 def read_body(sent: Request, most: int) -> bytes:
@@ -53,7 +60,7 @@ def treat(service: Service, wanted: ProcessRequest) -> list[Outcome]:
     uid = service.jobs.start(len(wanted.documents))
     try:
         contents = [content_of(document) for document in wanted.documents]
-        outcomes = service.pipeline.run(contents, on_done=lambda: service.jobs.count_done(uid))
+        outcomes = service.pipeline.run(contents, wanted.sampling, on_done=lambda: service.jobs.count_done(uid))
     except Exception:
         service.jobs.end(uid, "failed", time.monotonic() - started)
         raise

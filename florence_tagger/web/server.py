@@ -18,11 +18,14 @@ from gunicorn.workers.gthread import ThreadWorker
 from florence_tagger.batching import Batcher, Model
 from florence_tagger.config import SAMPLES, Settings
 from florence_tagger.florence.folder import ModelFolder
+from florence_tagger.media.decoders import Decoders
+from florence_tagger.media.limits import Confinement, Limits
 from florence_tagger.web.app import create_app
 
 logger = logging.getLogger(__name__)
 
 SAMPLE = SAMPLES / "street.png"
+MOST_DECODERS = 8  # unless the settings say otherwise
 M_ARENA_MAX = -8  # mallopt(3)
 GRACEFUL_SECONDS = 30
 FINISHING_SECONDS = 20  # after them, what still waits is given up, so that its requests are answered in time
@@ -50,6 +53,7 @@ class Server(BaseApplication):  # type: ignore[misc]
     def __init__(self, settings: Settings, folder: ModelFolder) -> None:
         self.settings = settings
         self.folder = folder
+        self.decoders: Decoders | None = None
         self.batcher: Batcher | None = None
         super().__init__()
 
@@ -72,8 +76,9 @@ class Server(BaseApplication):  # type: ignore[misc]
     def load(self) -> Flask:
         """The application, in the worker; its model loads in the background."""
         share_one_heap()
+        self.decoders = start_decoders(self.settings, self.folder.image_size)  # before there is a model
         self.batcher = Batcher(self.load_model, self.settings.queue_size, give_up)
-        return create_app(self.settings, self.batcher, self.folder.image_size)
+        return create_app(self.settings, self.decoders, self.batcher)
 
     def load_model(self) -> Model:
         """Loads the model and tells how to use it."""
@@ -88,9 +93,19 @@ class Server(BaseApplication):  # type: ignore[misc]
         return detector
 
     def close(self) -> None:
-        """Ends the model's thread; what waits for it is answered as not treated."""
+        """Ends the model's thread, what waits for it being answered as not treated, and the decoder processes."""
         if self.batcher is not None:
             self.batcher.close()
+        if self.decoders is not None:
+            self.decoders.close()
+
+
+def start_decoders(settings: Settings, image_size: tuple[int, int]) -> Decoders:
+    """The processes that decode, for a model's input of `image_size` (height, width)."""
+    limits = Limits(image_size, settings.max_pixels, settings.max_pages, settings.reduced_decoding)
+    confinement = Confinement(limits, int(settings.decoder_memory_mb * 1e6), settings.document_seconds)
+    processes = settings.decoder_processes or min(os.cpu_count() or 1, MOST_DECODERS)
+    return Decoders(processes, confinement)
 
 
 def share_one_heap() -> None:

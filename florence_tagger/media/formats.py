@@ -1,0 +1,104 @@
+"""What a file is, by its first bytes.
+
+The allow-list has its own signatures, since it decides which decoder a file reaches; puremagic, which knows a thousand
+kinds, names what is not on it.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import puremagic
+
+from florence_tagger.errors import DocumentError
+
+HEAD_BYTES = 4096  # are looked at
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file that is accepted.
+
+    Attributes:
+        name: for people.
+        decoder: Pillow's name of a picture's format, ffmpeg's name of a video's container.
+    """
+
+    name: str
+    kind: Literal["picture", "video"]
+    decoder: str
+
+
+def picture(name: str, decoder: str = "") -> Format:
+    return Format(name, "picture", decoder or name)
+
+
+def video(name: str, decoder: str) -> Format:
+    return Format(name, "video", decoder)
+
+
+HEIC, AVIF, WEBP = picture("HEIC", "HEIF"), picture("AVIF"), picture("WebP", "WEBP")
+TIFF, BMP, ICO, JPEG_2000 = picture("TIFF"), picture("BMP"), picture("ICO"), picture("JPEG 2000", "JPEG2000")
+QUICKTIME, MPEG = video("MP4 or QuickTime", "mov"), video("MPEG", "mpeg")
+
+# Major brands of ISO base media files that are pictures (ISO/IEC 23008-12, AV1 Image File Format).
+BRANDS = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), HEIC)
+BRANDS |= dict.fromkeys((b"avif", b"avis"), AVIF)
+
+# The first atom of QuickTime files that are older than `ftyp`, or were never closed.
+ATOMS = rb"moov|mdat|wide|free|skip|pnot"
+
+SIGNATURES: tuple[tuple[re.Pattern[bytes], Format], ...] = tuple(
+    (re.compile(pattern, re.DOTALL), kind)
+    for pattern, kind in (
+        (rb"\xff\xd8\xff", picture("JPEG")),
+        (rb"\x89PNG\r\n\x1a\n", picture("PNG")),
+        (rb"GIF8[79]a", picture("GIF")),
+        (rb"II\x2a\0|MM\0\x2a|II\x2b\0|MM\0\x2b", TIFF),
+        (rb"RIFF.{4}WEBP", WEBP),
+        (rb"BM.{4}\0\0\0\0", BMP),
+        (rb"\0\0\x01\0[^\0]\0", ICO),
+        (rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", JPEG_2000),
+        (rb"P[1-6]\s", picture("PPM")),
+        (rb".{4}ftyp.{4}", QUICKTIME),
+        (rb".{4}(?:" + ATOMS + rb")", QUICKTIME),
+        (rb"\x1a\x45\xdf\xa3", video("Matroska or WebM", "matroska")),
+        (rb"RIFF.{4}AVI |RIFF.{4}AVIX", video("AVI", "avi")),
+        (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", video("Windows Media", "asf")),
+        (rb"FLV\x01", video("Flash Video", "flv")),
+        (rb"\0\0\x01\xba", MPEG),
+        (rb"\0\0\x01\xb3", video("MPEG", "mpegvideo")),
+        (rb"\0\0\x01[\xb0\xb5]", video("MPEG-4", "m4v")),
+        (rb"\x47.{187}\x47.{187}\x47|.{4}\x47.{191}\x47", video("MPEG transport stream", "mpegts")),
+    )
+)
+
+ACCEPTED = tuple(dict.fromkeys([*(one.name for _, one in SIGNATURES), *(one.name for one in BRANDS.values())]))
+
+
+def find_format(head: bytes) -> Format:
+    """The format of a file that begins with `head`.
+
+    Raises:
+        DocumentError: it is not one of those accepted; the reason tells what it is.
+    """
+    for signature, found in SIGNATURES:
+        if signature.match(head):
+            return BRANDS.get(head[8:12], found) if head[4:8] == b"ftyp" else found
+    accepted = ", ".join(ACCEPTED)
+    raise DocumentError(
+        f"The file is not a picture or video that can be read: it {looks_like(head)}; accepted are {accepted}."
+    )
+
+
+def looks_like(head: bytes) -> str:
+    """What puremagic makes of a file, in words."""
+    try:
+        matches = puremagic.magic_string(head)
+    except (puremagic.PureError, ValueError):  # nothing known begins so; or it is empty
+        matches = []
+    # Short and empty signatures match by accident.
+    names = [match.name for match in matches if len(match.byte_match.strip(b"\0")) >= 2]
+    if head.startswith(b"PK\x03\x04"):  # for which puremagic names a dozen kinds of documents that are packed so
+        names = ["ZIP archive or Office document"]
+    return f"looks like: {names[0].strip()}" if names else "is of no known kind"

@@ -1,0 +1,65 @@
+"""A file to its frames, whatever it is: what a decoder process runs."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import IO
+
+from PIL import Image
+
+from florence_tagger.media.animations import check_webp, webp_frames
+from florence_tagger.media.formats import HEAD_BYTES, TIFF, WEBP, Format, find_format
+from florence_tagger.media.images import opened, pages, still
+from florence_tagger.media.limits import Limits, Sampling
+from florence_tagger.media.similarity import block_means, near_identical
+from florence_tagger.media.video import video_frames
+from florence_tagger.schemas import Frame
+
+# Animations that ffmpeg reads, by Pillow's name of the format: ffmpeg's name.
+ANIMATED = {"GIF": "gif", "PNG": "apng", "AVIF": "mov"}
+
+
+def open_frames(file: IO[bytes], limits: Limits, sampling: Sampling) -> Iterator[Frame]:
+    """The frames of a file, one by one as they are asked for: its picture, its pages, or a sample over its time.
+
+    Raises:
+        DocumentError: the file is not accepted or damaged, possibly after some frames.
+    """
+    found = find_format(file.read(HEAD_BYTES))
+    file.seek(0)
+    if found.kind == "video":
+        return marked(video_frames(file, found.decoder, limits, sampling))
+    return picture_frames(file, found, limits, sampling)
+
+
+def picture_frames(file: IO[bytes], found: Format, limits: Limits, sampling: Sampling) -> Iterator[Frame]:
+    """The frames of a file of one of the formats for pictures."""
+    if found == WEBP:
+        check_webp(file, limits.pixels)
+    with opened(file, found.decoder, limits) as picture:
+        if found == TIFF and is_animated(picture):
+            yield from pages(picture, limits)
+        elif found == WEBP and is_animated(picture):
+            yield from marked(webp_frames(picture, file, limits, sampling))
+        elif found.decoder in ANIMATED and is_animated(picture):
+            yield from marked(video_frames(file, ANIMATED[found.decoder], limits, sampling))
+        else:
+            yield still(picture, limits)
+
+
+def is_animated(picture: Image.Image) -> bool:
+    """Whether a picture has further frames or pages that can be found."""
+    with suppress(EOFError):
+        return bool(getattr(picture, "is_animated", False))
+    return False
+
+
+def marked(frames: Iterator[Frame]) -> Iterator[Frame]:
+    """Frames of a video, those marked that repeat what was there before."""
+    seen = None
+    for frame in frames:
+        means = block_means(frame.pixels)
+        repeats = seen is not None and near_identical(means, seen)
+        if not repeats:
+            seen = means  # the last that was looked at, so that slow changes add up
+        yield replace(frame, repeats=repeats)

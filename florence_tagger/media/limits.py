@@ -1,0 +1,67 @@
+"""What a document may cost, and how a video is sampled."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+ROUNDING_S = 1e-4  # containers keep times in steps of their own
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one document.
+
+    Attributes:
+        image_size: (height, width) of the model's input, pixels, which every frame is resized to.
+        pixels: most of a picture, page or frame.
+        pages: most of a TIFF file.
+        reduced: large JPEGs are decoded at a smaller scale, each side still twice the model's input or more.
+    """
+
+    image_size: tuple[int, int]
+    pixels: int
+    pages: int = 100
+    reduced: bool = False
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """Of a decoder process.
+
+    Attributes:
+        limits: of the documents that it decodes.
+        memory: bytes that it may take beyond what it has after its start.
+        seconds: that it may work on a document.
+    """
+
+    limits: Limits
+    memory: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames of a video or an animation are looked at.
+
+    Attributes:
+        fps: frames a second.
+        max_frames: at most so many, which then are further apart.
+        max_seconds: only the first so many seconds are looked at.
+    """
+
+    fps: float = 1.0
+    max_frames: int = 32
+    max_seconds: float = 3600.0
+
+    def choose(self, times: Sequence[float]) -> list[int]:
+        """The places in `times` (seconds, ascending, at least one) of what is shown at evenly spread moments.
+
+        The first moment is the start. What is shown at several of them, as in screen recordings, is named once.
+        """
+        start, seconds = times[0], min(times[-1] - times[0], self.max_seconds)
+        step = max(1 / self.fps, seconds / self.max_frames)
+        number = min(int((seconds + ROUNDING_S) / step) + 1, self.max_frames)
+        moments = start + step * np.arange(number) + ROUNDING_S
+        places: list[int] = np.unique(np.searchsorted(times, moments, side="right") - 1).tolist()
+        return places

@@ -1,0 +1,161 @@
+"""Hostile and damaged files: each is answered in time, for little memory, and the next picture is counted right."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import numpy as np
+import psutil
+import pytest
+
+from florence_tagger.config import load_settings
+from florence_tagger.errors import DocumentError
+from florence_tagger.media.decoders import Decoders
+from florence_tagger.media.limits import Sampling
+from florence_tagger.schemas import Frame
+from florence_tagger.web.server import start_decoders
+from tests.attacks import ANY, ATTACKS, COSTLY
+from tests.conftest import wait_for
+from tests.pictures import JPEG, PICTURES
+from tests.variants import Variant
+from tests.videos import VIDEOS
+
+SECONDS = 5.0
+MOST_BYTES = 300e6  # above what a process has when it is idle
+SIZE = (192, 192)
+
+# One kind of file of each decoder, small ones, for mutations and truncations.
+MUTATED = {
+    **{f"{one.format}: {one.name}": one for one in PICTURES if one.counts is not None and "megapixels" not in one.name},
+    **{f"{one.format}: {one.name}": one for one in VIDEOS if one.counts is not None},
+}
+FORMATS = list({one.format: one for one in MUTATED.values()}.values())
+
+
+@pytest.fixture(scope="module")
+def decoders() -> Iterator[Decoders]:
+    """One process, so that each file is decoded where the one before was."""
+    settings = load_settings({"decoder_processes": 1, "document_seconds": SECONDS})
+    pool = start_decoders(settings, SIZE)
+    yield pool
+    pool.close()
+
+
+def decoded(pool: Decoders, content: bytes) -> list[Frame] | str:
+    """The frames of a file, or why there are none."""
+    try:
+        return list(pool.frames(content, Sampling(), time.monotonic() + 60))
+    except DocumentError as exc:
+        return str(exc)
+
+
+def expect_right(pool: Decoders, expected: list[Frame]) -> None:
+    """The next picture is decoded as ever."""
+    (frame,) = decoded(pool, JPEG["4:2:0"]())
+    assert isinstance(frame, Frame)
+    np.testing.assert_array_equal(frame.pixels, expected[0].pixels)
+
+
+@pytest.fixture(scope="module")
+def good(decoders: Decoders) -> list[Frame]:
+    frames = decoded(decoders, JPEG["4:2:0"]())
+    assert isinstance(frames, list)
+    return frames
+
+
+@contextmanager
+def watched(pool: Decoders) -> Iterator[list[int]]:
+    """The most memory that the processes of a pool have in the block above what they had before, bytes, in a list."""
+    assert wait_for(lambda: pool.pids)
+    process = psutil.Process(pool.pids[0])
+    idle = process.memory_info().rss
+    most, done = [0], threading.Event()
+
+    def watch() -> None:
+        with suppress(psutil.Error):
+            while not done.wait(0.002):
+                most[0] = max(most[0], process.memory_info().rss - idle)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield most
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack(name: str, decoders: Decoders, good: list[Frame]) -> None:
+    make, reason = ATTACKS[name]
+    content = make()
+    with watched(decoders) as memory:
+        started = time.monotonic()
+        outcome = decoded(decoders, content)
+        seconds = time.monotonic() - started
+    assert seconds < SECONDS + 1.5  # a new process may have to start before it
+    assert memory[0] < (700e6 if name in COSTLY else MOST_BYTES)
+    if reason is None:
+        assert isinstance(outcome, list), outcome
+        assert outcome
+    elif reason is not ANY:
+        assert isinstance(outcome, str)
+        assert reason in outcome
+    expect_right(decoders, good)
+
+
+@pytest.mark.parametrize("variant", FORMATS, ids=lambda one: one.format)
+def test_truncations(variant: Variant, decoders: Decoders, good: list[Frame]) -> None:
+    content = variant.make()
+    lengths = {2**power for power in range(17)} | {len(content) - 2**power for power in range(17)}
+    for length in sorted(length for length in lengths if 0 < length < len(content)):
+        outcome = decoded(decoders, content[:length])
+        assert outcome, length
+    expect_right(decoders, good)
+
+
+def mutations(number: int, seed: int) -> Iterator[bytes]:
+    """Files of all kinds with some bytes changed, cut out, doubled or zeroed."""
+    rng = np.random.default_rng(seed)
+    files = [one.make() for one in MUTATED.values()]
+    for index in range(number):
+        content = bytearray(files[index % len(files)])
+        for _ in range(int(rng.integers(1, 9))):
+            near_head = rng.random() < 0.5  # where sizes and tables are
+            place = int(rng.integers(0, min(len(content), 600) if near_head else len(content)))
+            length = int(rng.integers(1, 17))
+            kind = rng.integers(0, 4)
+            if kind == 0:
+                content[place : place + length] = rng.bytes(length)
+            elif kind == 1:
+                del content[place : place + length]
+            elif kind == 2:
+                content[place:place] = content[place : place + length]
+            else:
+                content[place : place + length] = bytes([int(rng.choice([0, 255]))]) * length
+        yield bytes(content) or b"\0"
+
+
+def survive(pool: Decoders, number: int, seed: int, good: list[Frame]) -> None:
+    with watched(pool) as memory:
+        for index, content in enumerate(mutations(number, seed)):
+            started = time.monotonic()
+            outcome = decoded(pool, content)
+            assert outcome
+            assert time.monotonic() - started < SECONDS + 1.5
+            if index % 50 == 0:
+                expect_right(pool, good)
+    assert memory[0] < MOST_BYTES
+    expect_right(pool, good)
+
+
+def test_mutated_files(decoders: Decoders, good: list[Frame]) -> None:
+    survive(decoders, 500, 1, good)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_many_mutated_files(decoders: Decoders, good: list[Frame]) -> None:
+    survive(decoders, 5000, int(os.environ.get("FUZZ_SEED", "2")), good)

@@ -1,0 +1,249 @@
+"""The kinds of video and animation files that the service must count, or refuse with a reason. PyAV writes them."""
+
+import io
+import struct
+import tempfile
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from tests.pictures import COUNTS, counted, refused
+from tests.variants import QUEUE, SIDE, STREET, YARD, Scene, Variant, peak, picture, saved
+
+RATE = 8  # frames a second; each scene is shown for one second
+SCENES = (YARD, QUEUE, STREET)
+PEAK = peak(*SCENES)
+
+QUIET = {"libx265": {"x265-params": "log-level=none"}, "libsvtav1": {"svtav1-params": "lp=1", "preset": "12"}}
+
+
+class Unseekable(io.RawIOBase):
+    """What a muxer takes for a pipe."""
+
+    def __init__(self) -> None:
+        self.written = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.written += data
+        return len(data)
+
+
+def video(
+    container: str,
+    codec: str,
+    pixels: str = "yuv420p",
+    scenes: Sequence[Scene] = SCENES,
+    size: tuple[int, int] = (SIDE, SIDE),
+    rate: int = RATE,
+    rotation: int = 0,
+    times: Sequence[float] = (),
+    flags: int = 0,
+    pipe: bool = False,
+    target: Any = None,
+    container_options: dict[str, str] | None = None,
+    **options: str,
+) -> bytes:
+    """A video that shows each scene for a second, or so many frames of them as there are `times` (seconds)."""
+    target = target or (Unseekable() if pipe else io.BytesIO())
+    moments = list(times) or [index / rate for index in range(rate * len(scenes))]
+    with av.open(target, "w", format=container, container_options=container_options or {}) as output:
+        stream = output.add_stream(codec, rate=rate, options={"g": "12"} | QUIET.get(codec, {}) | options)
+        stream.width, stream.height = size
+        stream.pix_fmt = pixels
+        stream.bit_rate = 2_000_000
+        stream.codec_context.flags |= flags
+        if times:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for index, moment in enumerate(moments):
+            frame = av.VideoFrame.from_image(shown(scenes[min(int(moment), len(scenes) - 1)], size, rotation))
+            frame.pts = round(moment * 1000) if times else index
+            frame.time_base = Fraction(1, 1000) if times else Fraction(1, rate)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return bytes(target.written) if pipe else target.getvalue() if isinstance(target, io.BytesIO) else b""
+
+
+def shown(one: Scene, size: tuple[int, int], rotation: int) -> Image.Image:
+    """A scene as it is stored in a video that is turned by `rotation` degrees, counter-clockwise, when it is shown."""
+    return picture(one=one).rotate(-rotation).resize(size)
+
+
+def sound_only(container: str, codec: str) -> bytes:
+    """A file of silence."""
+    target = io.BytesIO()
+    with av.open(target, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=44_100)
+        for index in range(20):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+            frame.sample_rate, frame.pts = 44_100, 1024 * index
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return target.getvalue()
+
+
+def without_duration() -> bytes:
+    """An MP4 whose headers tell of no time at all."""
+    return with_duration(0)
+
+
+def with_duration(units: int) -> bytes:
+    """An MP4 whose three headers (of movie, track and media) tell of so many units."""
+    content = bytearray(video("mp4", "libx264"))
+    for name, offset in ((b"mvhd", 20), (b"tkhd", 24), (b"mdhd", 20)):
+        place = content.index(name) + offset
+        content[place : place + 4] = struct.pack(">I", units)
+    return bytes(content)
+
+
+def billion_frames() -> bytes:
+    """An MP4 that claims 10^9 frames of one length and size."""
+    content = bytearray(video("mp4", "mpeg4"))
+    place = content.index(b"stts") + 12
+    content[place : place + 4] = struct.pack(">I", 10**9)
+    return bytes(content)
+
+
+def animation(kind: str, modes: str = "RGB", **options: Any) -> bytes:
+    """The scenes, each for a second."""
+    images = [picture(modes, one=one) for one in SCENES]
+    return saved(images[0], kind, save_all=True, append_images=images[1:], duration=1000, loop=0, **options)
+
+
+def index_first() -> bytes:
+    """An MP4 that can be played while it is being loaded; its muxer needs a file."""
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        video("mp4", "libx264", target=file.name, container_options={"movflags": "faststart"})
+        content = file.read()
+    assert content.index(b"moov") < content.index(b"mdat")
+    return content
+
+
+def huge_quicktime() -> bytes:
+    """A file that claims 12,000 x 9,000 pixels."""
+    content = bytearray(video("mov", "qtrle", "rgb24"))
+    place = content.index(b"rle ") + 28
+    assert content[place : place + 4] == struct.pack(">HH", SIDE, SIDE)
+    content[place : place + 4] = struct.pack(">HH", 12_000, 9_000)
+    return bytes(content)
+
+
+def damaged_frame() -> bytes:
+    """An AVI of JPEGs, one of which, that is wanted, is nothing but zeros."""
+    content = bytearray(video("avi", "mjpeg", "yuvj420p"))
+    place = content.index(b"movi")
+    for _ in range(2 * RATE + 1):  # its first frame of the third scene
+        place = content.index(b"00dc", place) + 8
+    size = struct.unpack("<I", content[place - 4 : place])[0]
+    content[place : place + size] = bytes(size)
+    return bytes(content)
+
+
+def screen_recording() -> bytes:
+    """An MP4 of few frames at odd times, most of which are shown for long."""
+    return video("mp4", "libx264", times=(0, 0.1, 0.4, 1.0, 1.3, 2.05, 2.1, 5.5), rate=30)
+
+
+def still_animation() -> bytes:
+    return saved(picture(), "GIF", save_all=True, append_images=[], duration=100)
+
+
+CONTAINERS = {
+    "MP4": {
+        "H.264": lambda: video("mp4", "libx264"),
+        "H.264, 4:4:4, odd sizes": lambda: video("mp4", "libx264", "yuv444p", size=(383, 381)),
+        "H.264, 10 bits": lambda: video("mp4", "libx264", "yuv420p10le"),
+        "H.264, B-frames and open GOPs": lambda: video("mp4", "libx264", bf="3", **{"x264-params": "open-gop=1"}),
+        "H.264, turned by 90°": lambda: video("mp4", "libx264", rotation=90),
+        "H.264, turned by 180°": lambda: video("mp4", "libx264", rotation=180),
+        "H.264, turned by -90°, as phones do": lambda: video("mp4", "libx264", rotation=-90),
+        "H.264, variable frame rate": screen_recording,
+        "H.264, index at the start": index_first,
+        "H.264, fragmented": lambda: video(
+            "mp4", "libx264", container_options={"movflags": "frag_keyframe+empty_moov"}
+        ),
+        "H.264, no duration": without_duration,
+        "H.264, a duration of two days": lambda: with_duration(2**31),
+        "HEVC": lambda: video("mp4", "libx265"),
+        "HEVC, 10 bits": lambda: video("mp4", "libx265", "yuv420p10le"),
+        "AV1": lambda: video("mp4", "libsvtav1"),
+        "VP9": lambda: video("mp4", "libvpx-vp9", deadline="realtime", **{"cpu-used": "8"}),
+        "MPEG-4": lambda: video("mp4", "mpeg4"),
+        "M4V (H.264)": lambda: video("ipod", "libx264"),
+        "claims 10⁹ frames": billion_frames,
+    },
+    "QuickTime": {
+        "H.264": lambda: video("mov", "libx264"),
+        "MJPEG": lambda: video("mov", "mjpeg", "yuvj420p"),
+        "ProRes, 10 bits": lambda: video("mov", "prores", "yuv422p10le"),
+        "Animation (RLE)": lambda: video("mov", "qtrle", "rgb24"),
+    },
+    "3GP": {
+        "H.263": lambda: video("3gp", "h263", size=(352, 288)),
+        "H.264": lambda: video("3gp", "libx264"),
+    },
+    "AVI": {
+        "MPEG-4": lambda: video("avi", "mpeg4"),
+        "MPEG-4, B-frames": lambda: video("avi", "mpeg4", bf="2"),
+        "MJPEG": lambda: video("avi", "mjpeg", "yuvj420p"),
+        "H.264": lambda: video("avi", "libx264"),
+        "MS MPEG-4 v3": lambda: video("avi", "msmpeg4v3"),
+        "uncompressed": lambda: video("avi", "rawvideo", "bgr24"),
+    },
+    "Matroska": {
+        "H.264": lambda: video("matroska", "libx264"),
+        "HEVC": lambda: video("matroska", "libx265"),
+        "no duration, no index": lambda: video("matroska", "libx264", pipe=True),
+    },
+    "WebM": {
+        "VP8": lambda: video("webm", "libvpx", deadline="realtime", **{"cpu-used": "8"}),
+        "VP9": lambda: video("webm", "libvpx-vp9", deadline="realtime", **{"cpu-used": "8"}),
+        "AV1": lambda: video("webm", "libsvtav1"),
+    },
+    "MPEG": {
+        "MPEG-1": lambda: video("mpeg", "mpeg1video", rate=25),
+        "MPEG-2": lambda: video("vob", "mpeg2video", rate=25),
+        "MPEG-2, interlaced": lambda: video("vob", "mpeg2video", rate=25, flags=0x20040000),
+        "MPEG-1, video alone": lambda: video("mpeg1video", "mpeg1video", rate=25),
+        "MPEG-2 transport stream": lambda: video("mpegts", "mpeg2video", rate=25),
+        "H.264 transport stream": lambda: video("mpegts", "libx264"),
+    },
+    "Windows Media": {
+        "WMV 8": lambda: video("asf", "wmv2"),
+        "WMV 7": lambda: video("asf", "wmv1"),
+    },
+    "Flash Video": {
+        "Sorenson H.263": lambda: video("flv", "flv"),
+        "H.264": lambda: video("flv", "libx264"),
+    },
+    "GIF": {
+        "animated": lambda: animation("GIF"),
+        "animated, transparent": lambda: animation("GIF", "RGBA", disposal=2),
+    },
+    "PNG": {"animated (APNG)": lambda: animation("PNG")},
+    "WebP": {
+        "animated": lambda: animation("WEBP", quality=85),
+        "animated, lossless": lambda: animation("WEBP", lossless=True),
+    },
+    "AVIF": {"animated": lambda: animation("AVIF", quality=80, speed=10)},
+}
+
+VIDEOS = [
+    *(variant for form, makers in CONTAINERS.items() for variant in counted(form, makers, PEAK)),
+    *counted("GIF", {"an animation of one frame": still_animation}, COUNTS),
+    Variant("Matroska", "cut off", lambda: video("matroska", "libx264")[:-3000], PEAK),
+    Variant("AVI", "MJPEG, one of the wanted frames damaged", damaged_frame, PEAK, incomplete=True),
+    refused("MP4", "cut off before its index", lambda: video("mp4", "libx264")[:-3000], "damaged"),
+    refused("MP4", "sound alone", lambda: sound_only("mp4", "aac"), "no video"),
+    refused("Matroska", "sound alone", lambda: sound_only("matroska", "aac"), "no video"),
+    refused("Matroska", "an unusual codec", lambda: video("matroska", "ffv1"), "codec is ffv1"),
+    refused("QuickTime", "frames of 12,000 x 9,000 pixels", huge_quicktime, "12000 x 9000 pixels"),
+]
