@@ -9,7 +9,7 @@ from florence_tagger.media.limits import Sampling
 from florence_tagger.results import Results, key_of
 from florence_tagger.schemas import Detection, DocumentResult, Region, Sighting
 
-CAT = DocumentResult((Sighting(Detection((Region('cat', (0.0, 0.0, 1.0, 1.0), 0.9),))),))
+CAT = DocumentResult((Sighting(Detection((Region("cat", (0.0, 0.0, 1.0, 1.0), 0.9),))),))
 
 
 class Work:
