@@ -164,7 +164,8 @@ def test_tasks_that_are_accepted(client: FlaskClient, prompt: Any) -> None:
 
 @pytest.mark.parametrize(
     "parameter",
-    [{"prompt": "CAPTION"}, {"prompt": 5}, {"output": "boxes"}, {"min_score": 0.5}, {"return_boxes": "yes"}],
+    [{"prompt": "CAPTION"}, {"prompt": 5}, {"output": "boxes"}, {"output": []}, {"return_boxes": "yes"}]
+    + [{"min_score": score} for score in (-0.1, 1.01, True, "high", [], 10**400)],
 )
 def test_what_is_not_offered_is_refused(client: FlaskClient, parameter: dict[str, Any]) -> None:
     response = post(client, documents=[], **parameter)
@@ -199,11 +200,26 @@ def test_documents_that_can_not_be_treated(client: FlaskClient, sent: Any, name:
 
 def test_boxes_come_when_asked_for(client: FlaskClient, fake_model: FakeModel) -> None:
     source = post(client, documents=[document(PNG)], return_boxes=True).json["data"][0]["source"]
-    assert source["detections"] == [{"label": "cat", "box": [0, 0, 20, 10], "frame": 0}]
+    assert source["detections"] == [{"label": "cat", "score": 0.9, "box": [0, 0, 20, 10], "frame": 0}]
     assert "truncated" not in source
     fake_model.truncated = True
     source = post(client, documents=[document(PNG)], return_boxes=True).json["data"][0]["source"]
     assert source["truncated"] is True
+
+
+def test_weak_boxes_are_left_out(client: FlaskClient) -> None:
+    for min_score, counts in ((0, [{"cat": 1}]), (0.9, [{"cat": 1}]), ("0.91", []), (1, [])):
+        answer = post(client, documents=[document(PNG)], min_score=min_score, return_boxes=True).json
+        source = answer["data"][0]["source"]
+        assert source["content"] == counts
+        assert len(source["detections"]) == len(counts)
+
+
+def test_labels_with_their_probabilities_as_the_older_tagger_had_them(client: FlaskClient) -> None:
+    source = post(client, documents=[document(PNG)], output="probabilities").json["data"][0]["source"]
+    assert source["content"] == [{"label": "cat", "probability": 0.9}]
+    answer = post(client, documents=[document(PNG)], output="probabilities", min_score=0.95).json
+    assert answer["data"][0]["source"]["content"] == []
 
 
 def test_a_failing_model_costs_one_document(
