@@ -1,0 +1,92 @@
+"""What the score of a detection is worth: boxes of held-out scenes, the right and the wrong ones, by their scores.
+
+`python -m benchmarks.scores` prints the table of docs/scores.md and draws its picture.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from florence_tagger.config import DEFAULT_MODEL
+from florence_tagger.florence.detector import Detector
+from florence_tagger.florence.devices import RuntimeOptions
+from florence_tagger.florence.folder import read_folder
+from florence_tagger.schemas import Box, Frame, Region
+from training.scenes import Scene, SceneObject, World, draw_scene
+
+PICTURE = Path(__file__).parents[1] / "docs" / "scores.svg"
+SEED = 20261125  # of scenes that neither training nor any choice has seen
+MOST_OBJECTS = 15  # crowded enough that the model errs
+OVERLAP = 0.5  # of the boxes' union, from which on a box is right
+THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def overlap(one: Box | Sequence[int], other: Box | Sequence[int]) -> float:
+    """Intersection over union of two boxes x1, y1, x2, y2."""
+    width = max(min(one[2], other[2]) - max(one[0], other[0]), 0)
+    height = max(min(one[3], other[3]) - max(one[1], other[1]), 0)
+    areas = ((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return width * height / (sum(areas) - width * height)
+
+
+def judge(regions: Sequence[Region], scene: Scene) -> Iterator[bool]:
+    """Whether each region is an object of the scene that no stronger region has claimed, the strongest first."""
+    left: list[SceneObject] = list(scene.objects)
+    for region in sorted(regions, key=lambda one: -one.score):
+        fitting = [one for one in left if one.label == region.label and overlap(region.box, one.box) >= OVERLAP]
+        if fitting:
+            left.remove(max(fitting, key=lambda one: overlap(region.box, one.box)))
+        yield bool(fitting)
+
+
+def measure(scenes: int) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
+    """The score of each box that the bundled model finds, whether the box is right, and how many objects there are."""
+    folder = read_folder(DEFAULT_MODEL)
+    detector = Detector(folder, RuntimeOptions(), folder.generation)
+    side = folder.image_size[0]
+    rng = np.random.default_rng(SEED)
+    scores, right, objects = [], [], 0
+    for _ in range(scenes):
+        scene = draw_scene(rng, World(side=side, most=MOST_OBJECTS))
+        regions = detector.detect(Frame(scene.pixels, side, side)).regions
+        scores += sorted((region.score for region in regions), reverse=True)
+        right += list(judge(regions, scene))
+        objects += len(scene.objects)
+    return np.array(scores), np.array(right), objects
+
+
+def draw(scores: NDArray[np.float64], right: NDArray[np.bool_], picture: Path) -> None:
+    """Draws what shares of right and wrong boxes a threshold keeps."""
+    mpl.rcParams["svg.hashsalt"] = "scores"  # the same picture each time
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    thresholds = np.linspace(0, 1, 201)
+    for chosen, label, colour in ((right, "right boxes", "#0072b2"), (~right, "wrong boxes", "#d55e00")):
+        axes.plot(thresholds, [(scores[chosen] >= one).mean() for one in thresholds], label=label, color=colour)
+    axes.set(xlabel="min_score", ylabel="share that is kept", ylim=(0, 1.02), xlim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(picture, metadata={"Date": None})
+
+
+@click.command()
+@click.option("--scenes", type=click.IntRange(1), default=500, show_default=True)
+@click.option("--picture", type=click.Path(path_type=Path), default=PICTURE, show_default=True)
+def main(scenes: int, picture: Path) -> None:
+    """Measures, prints the table and draws the picture."""
+    scores, right, objects = measure(scenes)
+    click.echo(f"{len(scores)} boxes for {objects} objects in {scenes} scenes; {(~right).sum()} boxes are wrong.\n")
+    click.echo("| `min_score` | right boxes kept | wrong boxes kept |\n|---|---|---|")
+    for threshold in THRESHOLDS:
+        kept = scores >= threshold
+        click.echo(f"| {threshold:g} | {kept[right].mean():.1%} | {kept[~right].mean():.1%} |")
+    draw(scores, right, picture)
+
+
+if __name__ == "__main__":
+    main()
