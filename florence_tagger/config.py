@@ -65,7 +65,8 @@ class Settings(BaseSettings):
         3600, gt=0, le=1e6, description="Seconds of a video, from its start, that are looked at; likewise."
     )
     reduced_decoding: bool = Field(
-        True, description="Large JPEGs are decoded at a scale that is still twice the model's input on each side."
+        True,
+        description="Large JPEGs and frames are decoded at a scale that is still twice the model's input on each side.",
     )
     document_seconds: float = Field(60, gt=0, le=86_400, description="Most seconds of decoding for a document.")
     decoder_processes: int = Field(

@@ -19,7 +19,7 @@ from florence_tagger.florence.folder import ModelFolder, check_hashes, read_fold
 from florence_tagger.media.images import open_picture
 
 SAMPLE = SAMPLES / "street.png"
-LIBRARIES = ("openvino", "numpy", "pillow", "tokenizers", "flask", "gunicorn")
+LIBRARIES = ("openvino", "numpy", "pillow", "av", "tokenizers", "flask", "gunicorn")
 RENDER_NODES = Path("/dev/dri")
 OPENCL_VENDORS = Path("/etc/OpenCL/vendors")
 DRIVER_HINT = "install intel-opencl-icd and libze-intel-gpu1 (Debian, Ubuntu), in the container, too"

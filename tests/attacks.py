@@ -114,7 +114,7 @@ HEIF_SIZE = struct.pack(">II", SIDE, SIDE)
 
 ANY = "…"
 
-# Of these a decoder takes all it may, 600 MB, before it is refused more: ffmpeg keeps the packets that it reads while it
+# Of these a decoder takes all it may, 600 MB, before it is refused more: ffmpeg keeps the packets it reads while it
 # looks for a stream whose codec it can tell, a million of them here.
 COSTLY = ("endless FLV",)
 

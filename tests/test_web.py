@@ -24,6 +24,8 @@ from florence_tagger.web import health
 from florence_tagger.web.app import create_app
 from florence_tagger.web.server import start_decoders
 from tests.conftest import FakeModel, document, wait_for
+from tests.pictures import pages
+from tests.videos import animation, damaged_frame
 
 KEYS = {
     "status",
@@ -220,6 +222,60 @@ def test_labels_with_their_probabilities_as_the_older_tagger_had_them(client: Fl
     assert source["content"] == [{"label": "cat", "probability": 0.9}]
     answer = post(client, documents=[document(PNG)], output="probabilities", min_score=0.95).json
     assert answer["data"][0]["source"]["content"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("video_fps", 0.5),
+        ("video_fps", "0.5"),
+        ("video_fps", 1),
+        ("video_max_frames", 3),
+        ("video_max_frames", " 32 "),
+        ("video_max_frames", None),
+        ("video_max_seconds", 1e-3),
+        ("video_max_seconds", ""),
+    ],
+)
+def test_samplings_that_are_accepted(client: FlaskClient, name: str, value: Any) -> None:
+    assert post(client, documents=[], **{name: value}).status_code == 200
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "x", "nan", "inf", [], {}, 4000, "1e9", 10**400, "9" * 30])
+@pytest.mark.parametrize("name", ["video_fps", "video_max_frames", "video_max_seconds"])
+def test_samplings_that_are_not(client: FlaskClient, name: str, value: Any) -> None:
+    response = post(client, documents=[], **{name: value})
+    assert response.status_code == 400
+    assert f"{name} is" in response.json["error"]
+    assert "the service's setting" in response.json["error"]
+
+
+def test_frames_are_whole(client: FlaskClient) -> None:
+    assert post(client, documents=[], video_max_frames=1.5).status_code == 400
+
+
+def test_boxes_tell_their_time(client: FlaskClient, fake_model: FakeModel) -> None:
+    content = animation("GIF")
+    (one,) = post(client, documents=[document(content)], return_boxes=True).json["data"]
+    assert one["source"]["content"] == [{"cat": 1}]
+    places = [(found["frame"], found["time_s"]) for found in one["source"]["detections"]]
+    assert places == [(0, 0), (1, 1), (2, 2)]
+    assert "incomplete" not in one["source"]
+    (one,) = post(client, documents=[document(content)], return_boxes=True, video_max_frames=2).json["data"]
+    assert [found["time_s"] for found in one["source"]["detections"]] == [0, 1]
+
+
+def test_boxes_tell_their_page(client: FlaskClient, fake_model: FakeModel) -> None:
+    (one,) = post(client, documents=[document(pages())], return_boxes=True).json["data"]
+    assert one["source"]["content"] == [{"cat": 3}]
+    places = [(found["frame"], found["page"]) for found in one["source"]["detections"]]
+    assert places == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_a_damaged_video_is_marked(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+    (one,) = post(client, documents=[document(damaged_frame())], return_boxes=True).json["data"]
+    assert one["source"]["incomplete"] is True
+    assert "counted by its first 3 frames" in caplog.text
 
 
 def test_a_failing_model_costs_one_document(

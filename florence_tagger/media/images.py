@@ -137,8 +137,11 @@ def pages(picture: Image.Image, limits: Limits) -> Iterator[Frame]:
     with suppress(EOFError):
         picture.seek(limits.pages)  # which looks no further than that
         raise DocumentError(f"The file has more than the {limits.pages} pages accepted.")
-    for page in range(getattr(picture, "n_frames", 1)):
-        picture.seek(page)
+    for page in range(limits.pages):
+        try:
+            picture.seek(page)
+        except EOFError:
+            return
         check_size(picture, limits.pixels)
         shown = upright(picture)
         yield Frame(fit(shown, limits.image_size), *shown.size, page=page + 1)

@@ -1,0 +1,213 @@
+"""Which frames of a video are looked at, which of them by the model, and what they add up to."""
+
+import io
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from florence_tagger.batching import Phase
+from florence_tagger.counting import count_document
+from florence_tagger.documents import Part, gather
+from florence_tagger.media.frames import open_frames
+from florence_tagger.media.limits import Limits, Sampling
+from florence_tagger.media.similarity import MOST_CHANGE, block_means, near_identical
+from florence_tagger.pipeline import Pipeline
+from florence_tagger.schemas import Detection, DocumentResult, Frame, Region, Sighting
+from tests.conftest import counted
+from tests.pictures import pages
+from tests.variants import SIDE, STREET, YARD, Scene, picture
+from tests.videos import PEAK, RATE, animation, video
+from training.scenes import LABELS, World, draw_background, draw_scene, load_sprites, paste
+
+SIZE = (192, 192)
+
+
+def sampled(content: bytes, **sampling: Any) -> list[Frame]:
+    return list(open_frames(io.BytesIO(content), Limits(SIZE, 10**8), Sampling(**sampling)))
+
+
+@pytest.mark.parametrize(
+    ("times", "sampling", "places"),
+    [
+        ([0.0], {}, [0]),
+        ([0.0, 0.5, 1.0, 1.5, 2.0], {}, [0, 2, 4]),
+        ([5.0, 5.5, 6.0, 6.5], {}, [0, 2]),
+        ([0.0, 0.4, 0.8, 3.0], {}, [0, 2, 3]),  # what is shown at 1 and at 2 is the frame of 0.8
+        ([index / 10 for index in range(100)], {"max_frames": 4}, [0, 24, 49, 74]),
+        ([index / 10 for index in range(100)], {"fps": 0.25}, [0, 40, 80]),
+        ([index / 10 for index in range(100)], {"max_seconds": 2}, [0, 10, 20]),
+        ([0.0, 0.0, 0.0], {}, [2]),
+        ([0.0, 1e9], {"max_frames": 3}, [0]),
+    ],
+)
+def test_frames_are_what_is_shown_at_evenly_spread_moments(
+    times: list[float], sampling: dict[str, Any], places: list[int]
+) -> None:
+    assert Sampling(**sampling).choose(times) == places
+
+
+def test_times_are_those_of_the_video() -> None:
+    content = video("mp4", "libx264")
+    assert [frame.time_s for frame in sampled(content)] == [0, 1, 2]
+    assert [frame.time_s for frame in sampled(content, max_frames=1)] == [0]
+    assert [frame.time_s for frame in sampled(content, fps=RATE)] == [index / RATE for index in range(3 * RATE)]
+    assert [frame.time_s for frame in sampled(animation("WEBP"), fps=0.5)] == [0, 2]
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "libx264"), ("matroska", "libx265"), ("avi", "mpeg4")])
+def test_jumping_gives_the_frames_that_decoding_everything_gives(container: str, codec: str) -> None:
+    content = video(container, codec, bf="2" if codec == "mpeg4" else "3")
+    every = {frame.time_s: frame for frame in sampled(content, fps=RATE)}
+    assert len(every) == 3 * RATE
+    for frame in sampled(content, fps=RATE / 7):
+        np.testing.assert_array_equal(frame.pixels, every[frame.time_s].pixels)
+
+
+def test_boxes_are_in_pixels_of_the_frame_as_displayed() -> None:
+    (frame,) = sampled(video("mp4", "libx264", size=(400, 200), rotation=-90), max_frames=1)
+    assert (frame.width, frame.height) == (200, 400)
+
+
+def recording(frames: list[np.ndarray[Any, Any]], crf: int) -> list[Frame]:
+    """What a video of these frames, ten a second, becomes."""
+    images = [Scene(frame, ()) for frame in frames]
+    content = video("mp4", "libx264", scenes=images, times=[index + 0.0 for index in range(len(images))], crf=str(crf))
+    return sampled(content)
+
+
+@pytest.mark.parametrize(("crf", "grain"), [(18, 8), (28, 4), (28, 8)])
+def test_noise_and_coding_change_nothing(crf: int, grain: int) -> None:
+    rng = np.random.default_rng(crf + grain)
+    still = draw_scene(rng, World(side=SIDE)).pixels.astype(float)
+    noisy = [(still + rng.normal(0, grain, still.shape)).clip(0, 255).astype(np.uint8) for _ in range(12)]
+    assert [frame.repeats for frame in recording(noisy, crf)] == [False] + [True] * 11
+
+
+def test_the_smallest_object_is_a_change() -> None:
+    world, changes = World(), []
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        ground = draw_background(rng, world.side)
+        variants = load_sprites()[LABELS[seed % len(LABELS)]]
+        sprite = variants[int(rng.integers(0, len(variants)))]
+        scale = world.smallest * world.side / max(sprite.shape[:2])
+        height, width = (max(6, round(side * scale)) for side in sprite.shape[:2])
+        x, y = int(rng.integers(0, world.side - width)), int(rng.integers(0, world.side - height))
+        canvas = ground.copy()
+        paste(rng, canvas, sprite, (x, y, x + width, y + height))
+        before, after = (block_means(one.clip(0, 255).astype(np.uint8)) for one in (ground, canvas))
+        assert not near_identical(before, after)
+        changes.append(float(np.abs(before - after).max()))
+    assert min(changes) > 1.3 * MOST_CHANGE
+
+
+def test_repeated_frames_are_not_looked_at_again(pipeline: Pipeline) -> None:
+    content = video("mp4", "libx264", scenes=[STREET] * 3 + [YARD])
+    before = pipeline.batcher.totals[Phase.ENCODING][0]
+    (result,) = counted(pipeline, content)
+    assert isinstance(result, DocumentResult)
+    assert [sighting.time_s for sighting in result.sightings] == [0, 1, 2, 3]
+    assert pipeline.batcher.totals[Phase.ENCODING][0] - before == 2
+    assert result.sightings[0].detection == result.sightings[2].detection != result.sightings[3].detection
+
+
+def test_slow_changes_add_up() -> None:
+    ramp = [np.full((SIDE, SIDE, 3), 40 + 4 * index, np.uint8) for index in range(12)]
+    repeats = [frame.repeats for frame in recording(ramp, 18)]
+    assert not repeats[0]
+    assert 3 <= repeats.count(False) <= 5
+
+
+def test_pages_come_one_by_one_and_are_numbered_from_one() -> None:
+    assert [(frame.page, frame.time_s) for frame in sampled(pages(5))] == [(page, None) for page in range(1, 6)]
+
+
+def test_more_frames_than_places(pipeline: Pipeline) -> None:
+    content = video("mp4", "libx264", rate=30)
+    (result,) = counted(pipeline, content, sampling=Sampling(fps=30, max_frames=90))
+    assert isinstance(result, DocumentResult)
+    assert len(result.sightings) == 90
+    assert count_document(result.sightings) == PEAK
+
+
+def test_large_jpegs_are_counted_the_same_at_reduced_scale(pipeline: Pipeline) -> None:
+    assert agreement(pipeline, 12) == 1
+
+
+def agreement(pipeline: Pipeline, scenes: int) -> float:
+    """The share of large JPEGs that are counted the same whether or not they are decoded at a reduced scale."""
+    rng = np.random.default_rng(99)
+    same = 0
+    for _ in range(scenes):
+        large = Image.fromarray(draw_scene(rng, World(side=768, most=8)).pixels).resize((3000, 3000))
+        buffer = io.BytesIO()
+        large.save(buffer, "JPEG", quality=90)
+        counts = []
+        for reduced in (True, False):
+            buffer.seek(0)
+            (frame,) = open_frames(buffer, Limits(SIZE, 10**8, reduced=reduced), Sampling())
+            assert (frame.width, frame.height) == (3000, 3000)
+            counts.append(count_document([Sighting(pipeline.batcher.submit(frame, 60).result(60))]))
+        same += counts[0] == counts[1]
+    return same / scenes
+
+
+@pytest.mark.long
+def test_the_share_of_large_jpegs_counted_the_same(pipeline: Pipeline) -> None:
+    share = agreement(pipeline, 300)
+    print(f"{share:.1%} of 300 large JPEGs are counted the same at reduced scale")
+    assert share >= 0.99
+
+
+def found(label: str, number: int) -> Detection:
+    return Detection((Region(label, (0, 0, 1, 1), 0.9),) * number)
+
+
+def test_the_counting_rule() -> None:
+    both = [found("cat", 2), Detection((*found("cat", 1).regions, *found("dog", 1).regions))]
+    assert count_document([Sighting(one, time_s=0.0) for one in both]) == {"cat": 2, "dog": 1}
+    assert count_document([Sighting(one, page=page) for page, one in enumerate(both, 1)]) == {"cat": 3, "dog": 1}
+    assert count_document([Sighting(both[0])]) == {"cat": 2}
+
+
+def test_a_document_is_done_with_its_last_frame() -> None:
+    first: Future[Detection] = Future()
+    second: Future[Detection] = Future()
+    whole = gather([Part(first, time_s=0.0), Part(first, time_s=1.0), Part(second, time_s=2.0)], incomplete=True)
+    second.set_result(found("cat", 3))
+    assert not whole.done()
+    first.set_result(found("cat", 1))
+    result = whole.result(0)
+    assert (count_document(result.sightings), len(result.sightings), result.incomplete) == ({"cat": 3}, 3, True)
+
+
+def test_a_frame_that_fails_fails_its_document_and_cancels_the_rest() -> None:
+    parts: list[Future[Detection]] = [Future() for _ in range(3)]
+    whole = gather([Part(part) for part in parts])
+    parts[1].set_exception(ValueError("broken"))
+    assert isinstance(whole.exception(0), ValueError)
+    assert parts[0].cancelled()
+    parts = [Future() for _ in range(2)]
+    whole = gather([Part(part) for part in parts])
+    parts[0].cancel()
+    assert isinstance(whole.exception(0), CancelledError)
+
+
+def test_a_document_given_up_gives_up_its_frames() -> None:
+    parts: list[Future[Detection]] = [Future() for _ in range(2)]
+    parts[0].set_running_or_notify_cancel()
+    whole = gather([Part(part) for part in parts])
+    assert whole.cancel()
+    assert parts[1].cancelled()
+    parts[0].set_result(found("cat", 1))  # nobody wants it, and nothing breaks
+    assert whole.cancelled()
+
+
+def test_a_still_picture_has_neither_page_nor_time() -> None:
+    buffer = io.BytesIO()
+    picture().save(buffer, "PNG")
+    (frame,) = sampled(buffer.getvalue())
+    assert (frame.page, frame.time_s, frame.repeats) == (None, None, False)
