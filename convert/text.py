@@ -67,6 +67,7 @@ class DecoderGraph(nn.Module):
     def __init__(self, language_model: nn.Module) -> None:
         super().__init__()
         self.decoder = cast(Any, language_model.decoder)
+        self.projections: Any = nn.ModuleList(query_key_value(layer.self_attn) for layer in self.decoder.layers)
         self.vocabulary = self.decoder.embed_tokens.weight.shape[0]
 
     def forward(
@@ -83,8 +84,9 @@ class DecoderGraph(nn.Module):
         x = embeddings + functional.embedding(position_ids + positions.offset, positions.weight.float())
         x = layer_norm(x, self.decoder.layernorm_embedding)
         present: list[Tensor] = []
-        for layer, cross, past in zip(self.decoder.layers, cross_attention, self_key_values, strict=True):
-            y, *grown = attend_to_self(x, layer.self_attn, attention_mask, *past)
+        layers = zip(self.decoder.layers, self.projections, cross_attention, self_key_values, strict=True)
+        for layer, projection, cross, past in layers:
+            y, *grown = attend_to_self(x, layer.self_attn, projection, attention_mask, *past)
             x = layer_norm(x + y, layer.self_attn_layer_norm)
             y = attend_to_picture(x, layer.encoder_attn, *cross)
             x = feed_forward(layer_norm(x + y, layer.encoder_attn_layer_norm), layer)
@@ -123,23 +125,29 @@ def split_heads(x: Tensor, attn: Any) -> Tensor:
     return x.view(*x.shape[:-1], attn.num_heads, attn.head_dim)
 
 
-def attend_to_self(x: Tensor, attn: Any, mask: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def query_key_value(attn: Any) -> nn.Linear:
+    """The three projections of a self-attention as one, in its weights' type: a step has many small products."""
+    parts = (attn.q_proj, attn.k_proj, attn.v_proj)
+    one = nn.Linear(attn.embed_dim, 3 * attn.embed_dim, device="meta")
+    one.weight, one.bias = (
+        nn.Parameter(torch.cat([getattr(part, name) for part in parts]), requires_grad=False)
+        for name in ("weight", "bias")
+    )
+    return one
+
+
+def attend_to_self(
+    x: Tensor, attn: Any, projection: nn.Linear, mask: Tensor, key: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Attention of the new token (R, d_model) to itself and the cached ones; also returns the grown caches.
 
     It is one scaled_dot_product_attention on cache and new token joined, the pattern from which OpenVINO's plugins make
     a cache that grows in place and is reordered by index. BART's scale is that operation's default.
     """
-    query, new_key, new_value = project_together(x, attn)
+    query, new_key, new_value = linear(x, projection).view(-1, 3, attn.num_heads, 1, attn.head_dim).unbind(1)
     key, value = torch.cat([key, new_key], dim=2), torch.cat([value, new_value], dim=2)
     y = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return linear(y.reshape(-1, attn.embed_dim), attn.out_proj), key, value
-
-
-def project_together(x: Tensor, attn: Any) -> tuple[Tensor, ...]:
-    """Query, key and value (R, heads, 1, head_dim) of `x` (R, d_model) by one product: a step has many small ones."""
-    parts = (attn.q_proj, attn.k_proj, attn.v_proj)
-    weight, bias = (torch.cat([getattr(part, name) for part in parts]).float() for name in ("weight", "bias"))
-    return functional.linear(x, weight, bias).view(-1, 3, attn.num_heads, 1, attn.head_dim).unbind(1)
 
 
 def attend_to_picture(x: Tensor, attn: Any, key_transposed: Tensor, value: Tensor) -> Tensor:

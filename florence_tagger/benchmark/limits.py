@@ -1,10 +1,9 @@
 """What a machine can do at most, and what a model asks of it: the yardstick of the benchmark."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -40,22 +39,12 @@ def matmul_gflops(device: str, precision: str) -> float:
     return 2 * SIDE**3 / fastest(lambda: request.infer([weights], share_inputs=True)) / 1e9
 
 
-def squares(values: Any) -> Any:
-    return np.dot(values, values)
-
-
 def memory_gb_per_s(threads: int) -> float:
     """GB/s (10^9) at which so many threads together read memory."""
+    # summing, not a BLAS routine: OpenBLAS called from several threads has a pool of its own to wait for
     parts = np.array_split(np.ones(READ_BYTES // 8), threads)
     with ThreadPoolExecutor(threads) as pool:
-        kernels: tuple[Callable[..., Any], ...] = (np.sum, squares)  # whichever is less in memory's way
-        return READ_BYTES / min(fastest(partial(drain, pool, kernel, parts)) for kernel in kernels) / 1e9
-
-
-def drain(pool: ThreadPoolExecutor, kernel: Callable[..., Any], parts: Sequence[Any]) -> None:
-    """Runs a kernel on all parts at the same time."""
-    for _ in pool.map(kernel, parts):
-        pass
+        return READ_BYTES / fastest(lambda: list(pool.map(np.sum, parts))) / 1e9
 
 
 @dataclass(frozen=True)
