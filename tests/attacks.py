@@ -114,10 +114,6 @@ HEIF_SIZE = struct.pack(">II", SIDE, SIDE)
 
 ANY = "…"
 
-# Of these a decoder takes all it may, 600 MB, before it is refused more: ffmpeg keeps the packets it reads while it
-# looks for a stream whose codec it can tell, a million of them here.
-COSTLY = ("endless FLV",)
-
 # By name: the file, and a part of the reason; None where it is good for something, and counted; ANY where either is
 # fine, as long as it costs little.
 ATTACKS: dict[str, tuple[Callable[[], bytes], str | None]] = {

@@ -16,7 +16,7 @@ from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.limits import Sampling
 from florence_tagger.schemas import Frame
 from florence_tagger.web.server import start_decoders
-from tests.attacks import ANY, ATTACKS, COSTLY
+from tests.attacks import ANY, ATTACKS
 from tests.pictures import JPEG, PICTURES
 from tests.variants import Variant
 from tests.videos import VIDEOS
@@ -100,7 +100,7 @@ def test_attack(name: str, decoders: Decoders, good: list[Frame], idle: int) -> 
         seconds = time.monotonic() - started
     assert seconds < SECONDS + 1.5  # a new process may have to start before it
     print(f"{memory[0] / 1e6:.0f} MB above idle, {seconds:.2f} s")
-    assert memory[0] < (700e6 if name in COSTLY else MOST_BYTES)
+    assert memory[0] < MOST_BYTES
     if reason is None:
         assert isinstance(outcome, list), outcome
         assert outcome

@@ -22,6 +22,7 @@ from PIL import Image
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.images import check_pixels, fit
 from florence_tagger.media.limits import Limits, Sampling
+from florence_tagger.media.memory import at_most
 from florence_tagger.schemas import Frame
 
 # What a file may make ffmpeg run: the codecs of the videos that people have.
@@ -37,8 +38,10 @@ TURNS = {
     3: Image.Transpose.ROTATE_270,
 }
 
-# Bytes of packets that are read to learn about the streams, half of ffmpeg's default: they may be tiny, and are kept.
+# Bytes of packets that are read to learn about the streams, half of ffmpeg's default; and of memory meanwhile, since
+# ffmpeg keeps what it reads: packets may be tiny, a million of them in an endless file.
 PROBING = {"probesize": "2500000"}
+PROBING_BYTES = 230_000_000
 MOST_PACKETS = 250_000  # two hours at 30 frames a second; no more are looked at
 MOST_PIXELS = 8192 * 4320  # 8K, the largest that cameras and screens have
 MOST_THREADS = 4  # each keeps frames of its own
@@ -75,7 +78,9 @@ def opened(file: IO[bytes], container: str) -> Iterator[InputContainer]:
     """A file as nothing but the given container, which can open no other files; DocumentError of damage."""
     file.seek(0)
     try:
-        with av.open(file, "r", format=container, container_options=PROBING, io_open=refuse) as source:
+        with at_most(PROBING_BYTES):
+            source = av.open(file, "r", format=container, container_options=PROBING, io_open=refuse)
+        with source:
             yield source
     except MemoryError:
         raise

@@ -24,7 +24,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import av.logging
@@ -32,12 +31,12 @@ import av.logging
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.frames import open_frames
 from florence_tagger.media.limits import Confinement, Limits, Sampling
+from florence_tagger.media.memory import memory
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 SPARE_SECONDS = 5  # the service ends a process in time; the alarm is for when there is no service any more
 KEPT_BYTES = 120e6  # of memory that is free, for the next photo; what is more goes back to the system
 LEAK_BYTES = 60e6  # beyond what may be kept: a process that still holds so much after a document is replaced
-PAGE = resource.getpagesize()
 
 
 class Worker:
@@ -109,12 +108,6 @@ class Worker:
             self._channel.send_bytes(json.dumps(message).encode())
         except OSError:
             os._exit(0)
-
-
-def memory() -> tuple[int, int]:
-    """Address space and resident memory of this process, bytes (proc(5), statm)."""
-    size, resident = Path("/proc/self/statm").read_text().split()[:2]
-    return int(size) * PAGE, int(resident) * PAGE
 
 
 def confine(parent: int, confinement: Confinement) -> None:
