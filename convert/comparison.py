@@ -6,6 +6,7 @@ Both sides' answers are read by the runtime's own parsers, so that what differs 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.folder import MANIFEST, ModelFolder, check_hashes, read_folder, read_json
 from florence_tagger.florence.postprocessing import parse_regions
 from florence_tagger.florence.tokenizer import Tokenizer
-from florence_tagger.schemas import Box, Region
+from florence_tagger.schemas import Box, Region, Task
 
 
 @dataclass(frozen=True)
@@ -109,11 +110,17 @@ class Comparison:
         if picture not in self._cosines:  # which no mode of decoding changes
             features = self._detector.image_features(frame.pixels), self._reference.image_features(picture)
             self._cosines[picture] = cosine(*features)
-        size = (frame.width, frame.height)
+        read = partial(
+            parse_regions,
+            tokenizer=self._tokenizer,
+            task=Task.OBJECT_DETECTION,
+            width=frame.width,
+            height=frame.height,
+        )
         return Pair(
             picture.name,
-            Answer(ours.token_ids, parse_regions(ours, self._tokenizer, *size), between - started),
-            Answer(theirs.token_ids, parse_regions(theirs, self._tokenizer, *size), ended - between),
+            Answer(ours.token_ids, read(ours), between - started),
+            Answer(theirs.token_ids, read(theirs), ended - between),
             self._cosines[picture],
         )
 

@@ -17,7 +17,8 @@ from convert.pictures import read_rgb
 from convert.quiet import quiet_libraries
 from florence_tagger.errors import TaggerError
 from florence_tagger.florence.decoding import FloatArray, GenerationSettings, exactly
-from florence_tagger.florence.detector import OBJECT_DETECTION
+from florence_tagger.florence.tasks import question
+from florence_tagger.schemas import OBJECT_DETECTION
 
 
 class Reference:
@@ -31,7 +32,7 @@ class Reference:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._model: Any = load_model(checkpoint, torch.float32)
         self._processor = CLIPImageProcessorPil(**checkpoint.preprocessing.as_published())
-        self._prompt_ids = checkpoint.tokenizer.encode(OBJECT_DETECTION)
+        self._prompt_ids = checkpoint.tokenizer.encode(question(OBJECT_DETECTION))
         height, width = checkpoint.preprocessing.image_size
         self._image_tokens = self._image_features(torch.zeros(1, 3, height, width)).shape[1]
 

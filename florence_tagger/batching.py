@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from florence_tagger.errors import BusyError, NotReadyError
-from florence_tagger.schemas import Detection, Frame
+from florence_tagger.schemas import OBJECT_DETECTION, Detection, Frame, Prompt
 
 
 class Phase(Enum):
@@ -37,8 +37,8 @@ class Model(Protocol):
     def takes_turns(self) -> bool:
         """Whether `encode` and `step` shall not run at the same time."""
 
-    def encode(self, frame: Frame) -> Any:
-        """Looks at a frame."""
+    def encode(self, frame: Frame, prompt: Prompt) -> Any:
+        """Looks at a frame for what is asked."""
 
     def start(self, key: Hashable, encoded: Any) -> None:
         """Begins the answer for a frame; one that raises has not begun it."""
@@ -49,9 +49,10 @@ class Model(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """A frame that waits, and where its detection goes."""
+    """A frame that waits, what it is asked for, and where its detection goes."""
 
     frame: Frame
+    prompt: Prompt
     result: Future[Detection]
 
 
@@ -109,14 +110,14 @@ class Batcher:
         """How many frames the model is at."""
         return len(self._encoded) + len(self._decoding) + (Phase.ENCODING in self._busy_since)
 
-    def submit(self, frame: Frame, timeout: float = 0.0) -> Future[Detection]:
+    def submit(self, frame: Frame, prompt: Prompt = OBJECT_DETECTION, timeout: float = 0.0) -> Future[Detection]:
         """Queues a frame, waiting for a place for at most `timeout` seconds.
 
         Raises:
             NotReadyError: the model is not loaded, or the service is about to stop.
             BusyError: there was no place in time.
         """
-        work = Work(frame, Future())
+        work = Work(frame, prompt, Future())
         with self._places:
             self._places.wait_for(lambda: not self.ready or len(self._queue) < self._queue_size, timeout)
             if not self.ready:
@@ -153,7 +154,7 @@ class Batcher:
         """Encodes what is queued, until the service stops."""
         while (work := self._next_frame(model)) is not None:
             try:
-                encoded = model.encode(work.frame)
+                encoded = model.encode(work.frame, work.prompt)
             except Exception as exc:  # noqa: BLE001 - one frame's failure is its sender's, the thread lives on
                 self._end(Phase.ENCODING, {work: exc})
             else:

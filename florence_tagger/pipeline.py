@@ -15,13 +15,11 @@ from florence_tagger.media.content import decode_base64
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.limits import Sampling
 from florence_tagger.results import Results, key_of
-from florence_tagger.schemas import Detection, DocumentResult, Frame
+from florence_tagger.schemas import OBJECT_DETECTION, Detection, DocumentResult, Frame, Prompt
 
 logger = logging.getLogger(__name__)
 
 Outcome = DocumentResult | DocumentError
-
-OBJECT_DETECTION = "OD"
 
 # A request has at most so many documents and frames queued, so that a large one leaves places for others. It is enough
 # to keep the model busy: files are decoded faster than they are looked at.
@@ -50,6 +48,7 @@ class Pipeline:
         self,
         contents: Sequence[str | DocumentError],
         sampling: Sampling,
+        prompt: Prompt = OBJECT_DETECTION,
         on_done: Callable[[], None] = lambda: None,
     ) -> list[Outcome]:
         """Treats the documents of a request; `contents` has the base64 text of each, or why it has none.
@@ -60,7 +59,7 @@ class Pipeline:
         Raises:
             NotReadyError, BusyError: none of the documents could be queued.
         """
-        run = Run(self, sampling, time.monotonic() + self.limits.request_seconds)
+        run = Run(self, sampling, prompt, time.monotonic() + self.limits.request_seconds)
         under_way: deque[Future[DocumentResult] | DocumentError] = deque()
         outcomes: list[Outcome] = []
 
@@ -89,6 +88,7 @@ class Run:
 
     pipeline: Pipeline
     sampling: Sampling
+    prompt: Prompt
     deadline: float
     patient: bool = False
     frames: deque[Future[Detection]] = field(default_factory=deque)
@@ -105,7 +105,7 @@ class Run:
             return self._too_late()
         try:
             file = decode_base64(content, self.pipeline.limits.document_bytes)
-            key = key_of(OBJECT_DETECTION, self.sampling, file)
+            key = key_of((self.prompt, self.sampling), file)
             result = self.pipeline.results.result(key, lambda: self._submit(file))
         except DocumentError as exc:
             return exc
@@ -143,7 +143,7 @@ class Run:
             if wait([oldest], max(self.deadline - time.monotonic(), 0)).not_done:
                 raise TimeoutError
         patience = self.deadline - time.monotonic() if self.patient else 0.0
-        detection = self.pipeline.batcher.submit(frame, max(patience, 0.0))
+        detection = self.pipeline.batcher.submit(frame, self.prompt, max(patience, 0.0))
         self.patient = True
         self.frames.append(detection)
         return detection

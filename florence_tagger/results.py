@@ -14,9 +14,9 @@ from cachetools import LRUCache
 from florence_tagger.schemas import DocumentResult
 
 
-def key_of(task: str, sampling: Hashable, content: bytes) -> str:
-    """What a result depends on, as long as model and settings are the same: task, sampling (by its repr) and file."""
-    return f"{task} {sampling!r} {hashlib.sha256(content).hexdigest()}"
+def key_of(wanted: Hashable, content: bytes) -> Hashable:
+    """What a result depends on while model and settings are the same: what is `wanted` of a file, and the file."""
+    return wanted, hashlib.sha256(content).digest()
 
 
 @dataclass
@@ -37,8 +37,8 @@ class Results:
     """
 
     def __init__(self, entries: int) -> None:
-        self._known: LRUCache[str, DocumentResult] = LRUCache(entries)
-        self._pending: dict[str, Pending] = {}
+        self._known: LRUCache[Hashable, DocumentResult] = LRUCache(entries)
+        self._pending: dict[Hashable, Pending] = {}
         self._lock = threading.Lock()
         self.hits = 0
         self.misses = 0
@@ -46,7 +46,7 @@ class Results:
     def __len__(self) -> int:
         return len(self._known)
 
-    def result(self, key: str, submit: Callable[[], Future[DocumentResult]]) -> Future[DocumentResult]:
+    def result(self, key: Hashable, submit: Callable[[], Future[DocumentResult]]) -> Future[DocumentResult]:
         """The result of a file, from `submit` if it is not known and not under way.
 
         Each caller has a future of its own; the work is cancelled once all who wait for it have cancelled theirs. What
@@ -69,7 +69,7 @@ class Results:
         self._attach(key, pending, source)
         return mine
 
-    def _find(self, key: str) -> Future[DocumentResult] | None:
+    def _find(self, key: Hashable) -> Future[DocumentResult] | None:
         if key in self._known:
             found: Future[DocumentResult] = Future()
             found.set_result(self._known[key])
@@ -77,14 +77,14 @@ class Results:
         pending = self._pending.get(key)
         return None if pending is None else self._join(key, pending)
 
-    def _join(self, key: str, pending: Pending) -> Future[DocumentResult]:
+    def _join(self, key: Hashable, pending: Pending) -> Future[DocumentResult]:
         """One more who waits for a result."""
         mine: Future[DocumentResult] = Future()
         pending.waiting.append(mine)
         mine.add_done_callback(lambda done: self._leave(key, pending) if done.cancelled() else None)
         return mine
 
-    def _attach(self, key: str, pending: Pending, source: Future[DocumentResult]) -> None:
+    def _attach(self, key: Hashable, pending: Pending, source: Future[DocumentResult]) -> None:
         """Notes the work that brings a result."""
         with self._lock:
             pending.source = source
@@ -93,7 +93,7 @@ class Results:
             source.cancel()
         source.add_done_callback(lambda done: self._settle(key, pending, outcome_of(done)))
 
-    def _leave(self, key: str, pending: Pending) -> None:
+    def _leave(self, key: Hashable, pending: Pending) -> None:
         """Gives up a result that nobody waits for any more, if it has not begun."""
         with self._lock:
             if not all(future.cancelled() for future in pending.waiting):
@@ -102,7 +102,7 @@ class Results:
         if pending.source is not None:
             pending.source.cancel()
 
-    def _settle(self, key: str, pending: Pending, outcome: DocumentResult | BaseException) -> None:
+    def _settle(self, key: Hashable, pending: Pending, outcome: DocumentResult | BaseException) -> None:
         """Hands a result, or why there is none, to all who wait for it."""
         with self._lock:
             self._forget(key, pending)
@@ -119,7 +119,7 @@ class Results:
             else:
                 future.set_exception(outcome)
 
-    def _forget(self, key: str, pending: Pending) -> None:
+    def _forget(self, key: Hashable, pending: Pending) -> None:
         if self._pending.get(key) is pending:
             del self._pending[key]
 

@@ -1,12 +1,39 @@
 """What the stages hand to each other: frozen data without behaviour."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 UInt8Array = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
+
+
+class Task(StrEnum):
+    """What the model can be asked to find, by the names of its tasks."""
+
+    OBJECT_DETECTION = "OD"
+    DENSE_REGION_CAPTION = "DENSE_REGION_CAPTION"
+    REGION_PROPOSAL = "REGION_PROPOSAL"
+    OPEN_VOCABULARY_DETECTION = "OPEN_VOCABULARY_DETECTION"
+    PHRASE_GROUNDING = "CAPTION_TO_PHRASE_GROUNDING"
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether it asks for what a text says."""
+        return self in (Task.OPEN_VOCABULARY_DETECTION, Task.PHRASE_GROUNDING)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A task, and the text of one that takes a text."""
+
+    task: Task
+    text: str = ""
+
+
+OBJECT_DETECTION = Prompt(Task.OBJECT_DETECTION)  # what the service is for
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from florence_tagger.florence.folder import read_folder
 from florence_tagger.media.limits import Sampling
 from florence_tagger.pipeline import Limits, Outcome, Pipeline
 from florence_tagger.results import Results
-from florence_tagger.schemas import Detection, Frame, Region
+from florence_tagger.schemas import Detection, Frame, Prompt, Region
 from florence_tagger.web.server import start_decoders
 
 # A busy machine is no fault of a test: pytest's own timeout ends what hangs.
@@ -127,7 +127,7 @@ class FakeModel:
     takes_turns: bool = True
     under_way: dict[Hashable, Frame] = field(default_factory=dict)
 
-    def encode(self, frame: Frame) -> Frame:
+    def encode(self, frame: Frame, prompt: Prompt) -> Frame:
         self.entered.set()
         assert self.go.wait(30)
         if self.error is not None:

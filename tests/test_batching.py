@@ -12,7 +12,7 @@ from florence_tagger.batching import Batcher
 from florence_tagger.florence import runtime
 from florence_tagger.florence.detector import Detector
 from florence_tagger.media.images import open_picture
-from florence_tagger.schemas import Detection, Frame
+from florence_tagger.schemas import Detection, Frame, Prompt
 from tests.conftest import SCENES, TRUTH, wait_for
 
 
@@ -37,7 +37,7 @@ class Steps:
         self.go.set()
         self.overlapped = False
 
-    def encode(self, frame: Frame) -> Frame:
+    def encode(self, frame: Frame, prompt: Prompt) -> Frame:
         self.encoding.set()
         self.seen.append("encode")
         assert self.go.wait(30)
@@ -161,6 +161,6 @@ def test_frames_decoded_together_are_counted_as_alone(detector: Detector, monkey
     alone = [detector.detect(one) for one in frames]
     batcher = started(detector)
     with ThreadPoolExecutor(6) as pool:
-        together = list(pool.map(lambda one: batcher.submit(one, 60).result(60), frames * 4))
+        together = list(pool.map(lambda one: batcher.submit(one, timeout=60).result(60), frames * 4))
     batcher.close()
     assert together == alone * 4

@@ -11,8 +11,9 @@ import torch
 
 from benchmarks.random_checkpoint import GEOMETRIES, configuration, write_checkpoint
 from convert.original import UNUSED, complete_tokenizer, stored_name
-from florence_tagger.florence.detector import OBJECT_DETECTION
+from florence_tagger.florence.tasks import BANNED_PHRASES, question
 from florence_tagger.florence.tokenizer import Tokenizer
+from florence_tagger.schemas import OBJECT_DETECTION
 from tests.conftest import ROOT, SCENES
 from tests.formats import as_original
 
@@ -87,7 +88,11 @@ def native_model(geometry: str) -> torch.nn.Module:
 
 def test_the_published_tokenizer_is_completed_to_the_known_ids() -> None:
     tokenizer = Tokenizer(complete_tokenizer((PUBLISHED / "tokenizer.json").read_text()))
-    assert tokenizer.encode(OBJECT_DETECTION) == (0, 574, 22486, 5, 8720, 19, 4120, 766, 11, 5, 2274, 4, 2)
+    assert tokenizer.encode(question(OBJECT_DETECTION)) == (0, 574, 22486, 5, 8720, 19, 4120, 766, 11, 5, 2274, 4, 2)
     assert tokenizer.encode("<od><loc_0><loc_999><and>") == (0, 50265, 50269, 51268, 51288, 2)
     assert tokenizer.encode("car<loc_53><loc_333>") == (0, 5901, 50322, 50602, 2)
     assert tokenizer.size == 51_289
+
+
+def test_the_banned_phrases_are_the_published_ones() -> None:
+    assert set(json.loads((PUBLISHED / "grounding_banned_phrases.json").read_text())) == BANNED_PHRASES

@@ -11,14 +11,17 @@ from transformers import AutoProcessor
 from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.florence.decoding import Candidates, Decoded, certainly
 from florence_tagger.florence.postprocessing import parse_regions
+from florence_tagger.florence.tasks import BANNED_PHRASES
 from florence_tagger.florence.tokenizer import Tokenizer
-from florence_tagger.schemas import Region
+from florence_tagger.schemas import Task
 from tests.conftest import CHECKPOINT
 
 LABELS = ("backpack", "dog", "traffic light", "café", "a dog's umbrella!")
+BANNED = ("a group", "them")  # as phrases of a caption
 BINS = st.integers(0, 999)
+POLYGON = st.lists(st.tuples(BINS, BINS), min_size=3, max_size=8)
 BOXES = st.lists(st.tuples(BINS, BINS, BINS, BINS), min_size=1, max_size=4)
-ANSWERS = st.lists(st.tuples(st.sampled_from(LABELS), BOXES), max_size=5)
+ANSWERS = st.lists(st.tuples(st.sampled_from(LABELS + BANNED), BOXES), max_size=5)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,9 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def reference() -> Any:
-    return AutoProcessor.from_pretrained(CHECKPOINT)
+    processor = AutoProcessor.from_pretrained(CHECKPOINT)
+    processor.post_processor.banned_grounding_tokens = BANNED_PHRASES  # which the bundled model's has not
+    return processor
 
 
 def said(*parts: str) -> str:
@@ -38,27 +43,56 @@ def said(*parts: str) -> str:
     )
 
 
-def parse(tokenizer: Tokenizer, text: str, width: int = 1000, height: int = 1000) -> list[tuple[str, tuple[int, ...]]]:
-    regions = parse_regions(certainly(tokenizer.encode(text)), tokenizer, width, height)
-    return [(region.label, tuple(int(side) for side in region.box)) for region in regions]
+def parse(
+    tokenizer: Tokenizer, text: str, task: Task = Task.OBJECT_DETECTION, size: tuple[int, int] = (1000, 1000)
+) -> list[tuple[str, tuple[float, ...]]]:
+    """Labels and boxes, in picture pixels, of what a model says."""
+    regions = parse_regions(certainly(tokenizer.encode(text)), tokenizer, task, *size)
+    return [(region.label, region.box) for region in regions]
 
 
-@given(ANSWERS, st.integers(1, 4000), st.integers(1, 4000))
+@given(st.sampled_from(Task), ANSWERS, st.integers(1, 4000), st.integers(1, 4000))
 def test_well_formed_answers_are_read_as_by_the_reference(
-    tokenizer: Tokenizer, reference: Any, answer: list[tuple[str, list[tuple[int, ...]]]], width: int, height: int
+    tokenizer: Tokenizer,
+    reference: Any,
+    task: Task,
+    answer: list[tuple[str, list[tuple[int, ...]]]],
+    width: int,
+    height: int,
 ) -> None:
     text = said(*(part for label, boxes in answer for part in (label, *(" ".join(map(str, box)) for box in boxes))))
-    theirs = reference.post_process_generation(f"<s>{text}</s>", task="<OD>", image_size=(width, height))["<OD>"]
-    ours = parse_regions(certainly(tokenizer.encode(text)), tokenizer, width, height)
-    # the reference computes in f32 and cuts fractions off
-    for region, box in zip(ours, theirs["bboxes"], strict=True):
-        assert all(-0.01 < side - cut < 1.01 for side, cut in zip(region.box, box, strict=True))
-    # the one difference: the reference drops what is not ASCII
-    assert [region.label.encode("ascii", "ignore").decode() for region in ours] == theirs["labels"]
+    theirs = reference.post_process_generation(f"<s>{text}</s>", task=f"<{task}>", image_size=(width, height))
+    found = theirs[f"<{task}>"]
+    ours = parse(tokenizer, text, task, (width, height))
+    # the reference computes in f32 and cuts fractions off; it has a list for each label of open-vocabulary detection
+    for (_, box), cut in zip(ours, found["bboxes"], strict=True):
+        assert all(-0.01 < side - whole < 1.01 for side, whole in zip(box, cut, strict=True))
+    labels = found.get("labels", found.get("bboxes_labels"))
+    if task is Task.REGION_PROPOSAL:
+        assert {label for label, _ in ours} <= {"region"}
+    else:  # the one difference: the reference drops what is not ASCII
+        assert [label.encode("ascii", "ignore").decode() for label, _ in ours] == labels
+
+
+@given(st.lists(st.tuples(st.sampled_from(LABELS), st.lists(POLYGON, min_size=1, max_size=3)), min_size=1, max_size=4))
+def test_of_polygons_the_box_around_them_is_taken(
+    tokenizer: Tokenizer, reference: Any, answer: list[tuple[str, list[list[tuple[int, int]]]]]
+) -> None:
+    text = "".join(
+        label + "".join("<poly>" + said(*(f"{x} {y}" for x, y in corners)) + "</poly>" for corners in polygons)
+        for label, polygons in answer
+    )
+    task = Task.OPEN_VOCABULARY_DETECTION
+    theirs = reference.post_process_generation(f"<s>{text}</s>", task=f"<{task}>", image_size=(1000, 1000))[f"<{task}>"]
+    ours = parse(tokenizer, text, task)
+    assert [label for label, _ in ours] == theirs["polygons_labels"]
+    for (_, box), (corners,) in zip(ours, theirs["polygons"], strict=True):
+        xs, ys = corners[::2], corners[1::2]
+        assert [int(side) for side in box] == [min(xs), min(ys), max(xs), max(ys)]
 
 
 def test_labels_keep_their_characters(tokenizer: Tokenizer) -> None:
-    assert parse(tokenizer, said(" café ", "1 2 3 4")) == [("café", (1, 2, 3, 4))]
+    assert [label for label, _ in parse(tokenizer, said(" café ", "1 2 3 4"))] == ["café"]
 
 
 @pytest.mark.parametrize(
@@ -79,21 +113,20 @@ def test_labels_keep_their_characters(tokenizer: Tokenizer) -> None:
     ],
 )
 def test_malformed_answers_lose_only_what_is_malformed(tokenizer: Tokenizer, text: str, expected: Any) -> None:
-    assert parse(tokenizer, text) == expected
+    assert [(label, tuple(map(int, box))) for label, box in parse(tokenizer, text)] == expected
 
 
-@given(st.lists(st.integers(-5, 1500), max_size=60))
-def test_any_token_ids_can_be_read(tokenizer: Tokenizer, token_ids: list[int]) -> None:
+@given(st.lists(st.integers(-5, 1500), max_size=60), st.sampled_from(Task))
+def test_any_token_ids_can_be_read(tokenizer: Tokenizer, token_ids: list[int], task: Task) -> None:
     valid = [token_id for token_id in token_ids if token_id >= 0]
-    for region in parse_regions(certainly(valid), tokenizer, 100, 50):
+    for region in parse_regions(certainly(valid), tokenizer, task, 100, 50):
         assert region.label == region.label.strip() != ""
         assert 0 < region.box[0] < 100
         assert 0 < region.box[1] < 50
 
 
 def test_boxes_point_at_the_middle_of_their_bins(tokenizer: Tokenizer) -> None:
-    (region,) = parse_regions(certainly(tokenizer.encode(said("dog", "0 0 999 499"))), tokenizer, 500, 2000)
-    assert region == Region("dog", (0.25, 1.0, 499.75, 999.0), 1.0)
+    assert parse(tokenizer, said("dog", "0 0 999 499"), size=(500, 2000)) == [("dog", (0.25, 1.0, 499.75, 999.0))]
 
 
 def test_scores_are_of_the_label_and_of_what_lies_near_the_corners(tokenizer: Tokenizer) -> None:
@@ -111,7 +144,8 @@ def test_scores_are_of_the_label_and_of_what_lies_near_the_corners(tokenizer: To
             strict=True,
         )
     ]
-    near, at_the_edge = parse_regions(Decoded(token_ids, False, tuple(candidates)), tokenizer, 100, 100)
+    decoded = Decoded(token_ids, False, tuple(candidates))
+    near, at_the_edge = parse_regions(decoded, tokenizer, Task.OBJECT_DETECTION, 100, 100)
     label = 0.5 ** (len(token_ids) - 10)
     assert near.score == pytest.approx(label * 0.3)
     assert at_the_edge.score == pytest.approx(label)  # 0.3 + 0.9 is more than 1, as rounding may make it

@@ -7,7 +7,7 @@ import pytest
 
 from florence_tagger.media.limits import Sampling
 from florence_tagger.results import Results, key_of
-from florence_tagger.schemas import Detection, DocumentResult, Region, Sighting
+from florence_tagger.schemas import OBJECT_DETECTION, Detection, DocumentResult, Region, Sighting
 
 CAT = DocumentResult((Sighting(Detection((Region("cat", (0.0, 0.0, 1.0, 1.0), 0.9),))),))
 
@@ -125,5 +125,5 @@ def test_nothing_is_kept_without_room() -> None:
 
 def test_keys_tell_tasks_and_files_apart() -> None:
     few = Sampling(max_frames=3)
-    keys = [key_of("OD", Sampling(), b"a"), key_of("OD", Sampling(), b"b"), key_of("OVD", Sampling(), b"a")]
-    assert len({*keys, key_of("OD", few, b"a"), key_of("OD", Sampling(max_frames=3), b"a")}) == 4
+    keys = [key_of(Sampling(), b"a"), key_of(Sampling(), b"b"), key_of((OBJECT_DETECTION, Sampling()), b"a")]
+    assert len({*keys, key_of(few, b"a"), key_of(Sampling(max_frames=3), b"a")}) == 4

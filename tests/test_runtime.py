@@ -13,11 +13,13 @@ import pytest
 from florence_tagger.config import DEFAULT_MODEL, load_settings
 from florence_tagger.errors import ModelError
 from florence_tagger.florence import runtime
-from florence_tagger.florence.detector import OBJECT_DETECTION, Detector, load_detector
+from florence_tagger.florence.detector import Detector, load_detector
 from florence_tagger.florence.devices import RuntimeOptions, choose_device
 from florence_tagger.florence.folder import FORMAT, check_hashes, read_folder
+from florence_tagger.florence.tasks import question
 from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.media.images import open_picture
+from florence_tagger.schemas import OBJECT_DETECTION
 from tests.conftest import SCENES, TRUTH
 
 FOLDER = read_folder(DEFAULT_MODEL)
@@ -119,7 +121,7 @@ def test_precision_on_a_gpu_is_its_own_and_a_named_one_goes_for_all() -> None:
 
 
 def test_prompt_embeddings_are_rows_of_the_table(detector: Detector) -> None:
-    prompt_ids = Tokenizer(FOLDER.read_text("tokenizer.json")).encode(OBJECT_DETECTION)
+    prompt_ids = Tokenizer(FOLDER.read_text("tokenizer.json")).encode(question(OBJECT_DETECTION))
     rows = detector._runtime._embed(prompt_ids)
     decoder = ov.Core().read_model(DEFAULT_MODEL / "decoder.xml")
     tables = [op.data for op in decoder.get_ops() if op.get_type_name() == "Constant" and 1422 in list(op.shape)]
@@ -130,7 +132,7 @@ def test_prompt_embeddings_are_rows_of_the_table(detector: Detector) -> None:
 def test_prompts_of_other_lengths(detector: Detector) -> None:
     frame = open_picture((SCENES / "scene00.png").read_bytes(), FOLDER.image_size, 10**8)
     tokenizer = Tokenizer(FOLDER.read_text("tokenizer.json"))
-    for prompt in ("dog", "Locate dog in the image.", OBJECT_DETECTION):
+    for prompt in ("dog", "Locate dog in the image.", question(OBJECT_DETECTION)):
         prompt_ids = tokenizer.encode(prompt)
         shapes = {
             name: list(tensor.shape) for name, tensor in detector._runtime.encode(frame.pixels, prompt_ids).items()

@@ -150,7 +150,7 @@ def agreement(pipeline: Pipeline, scenes: int) -> float:
             buffer.seek(0)
             (frame,) = open_frames(buffer, Limits(SIZE, 10**8, reduced=reduced), Sampling())
             assert (frame.width, frame.height) == (3000, 3000)
-            counts.append(count_document([Sighting(pipeline.batcher.submit(frame, 60).result(60))]))
+            counts.append(count_document([Sighting(pipeline.batcher.submit(frame, timeout=60).result(60))]))
         same += counts[0] == counts[1]
     return same / scenes
 

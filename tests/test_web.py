@@ -466,7 +466,7 @@ def test_nothing_is_taken_after_closing(client: FlaskClient, fake_model: FakeMod
     assert wait_for(lambda: batcher.ready)
     batcher.close()
     with pytest.raises(NotReadyError, match="stopping"):
-        batcher.submit(open_picture(PNG, (16, 16), 1000), 10)
+        batcher.submit(open_picture(PNG, (16, 16), 1000), timeout=10)
 
 
 def test_old_jobs_are_forgotten(client: FlaskClient) -> None:

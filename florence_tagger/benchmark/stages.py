@@ -16,7 +16,7 @@ from florence_tagger.florence.detector import Detector
 from florence_tagger.florence.runtime import CrossAttention
 from florence_tagger.media.content import decode_base64
 from florence_tagger.media.images import fit, open_rgb
-from florence_tagger.schemas import Frame
+from florence_tagger.schemas import OBJECT_DETECTION, Frame
 
 ROUNDS = 9
 STEPS = 100  # of an answer of some 20 objects
@@ -67,7 +67,7 @@ def measure_limits(detector: Detector, stages: dict[str, float], cross_attention
     device = detector.devices["vision"]
     precisions = detector.precisions
     rates = {name: matmul_gflops(device, name) for name in {precisions["vision"], precisions["encoder"]}}
-    work = work_of(detector.folder.path, len(detector.prompt_ids))
+    work = work_of(detector.folder.path, len(detector.prompt_ids(OBJECT_DETECTION)))
     memory, step = measure_step(detector, cross_attention)
     return {f"matmul_{name}_gflops": rate for name, rate in rates.items()} | {
         "memory_gb_per_s": memory,

@@ -1,34 +1,38 @@
-"""Florence-2 as one function: a frame in, the regions that its object-detection prompt finds out."""
+"""Florence-2 as one function: a frame and a prompt in, the regions that are found out."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from florence_tagger.config import Settings
+from florence_tagger.errors import DocumentError
 from florence_tagger.florence.decoding import Decoded, FloatArray, GenerationSettings
 from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.folder import ModelFolder
 from florence_tagger.florence.generation import Generation
 from florence_tagger.florence.postprocessing import parse_regions
 from florence_tagger.florence.runtime import CrossAttention, Runtime
-from florence_tagger.florence.tokenizer import Tokenizer
-from florence_tagger.schemas import Detection, Frame, UInt8Array
+from florence_tagger.florence.tasks import question, settings_for
+from florence_tagger.florence.tokenizer import Kind, Tokenizer
+from florence_tagger.schemas import OBJECT_DETECTION, Detection, Frame, Prompt, Task, UInt8Array
 
-OBJECT_DETECTION = "Locate the objects with category name in the image."  # what Florence-2 was trained to read for <OD>
 WARM_UP_TOKENS = 8
+PROMPTS_KEPT = 64
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A frame as the decoder attends to it.
+    """A frame as the decoder attends to it, and what it takes to read the answer.
 
     Attributes:
         width, height: of the picture as displayed, pixels.
     """
 
     cross_attention: CrossAttention
+    task: Task
     width: int
     height: int
 
@@ -48,10 +52,10 @@ class Detector:
         most = min(generation.max_new_tokens, folder.max_positions)
         self.generation = replace(generation, max_new_tokens=most, min_new_tokens=min(generation.min_new_tokens, most))
         self._tokenizer = Tokenizer(folder.read_text("tokenizer.json"))
-        self.prompt_ids = self._tokenizer.encode(OBJECT_DETECTION)
+        self.prompt_ids = lru_cache(PROMPTS_KEPT)(self._encode_prompt)
         self._runtime = Runtime(folder, options, core)
         self._answers: Generation[Hashable, CrossAttention] = Generation(self._runtime.decoder)
-        self._sizes: dict[Hashable, tuple[int, int]] = {}
+        self._encoded: dict[Hashable, Encoded] = {}
 
     @property
     def devices(self) -> dict[str, str]:
@@ -68,30 +72,36 @@ class Detector:
         """Whether encoding and decoding only slow each other down when they run at the same time, as on a CPU."""
         return self.devices["decoder"] == "CPU" and "CPU" in (self.devices["vision"], self.devices["encoder"])
 
-    def encode(self, frame: Frame) -> Encoded:
-        """Looks at a frame."""
-        return Encoded(self._runtime.encode(frame.pixels, self.prompt_ids), frame.width, frame.height)
+    def encode(self, frame: Frame, prompt: Prompt = OBJECT_DETECTION) -> Encoded:
+        """Looks at a frame for what a prompt asks.
+
+        Raises:
+            DocumentError: the prompt's text can't be asked.
+        """
+        cross_attention = self._runtime.encode(frame.pixels, self.prompt_ids(prompt))
+        return Encoded(cross_attention, prompt.task, frame.width, frame.height)
 
     def start(self, key: Hashable, encoded: Encoded) -> None:
         """Begins the answer for a frame, decoded with the detector's own settings; there must be room for it."""
-        self._answers.start(key, encoded.cross_attention, self.generation)
-        self._sizes[key] = (encoded.width, encoded.height)
+        self._answers.start(key, encoded.cross_attention, settings_for(encoded.task, self.generation))
+        self._encoded[key] = replace(encoded, cross_attention={})  # the decoder has its own copy
 
     def step(self) -> dict[Hashable, Detection | Exception]:
         """Takes the answers under way a token on; what was found in the frames whose answers are finished, by key."""
         return {key: self._found(key, decoded) for key, decoded in self._answers.step().items()}
 
-    def detect(self, frame: Frame) -> Detection:
-        """The objects in a frame by itself; nothing else may be under way."""
-        return self.read(self.generate(frame.pixels, self.generation), frame.width, frame.height)
+    def detect(self, frame: Frame, prompt: Prompt = OBJECT_DETECTION) -> Detection:
+        """What a prompt finds in a frame by itself; nothing else may be under way."""
+        encoded = self.encode(frame, prompt)
+        return self.read(self.decode(encoded.cross_attention, settings_for(prompt.task, self.generation)), encoded)
 
     def image_features(self, pixels: UInt8Array) -> FloatArray:
         """The features (1, tokens, d_model) that the text model is given for uint8 pixels (H, W, 3)."""
         return self._runtime.image_features(pixels)
 
     def generate(self, pixels: UInt8Array, settings: GenerationSettings) -> Decoded:
-        """What the model says of uint8 pixels (H, W, 3) of its input size; nothing else may be under way."""
-        return self.decode(self._runtime.encode(pixels, self.prompt_ids), settings)
+        """The answer to object detection on uint8 pixels (H, W, 3) of its input size; nothing else may be under way."""
+        return self.decode(self._runtime.encode(pixels, self.prompt_ids(OBJECT_DETECTION)), settings)
 
     def decode(self, cross_attention: CrossAttention, settings: GenerationSettings) -> Decoded:
         """What the model says of an encoded picture; nothing else may be under way."""
@@ -103,17 +113,30 @@ class Detector:
         return decoded
 
     def _found(self, key: Hashable, decoded: Decoded | Exception) -> Detection | Exception:
-        width, height = self._sizes.pop(key)
+        encoded = self._encoded.pop(key)
         if isinstance(decoded, Exception):
             return decoded
         try:
-            return self.read(decoded, width, height)
+            return self.read(decoded, encoded)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the other answers of the step are not lost for it
             return exc
 
-    def read(self, decoded: Decoded, width: int, height: int) -> Detection:
-        """What an answer says was found in a picture of `width` and `height` pixels."""
-        return Detection(parse_regions(decoded, self._tokenizer, width, height), decoded.truncated)
+    def read(self, decoded: Decoded, encoded: Encoded) -> Detection:
+        """What the answer for a frame says was found in it."""
+        regions = parse_regions(decoded, self._tokenizer, encoded.task, encoded.width, encoded.height)
+        return Detection(regions, decoded.truncated)
+
+    def _encode_prompt(self, prompt: Prompt) -> tuple[int, ...]:
+        """The token ids of a prompt; DocumentError where its text can't be asked."""
+        token_ids = self._tokenizer.encode(question(prompt))
+        if any(self._tokenizer.kind(token_id) is not Kind.TEXT for token_id in token_ids[1:-1]):
+            raise DocumentError("The text has a mark of the model's own language, such as <loc_0>.")
+        if len(token_ids) > self._runtime.most_prompt_tokens:
+            most = self._runtime.most_prompt_tokens
+            raise DocumentError(
+                f"The text is too long: {len(token_ids)} tokens with its question, {most} are accepted."
+            )
+        return token_ids
 
 
 def load_detector(folder: ModelFolder, settings: Settings, core: Any = None) -> Detector:

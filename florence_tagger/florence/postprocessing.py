@@ -1,50 +1,82 @@
 """Token ids to regions: a run of text is a label, each four locations of the run after it are a box.
 
-On what the model normally says this equals the reference's regular expressions (`parse_description_with_bboxes` of
-transformers' Florence2PostProcessor). What they garble is dropped: locations that no text precedes, and those left over
-behind a multiple of four. Labels keep their non-ASCII characters, which the reference removes.
+On what the model normally says this equals the reference's regular expressions (Florence2PostProcessor of
+transformers), polygons included, of which the box around each is taken. What they garble is dropped: locations that no
+text precedes, and those left over behind a multiple of four. Labels keep their non-ASCII characters, which the
+reference removes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from florence_tagger.florence.decoding import Candidates, Decoded
+from florence_tagger.florence.tasks import BANNED_PHRASES, REGION
 from florence_tagger.florence.tokenizer import LOCATION_BINS, Kind, Tokenizer
-from florence_tagger.schemas import Box, Region
+from florence_tagger.schemas import Box, Region, Task
 
 Said = tuple[int, Candidates]  # a token and what it was chosen from
+Labelled = tuple[str, float, Sequence[Said]]  # a label, its probability, and the locations x, y, x, y, … of one region
 
 NEARBY_BINS = 10  # 1 % of a side: as near as anybody would mark a corner
 
 
-def parse_regions(decoded: Decoded, tokenizer: Tokenizer, width: int, height: int) -> tuple[Region, ...]:
-    """The regions that an answer describes, in pixels of a picture of `width` and `height`."""
+def parse_regions(decoded: Decoded, tokenizer: Tokenizer, task: Task, width: int, height: int) -> tuple[Region, ...]:
+    """The regions that the answer to a task describes, in pixels of a picture of `width` and `height`."""
     answer = zip(decoded.token_ids, decoded.candidates, strict=True)
     said = [one for one in answer if tokenizer.kind(one[0]) is not Kind.SEQUENCE]
-    regions: list[Region] = []
-    label, likely = "", 1.0
-    for kind, group in groupby(said, lambda one: tokenizer.kind(one[0])):
-        run = list(group)
-        if kind is Kind.LOCATION and label:
-            for corners in (run[i : i + 4] for i in range(0, len(run) - 3, 4)):
-                bins = [token_id - tokenizer.first_location for token_id, _ in corners]
-                score = likely * box_probability(corners, tokenizer)
-                regions.append(Region(label, dequantize(bins, width, height), score))
-        label = tokenizer.decode([token_id for token_id, _ in run]).strip() if kind is Kind.TEXT else ""
-        likely = label_probability(run)
+    in_polygons = any(token_id == tokenizer.polygon_start for token_id, _ in said)
+    shapes = polygons if in_polygons and task is Task.OPEN_VOCABULARY_DETECTION else boxes
+    regions = []
+    for label, likely, corners in shapes(said, tokenizer):
+        name = REGION if task is Task.REGION_PROPOSAL else label
+        if name and not (task is Task.PHRASE_GROUNDING and name in BANNED_PHRASES):
+            bins = [token_id - tokenizer.first_location for token_id, _ in corners]
+            score = likely * corner_probability(corners, tokenizer)
+            regions.append(Region(name, dequantize(hull(bins), width, height), score))
     return tuple(regions)
 
 
-def label_probability(label: Sequence[Said]) -> float:
-    """The probability of a label: that of its tokens, each after those before it."""
-    return float(np.prod([probability(candidates, candidates.token_ids == token_id) for token_id, candidates in label]))
+def boxes(said: Sequence[Said], tokenizer: Tokenizer) -> Iterator[Labelled]:
+    """Each four locations in a row are a box, of what the text just before them says."""
+    label, likely = "", 1.0
+    for kind, group in groupby(said, lambda one: tokenizer.kind(one[0])):
+        run = list(group)
+        if kind is Kind.LOCATION:
+            yield from ((label, likely, run[place : place + 4]) for place in range(0, len(run) - 3, 4))
+            label, likely = "", 1.0
+        else:
+            label, likely = read_label(run, tokenizer) if kind is Kind.TEXT else ("", 1.0)
 
 
-def box_probability(corners: Sequence[Said], tokenizer: Tokenizer) -> float:
-    """The probability that a coordinate lies within `NEARBY_BINS` of what was said: geometric mean of the four.
+def polygons(said: Sequence[Said], tokenizer: Tokenizer) -> Iterator[Labelled]:
+    """An answer in polygons: what stands between a start and the next start, or the next text, is one."""
+    label, likely, corners = "", 1.0, list[Said]()
+    for kind, group in groupby(said, lambda one: tokenizer.kind(one[0])):
+        run = list(group)
+        if kind is Kind.LOCATION:
+            corners += run[: len(run) // 2 * 2]
+        elif kind is Kind.TEXT or run[-1][0] == tokenizer.polygon_start:
+            if corners:
+                yield label, likely, corners
+            corners = []
+            if kind is Kind.TEXT:
+                label, likely = read_label(run, tokenizer)
+    if corners:
+        yield label, likely, corners
+
+
+def read_label(run: Sequence[Said], tokenizer: Tokenizer) -> tuple[str, float]:
+    """A label, trimmed, and its probability: that of its tokens, each after those before it."""
+    label = tokenizer.decode([token_id for token_id, _ in run]).strip()
+    likely = np.prod([probability(candidates, candidates.token_ids == token_id) for token_id, candidates in run])
+    return label, float(likely)
+
+
+def corner_probability(corners: Sequence[Said], tokenizer: Tokenizer) -> float:
+    """The probability that a coordinate lies within `NEARBY_BINS` of what was said: geometric mean of all.
 
     Of the location token alone it would say how sharp the model is, which spreads over the bins beside: on the bundled
     model 0.06 for boxes that are right and 0.04 for others.
@@ -61,6 +93,12 @@ def box_probability(corners: Sequence[Said], tokenizer: Tokenizer) -> float:
 def probability(candidates: Candidates, chosen: NDArray[np.bool_]) -> float:
     """The probability of some candidates together, at most 1."""
     return min(float(np.exp(candidates.log_probs[chosen]).sum()), 1.0)
+
+
+def hull(bins: Sequence[int]) -> Sequence[int]:
+    """The box around corners x, y, x, y, …; of two corners it is they as they were said, in whatever order."""
+    xs, ys = bins[::2], bins[1::2]
+    return bins if len(bins) == 4 else (min(xs), min(ys), max(xs), max(ys))
 
 
 def dequantize(bins: Sequence[int], width: int, height: int) -> Box:

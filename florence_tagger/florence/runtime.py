@@ -39,6 +39,8 @@ class Runtime:
         vision = self._compiler.read(folder.path / "vision.xml")
         self._vision = self._compiler.compile(vision, "vision", "f32" if is_small else "").create_infer_request()
         self._encoder_path = folder.path / "encoder.xml"
+        image_tokens = self._vision.get_output_tensor(0).shape[1]
+        self.most_prompt_tokens = folder.max_positions - image_tokens
         self._encoder = lru_cache(PROMPT_LENGTHS_COMPILED)(self._compile_encoder)
         decoder, table = (self._compiler.read(folder.path / "decoder.xml") for _ in range(2))
         self._embedding = self._compiler.compile_lookup(embedding_of(table)).create_infer_request()

@@ -9,6 +9,7 @@ from florence_tagger.errors import ModelError
 
 LOCATION_BINS = 1000
 SEQUENCE_MARKS = ("<s>", "</s>", "<pad>")
+POLYGON_START = "<poly>"
 
 
 class Kind(Enum):
@@ -38,6 +39,7 @@ class Tokenizer:
         self._kinds = dict.fromkeys(self._file.get_added_tokens_decoder(), Kind.TASK)
         self._kinds |= {self._id_of(mark): Kind.SEQUENCE for mark in SEQUENCE_MARKS}
         self.first_location = self._id_of("<loc_0>")
+        self.polygon_start = self._file.token_to_id(POLYGON_START)  # None where there is none
         self._kinds |= {self._location_id(index): Kind.LOCATION for index in range(LOCATION_BINS)}
 
     @property

@@ -16,11 +16,12 @@ import psutil
 from florence_tagger.counting import above, count_document, highest, label_probabilities
 from florence_tagger.errors import DocumentError, RequestError, TooManyDocumentsError
 from florence_tagger.media.limits import Sampling
-from florence_tagger.pipeline import OBJECT_DETECTION, Outcome
-from florence_tagger.schemas import DocumentResult, Sighting
+from florence_tagger.pipeline import Outcome
+from florence_tagger.schemas import DocumentResult, Prompt, Sighting, Task
 
 DEFAULT_LABELS = 5
 MOST_LABELS = 10_000
+TASKS = {str(task): task for task in Task}
 OUTPUTS = ("counts", "probabilities")  # the latter is the older tagger's answer, in the user's document
 
 
@@ -30,6 +31,7 @@ class ProcessRequest:
 
     Attributes:
         documents: as they came, echoed in the answer.
+        prompt: what the model is asked.
         output: what stands for a document's content, one of `OUTPUTS`.
         num_labels: at most so many labels for a document, 0 for all.
         min_score: boxes of a lower score are left out.
@@ -38,6 +40,7 @@ class ProcessRequest:
     """
 
     documents: list[Any]
+    prompt: Prompt
     output: str
     num_labels: int
     min_score: float
@@ -60,9 +63,9 @@ def parse_request(body: bytes, max_documents: int, sampling: Sampling) -> Proces
     documents = values["documents"]
     if len(documents) > max_documents:
         raise TooManyDocumentsError(f"The request has {len(documents)} documents; {max_documents} are accepted.")
-    check_task(values)
     return ProcessRequest(
         documents,
+        parse_prompt(values),
         parse_output(values),
         parse_num_labels(values),
         parse_min_score(values),
@@ -91,11 +94,20 @@ def parse_json(body: bytes) -> Any:
         raise RequestError(f"The body is not JSON: {exc}.") from exc
 
 
-def check_task(values: dict[str, Any]) -> None:
-    """RequestError unless what is asked for is counting with the object-detection prompt."""
-    prompt = given(values, "prompt", OBJECT_DETECTION)
-    if not isinstance(prompt, str) or prompt.upper().strip("<>") != OBJECT_DETECTION:
-        raise RequestError(f"prompt is {shown(prompt)}; accepted is {OBJECT_DETECTION}.")
+def parse_prompt(values: dict[str, Any]) -> Prompt:
+    """`prompt`, a task's name in any case, with or without its brackets, and the `text` of a task that takes one."""
+    name = given(values, "prompt", Task.OBJECT_DETECTION)
+    task = TASKS.get(name.strip().upper().removeprefix("<").removesuffix(">")) if isinstance(name, str) else None
+    if task is None:
+        raise RequestError(f"prompt is {shown(name)}; accepted is {' or '.join(TASKS)}.")
+    text = given(values, "text", "")
+    if not isinstance(text, str):
+        raise RequestError(f"text is {shown(text)}; accepted is a text.")
+    if not task.takes_text:
+        return Prompt(task)
+    if not text.strip():
+        raise RequestError(f"{task} needs text, which says what to look for.")
+    return Prompt(task, text.strip())
 
 
 def parse_output(values: dict[str, Any]) -> str:

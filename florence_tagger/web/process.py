@@ -60,7 +60,9 @@ def treat(service: Service, wanted: ProcessRequest) -> list[Outcome]:
     uid = service.jobs.start(len(wanted.documents))
     try:
         contents = [content_of(document) for document in wanted.documents]
-        outcomes = service.pipeline.run(contents, wanted.sampling, on_done=lambda: service.jobs.count_done(uid))
+        outcomes = service.pipeline.run(
+            contents, wanted.sampling, wanted.prompt, on_done=lambda: service.jobs.count_done(uid)
+        )
     except Exception:
         service.jobs.end(uid, "failed", time.monotonic() - started)
         raise
