@@ -95,12 +95,13 @@ class DecoderConfig(GraphConfig):
     def inputs(self) -> Axes:
         rows = {"input_ids": ROWS, "position_ids": ROWS}
         rows |= {"attention_mask": ROWS | {3: "present_tokens"}, "banned_ids": ROWS}
+        mask = {"encoder_mask": {0: "pictures", 3: "encoder_tokens"}}
         cross = {
             name: {0: "pictures", 3 if name.endswith("key") else 2: "encoder_tokens"}
             for name in self.layer_names("cross_attention")
         }
         cache = {name: ROWS | {2: "cached_tokens"} for name in self.layer_names("self_key_values")}
-        return rows | cross | cache
+        return rows | mask | cross | cache
 
     @property
     def outputs(self) -> Axes:
@@ -118,6 +119,7 @@ class DecoderConfig(GraphConfig):
             "attention_mask": torch.zeros(rows, 1, 1, cached + 1),
             # room for all tokens of an answer, and for the end token
             "banned_ids": torch.full((rows, self.text.max_position_embeddings + 1), -1),
+            "encoder_mask": torch.zeros(pictures, 1, 1, encoded),
             "cross_attention": [cross] * self.text.decoder_layers,
             "self_key_values": [cache] * self.text.decoder_layers,
         }

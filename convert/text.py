@@ -1,7 +1,7 @@
 """The text graphs: the encoder that prepares cross-attention, and one step of the decoder (BART, post-norm).
 
-The weights are those of transformers' `BartEncoder` and `BartDecoder`. No masks: the serving side never pads, and feeds
-the decoder one token a step.
+The weights are those of transformers' `BartEncoder` and `BartDecoder`. The encoder has no mask, since the serving side
+never pads its input; the decoder is fed one token a step.
 """
 
 from typing import Any, cast
@@ -57,9 +57,10 @@ class DecoderGraph(nn.Module):
     """One step of the decoder for R rows: as many for each of D pictures, one for each beam, picture after picture.
 
     `forward` takes of each row the last token (R), its position (R), what of the cache belongs to it as an additive
-    mask (R, 1, 1, T + 1) and the tokens that may not come next (R, bans), where -1 is none. Then come key and value of
-    each layer: those of cross-attention as `EncoderGraph` gives them, one picture after the other (D, …), and the
-    self-attention cache, each (R, heads, T, head_dim). It returns the `CANDIDATES` most likely next tokens, their
+    mask (R, 1, 1, T + 1), the tokens that may not come next (R, bans), where -1 is none, and what of the encoder's
+    tokens belongs to each picture, whose prompts differ in length, as another mask (D, 1, 1, E). Then come key and
+    value of each layer: those of cross-attention as `EncoderGraph` gives them, one picture after the other (D, …), and
+    the self-attention cache, each (R, heads, T, head_dim). It returns the `CANDIDATES` most likely next tokens, their
     log-probabilities and their ids, each (R, candidates) and the best first; the embeddings (R, d_model) of the tokens,
     which is how the runtime gets at the table for its prompts; and the grown cache.
     """
@@ -76,6 +77,7 @@ class DecoderGraph(nn.Module):
         position_ids: Tensor,
         attention_mask: Tensor,
         banned_ids: Tensor,
+        encoder_mask: Tensor,
         cross_attention: list[tuple[Tensor, Tensor]],
         self_key_values: list[tuple[Tensor, Tensor]],
     ) -> tuple[Tensor, ...]:
@@ -88,7 +90,7 @@ class DecoderGraph(nn.Module):
         for layer, projection, cross, past in layers:
             y, *grown = attend_to_self(x, layer.self_attn, projection, attention_mask, *past)
             x = layer_norm(x + y, layer.self_attn_layer_norm)
-            y = attend_to_picture(x, layer.encoder_attn, *cross)
+            y = attend_to_picture(x, layer.encoder_attn, encoder_mask, *cross)
             x = feed_forward(layer_norm(x + y, layer.encoder_attn_layer_norm), layer)
             present += grown
         logits = functional.linear(x, table.weight.float())
@@ -150,9 +152,9 @@ def attend_to_self(
     return linear(y.reshape(-1, attn.embed_dim), attn.out_proj), key, value
 
 
-def attend_to_picture(x: Tensor, attn: Any, key_transposed: Tensor, value: Tensor) -> Tensor:
+def attend_to_picture(x: Tensor, attn: Any, mask: Tensor, key_transposed: Tensor, value: Tensor) -> Tensor:
     """Attention of R rows (R, d_model) to D pictures: a picture's rows stand where queries do, nothing is copied."""
     pictures = key_transposed.shape[0]
     query = linear(x, attn.q_proj).view(pictures, -1, attn.num_heads, attn.head_dim).permute(0, 2, 1, 3)
-    y = torch.matmul(torch.softmax(torch.matmul(query, key_transposed), dim=-1), value)
+    y = torch.matmul(torch.softmax(torch.matmul(query, key_transposed) + mask, dim=-1), value)
     return linear(y.permute(0, 2, 1, 3).reshape(-1, attn.embed_dim), attn.out_proj)

@@ -106,7 +106,8 @@ class Results:
         """Hands a result, or why there is none, to all who wait for it."""
         with self._lock:
             self._forget(key, pending)
-            if isinstance(outcome, DocumentResult) and self._known.maxsize:
+            # another time an incomplete one may be complete: its decoder may have been too slow or too small
+            if isinstance(outcome, DocumentResult) and not outcome.incomplete and self._known.maxsize:
                 self._known[key] = outcome
             waiting = tuple(pending.waiting)
         for future in waiting:

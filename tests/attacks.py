@@ -17,9 +17,9 @@ def square_header(side: int, depth: int = 8, colour: int = 2) -> bytes:
 
 
 def png_bomb(side: int, depth: int = 8) -> bytes:
-    """A valid PNG of black pixels, in colour or of 1 bit, a thousandth of their size."""
+    """A valid PNG of black pixels, in colour, or grey of 1 or 16 bits, a thousandth of their size."""
     packer = zlib.compressobj(9)
-    row = bytes(1 + (3 * side if depth == 8 else (side + 7) // 8))
+    row = bytes(1 + (3 * side if depth == 8 else (depth * side + 7) // 8))
     data = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
     return png(square_header(side, depth, 2 if depth == 8 else 0), (b"IDAT", data))
 
@@ -64,6 +64,22 @@ def lying_webp(side: int) -> bytes:
     content = bytearray(saved(Image.new("RGBA", (16, 16), (9, 9, 9, 9)), "WEBP", quality=50))
     assert content[12:16] == b"VP8X"
     content[24:30] = 2 * (side - 1).to_bytes(3, "little")
+    return bytes(content)
+
+
+def lying_lossless_webp() -> bytes:
+    """A lossless WebP that claims to be as large as can be."""
+    content = bytearray(saved(Image.new("RGB", (16, 16)), "WEBP", lossless=True))
+    assert content[12:16] == b"VP8L"
+    content[21:25] = (0xFFFFFFF | content[24] >> 4 << 28).to_bytes(4, "little")
+    return bytes(content)
+
+
+def lying_lossy_webp() -> bytes:
+    """A lossy WebP that does."""
+    content = bytearray(saved(Image.new("RGB", (16, 16)), "WEBP", quality=50))
+    assert content[12:16] == b"VP8 "
+    content[26:30] = b"\xff\x3f\xff\x3f"
     return bytes(content)
 
 
@@ -120,6 +136,9 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "PNG of 30,000 x 30,000 pixels": (lambda: png_bomb(30_000, 1), "30000 x 30000 pixels"),
     "PNG that unpacks to 300 MB of text": (lambda: png_text_bomb(b"zTXt", b"a\0\0"), "damaged"),
     "PNG that unpacks to 300 MB of profile": (lambda: png_text_bomb(b"iCCP", b"a\0\0"), "damaged"),
+    "PNG of 49 megapixels, each of 16 bits": (lambda: png_bomb(7_000, 16), None),
+    "lossless WebP of 16,384 x 16,384": (lying_lossless_webp, "16384 x 16384 pixels"),
+    "lossy WebP of 16,383 x 16,383": (lying_lossy_webp, "16383 x 16383 pixels"),
     "PNG of 98 megapixels without data": (
         lambda: png(square_header(JUST_WITHIN), (b"IDAT", zlib.compress(b""))),
         "damaged",

@@ -11,7 +11,7 @@ import numpy as np
 import pillow_heif
 from PIL import ExifTags, Image
 
-from tests.variants import QUEUE, SIDE, STREET, YARD, Variant, added, picture, saved
+from tests.variants import QUEUE, SIDE, STREET, YARD, Scene, Variant, added, picture, saved
 
 pillow_heif.register_heif_opener()
 
@@ -37,15 +37,22 @@ def with_exif(kind: str, orientation: int, **options: Any) -> bytes:
     return saved(image, kind, exif=exif, **options)
 
 
-def see_through() -> Image.Image:
+def see_through(scene: Scene = STREET) -> Image.Image:
     """A picture whose objects are opaque and whose ground is half transparent."""
-    image = picture("RGBA")
+    image = picture("RGBA", scene)
     alpha = np.full((SIDE, SIDE), 160, np.uint8)
-    for one in STREET.objects:
+    for one in scene.objects:
         x1, y1, x2, y2 = one.box
         alpha[y1:y2, x1:x2] = 255
     image.putalpha(Image.fromarray(alpha))
     return image
+
+
+def with_subfiles(kind: int) -> bytes:
+    """A TIFF of a page and a second directory that the bits of `kind` say is none."""
+    first, second = picture(), picture(one=QUEUE)
+    second.encoderinfo = {"tiffinfo": {254: kind}}
+    return saved(first, "TIFF", save_all=True, append_images=[second])
 
 
 def opencv(extension: str, pixels: Any, *parameters: int) -> bytes:
@@ -302,6 +309,7 @@ BMP = {
     "256 colours, run lengths": rle_bmp,
     "grey": lambda: saved(picture("L"), "BMP"),
     "1 bit": lambda: saved(picture("1", enlarged=2), "BMP"),
+    "reserved bytes that are used": lambda: b"BM\0\0\0\0used" + saved(picture(), "BMP")[10:],
 }
 
 GIF = {
@@ -336,6 +344,8 @@ TIFF = {
     "big-endian": big_endian_tiff,
     "BigTIFF": lambda: saved(picture(), "TIFF", big_tiff=True),
     "orientation 6": lambda: saved(turned(6)[0], "TIFF", exif=turned(6)[1]),
+    "a thumbnail beside the page": lambda: with_subfiles(1),
+    "a mask beside the page": lambda: with_subfiles(4),
 }
 
 OTHERS = {
@@ -348,6 +358,9 @@ OTHERS = {
     "AVIF": {
         "4:2:0": lambda: saved(picture(), "AVIF", quality=80, speed=10),
         "4:4:4": lambda: saved(picture(), "AVIF", quality=80, speed=10, subsampling="4:4:4"),
+        "another major brand": lambda: patched(
+            saved(picture(), "AVIF", quality=80, speed=10), b"ftypavif", b"ftypmif1"
+        ),
         "alpha": lambda: saved(see_through(), "AVIF", quality=80, speed=10),
         "EXIF orientation 6": lambda: with_exif("AVIF", 6, quality=80, speed=10),
     },

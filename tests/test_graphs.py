@@ -60,6 +60,7 @@ def test_activations_stay_far_inside_the_range_of_f16() -> None:
         read = encoder([seen[0], np.zeros((1, 13, 192), np.float32)])
         inputs = {port.any_name: read[port] for port in encoder.outputs if port.names and "cross" in port.any_name}
         inputs |= {"input_ids": np.array([2]), "position_ids": np.array([0]), "beam_idx": np.array([0], np.int32)}
+        inputs["encoder_mask"] = np.zeros((1, 1, 1, inputs["cross_attention.0.key"].shape[3]), np.float32)
         inputs |= {"attention_mask": np.zeros((1, 1, 1, 1), np.float32), "banned_ids": np.full((1, bans), -1)}
         decoder.reset_state()
         said = [value for value in decoder.infer(inputs).values() if value.size and np.isfinite(value).all()]
@@ -76,7 +77,8 @@ def test_only_the_decoder_has_shapes_that_change() -> None:
     dynamic = [port.any_name for port in graph("encoder").inputs if port.partial_shape.is_dynamic]
     assert dynamic == ["prompt_embeddings"]  # which the runtime fixes
     assert all(str(port.element_type) == "<Type: 'uint8_t'>" for port in graph("vision").inputs)
-    cached = ("cross_attention", "attention_mask")  # by how many tokens of picture and answer; all else, by its rows
+    # by how many tokens of picture, prompt and answer; all else, by its rows
+    cached = ("cross_attention", "encoder_mask", "attention_mask")
     for port in graph("decoder").inputs:
         changing = [axis for axis, length in enumerate(port.partial_shape) if length.is_dynamic]
         assert changing == [0] or (port.any_name.startswith(cached) and changing in ([0, 2], [0, 3]))

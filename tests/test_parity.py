@@ -25,6 +25,7 @@ from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.florence.decoding import Decoded
 from florence_tagger.florence.detector import Detector
 from florence_tagger.media.images import open_picture
+from florence_tagger.schemas import Prompt, Task
 from tests.conftest import CHECKPOINT, ROOT, SCENES, TRUTH
 from training.scenes import World, draw_scene
 
@@ -75,6 +76,30 @@ def test_service_says_what_transformers_own_classes_say(detector: Detector) -> N
         ours = detector.generate(frame.pixels, detector.generation)
         assert list(ours.token_ids) == theirs.sequences[0, 1:].tolist()
         assert log_probs_of(ours) == pytest.approx(log_probs[0].tolist(), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        Prompt(Task.DENSE_REGION_CAPTION),
+        Prompt(Task.REGION_PROPOSAL),
+        Prompt(Task.OPEN_VOCABULARY_DETECTION, "traffic light"),
+        Prompt(Task.PHRASE_GROUNDING, " A {dog} beside two cars. "),
+    ],
+    ids=lambda prompt: str(prompt.task),
+)
+def test_every_task_is_asked_and_answered_as_in_transformers(detector: Detector, prompt: Prompt) -> None:
+    processor = AutoProcessor.from_pretrained(CHECKPOINT, backend="pil")
+    model = Florence2ForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    size = 0 if prompt.task is Task.OPEN_VOCABULARY_DETECTION else model.generation_config.no_repeat_ngram_size
+    for name in list(TRUTH)[:3]:
+        text = f"<{prompt.task}>{prompt.text}"
+        inputs = processor(text=text, images=Image.open(SCENES / name), return_tensors="pt")
+        theirs = model.generate(**inputs, no_repeat_ngram_size=size, max_new_tokens=100)
+        frame = open_picture((SCENES / name).read_bytes(), (192, 192), 10**8)
+        settings = replace(detector.generation, no_repeat_ngram_size=size, max_new_tokens=100)
+        ours = detector.decode(detector.encode(frame, prompt).cross_attention, settings)
+        assert list(ours.token_ids) == theirs[0, 1:].tolist()
 
 
 def log_probs_of(said: Decoded) -> list[float]:

@@ -11,7 +11,7 @@ import openvino as ov
 import pytest
 
 from florence_tagger.config import DEFAULT_MODEL, load_settings
-from florence_tagger.errors import ModelError
+from florence_tagger.errors import DocumentError, ModelError
 from florence_tagger.florence import runtime
 from florence_tagger.florence.detector import Detector, load_detector
 from florence_tagger.florence.devices import RuntimeOptions, choose_device
@@ -19,7 +19,7 @@ from florence_tagger.florence.folder import FORMAT, check_hashes, read_folder
 from florence_tagger.florence.tasks import question
 from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.media.images import open_picture
-from florence_tagger.schemas import OBJECT_DETECTION
+from florence_tagger.schemas import OBJECT_DETECTION, Prompt, Task
 from tests.conftest import SCENES, TRUTH
 
 FOLDER = read_folder(DEFAULT_MODEL)
@@ -155,6 +155,34 @@ def test_what_breaks_in_one_picture_does_not_reach_the_next(detector: Detector) 
         ended |= detector.step()
     assert isinstance(ended["broken"], ModelError)
     assert ended["first"] == ended["second"] == detector.detect(frame)
+
+
+def test_prompts_of_different_lengths_are_decoded_together(detector: Detector) -> None:
+    """They come one after the other, the longest in the middle, and leave when they are finished."""
+    frame = open_picture((SCENES / "scene00.png").read_bytes(), FOLDER.image_size, 10**8)
+    vocabulary = Prompt(Task.OPEN_VOCABULARY_DETECTION, "dog"), Prompt(Task.OPEN_VOCABULARY_DETECTION, "a red car " * 9)
+    prompts = [Prompt(Task.REGION_PROPOSAL), OBJECT_DETECTION, *vocabulary, Prompt(Task.DENSE_REGION_CAPTION)]
+    ended: dict[Any, Any] = {}
+    for prompt in prompts:
+        detector.start(prompt, detector.encode(frame, prompt))
+        ended |= detector.step()
+    while len(ended) < len(prompts):
+        ended |= detector.step()
+    for prompt in prompts:
+        alone = detector.detect(frame, prompt).regions
+        assert [(one.label, one.box) for one in ended[prompt].regions] == [(one.label, one.box) for one in alone]
+        assert [one.score for one in ended[prompt].regions] == pytest.approx([one.score for one in alone], abs=1e-4)
+    assert count(detector) == TRUTH["scene00.png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("word " * 2000, "too long"), ("dog<loc_5>", "mark of the model's own"), ("</s>", "mark of the model's own")],
+)
+def test_texts_that_can_not_be_asked(detector: Detector, text: str, reason: str) -> None:
+    frame = open_picture((SCENES / "scene00.png").read_bytes(), FOLDER.image_size, 10**8)
+    with pytest.raises(DocumentError, match=reason):
+        detector.encode(frame, Prompt(Task.OPEN_VOCABULARY_DETECTION, text))
 
 
 def test_settings_go_before_the_checkpoints_own() -> None:

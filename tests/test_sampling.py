@@ -19,7 +19,7 @@ from florence_tagger.schemas import Detection, DocumentResult, Frame, Region, Si
 from tests.conftest import counted
 from tests.pictures import pages
 from tests.variants import SIDE, STREET, YARD, Scene, picture
-from tests.videos import PEAK, RATE, animation, video
+from tests.videos import PEAK, RATE, animation, joined, video
 from training.scenes import LABELS, World, draw_background, draw_scene, load_sprites, paste
 
 SIZE = (192, 192)
@@ -34,7 +34,7 @@ def sampled(content: bytes, **sampling: Any) -> list[Frame]:
     [
         ([0.0], {}, [0]),
         ([0.0, 0.5, 1.0, 1.5, 2.0], {}, [0, 2, 4]),
-        ([5.0, 5.5, 6.0, 6.5], {}, [0, 2]),
+        ([5.0, 5.5, 6.0, 6.5], {}, [0, 1, 2, 3]),
         ([0.0, 0.4, 0.8, 3.0], {}, [0, 2, 3]),  # what is shown at 1 and at 2 is the frame of 0.8
         ([index / 10 for index in range(100)], {"max_frames": 4}, [0, 24, 49, 74]),
         ([index / 10 for index in range(100)], {"fps": 0.25}, [0, 40, 80]),
@@ -211,3 +211,21 @@ def test_a_still_picture_has_neither_page_nor_time() -> None:
     picture().save(buffer, "PNG")
     (frame,) = sampled(buffer.getvalue())
     assert (frame.page, frame.time_s, frame.repeats) == (None, None, False)
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_what_is_transparent_in_a_video_is_white(codec: str) -> None:
+    nothing = Scene(np.zeros((SIDE, SIDE, 4), np.uint8), ())
+    (frame,) = sampled(video("webm", codec, "yuva420p", scenes=[nothing], rate=1, **{"auto-alt-ref": "0"}))
+    assert frame.pixels.min() > 250
+
+
+def test_of_less_than_two_seconds_four_moments_are_looked_at() -> None:
+    content = video("mp4", "libx264", rate=30, times=[index / 30 for index in range(46)])
+    assert [frame.time_s for frame in sampled(content)] == pytest.approx([0, 0.5, 1, 1.5], abs=0.02)
+    assert [frame.time_s for frame in sampled(content, fps=0.5)] == [0]
+    assert len(sampled(content, max_frames=2)) == 2
+
+
+def test_times_go_on_where_files_are_joined() -> None:
+    assert [frame.time_s for frame in sampled(joined("mpegts", "mpeg2video"))] == pytest.approx([0, 1, 2], abs=0.1)

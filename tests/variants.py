@@ -51,6 +51,7 @@ def scene(seed: int, objects: int) -> Scene:
 STREET = scene(1, 5)  # two bicycles, two buses, a dog
 QUEUE = scene(5, 6)  # four buses, two dogs
 YARD = scene(9, 3)  # two bicycles, a bus
+PARK = scene(65, 3)  # three backpacks
 
 
 def added(*scenes: Scene) -> dict[str, int]:

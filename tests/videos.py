@@ -11,11 +11,11 @@ import av
 import numpy as np
 from PIL import Image
 
-from tests.pictures import COUNTS, counted, refused
-from tests.variants import QUEUE, SIDE, STREET, YARD, Scene, Variant, peak, picture, saved
+from tests.pictures import COUNTS, counted, refused, see_through
+from tests.variants import PARK, QUEUE, SIDE, YARD, Scene, Variant, peak, picture, saved
 
 RATE = 8  # frames a second; each scene is shown for one second
-SCENES = (YARD, QUEUE, STREET)
+SCENES = (YARD, QUEUE, PARK)  # each has the most of something
 PEAK = peak(*SCENES)
 
 QUIET = {"libx265": {"x265-params": "log-level=none"}, "libsvtav1": {"svtav1-params": "lp=1", "preset": "12"}}
@@ -50,7 +50,7 @@ def video(
     container_options: dict[str, str] | None = None,
     **options: str,
 ) -> bytes:
-    """A video that shows each scene for a second, or so many frames of them as there are `times` (seconds)."""
+    """A video that shows each scene for a second, or frames at `times` (seconds): of as many scenes each one, once."""
     target = target or (Unseekable() if pipe else io.BytesIO())
     moments = list(times) or [index / rate for index in range(rate * len(scenes))]
     with av.open(target, "w", format=container, container_options=container_options or {}) as output:
@@ -64,7 +64,9 @@ def video(
         if rotation:
             stream.set_display_rotation(rotation)
         for index, moment in enumerate(moments):
-            frame = av.VideoFrame.from_image(shown(scenes[min(int(moment), len(scenes) - 1)], size, rotation))
+            one = scenes[index if len(times) == len(scenes) else min(int(moment), len(scenes) - 1)]
+            stored = shown(one, size, rotation)
+            frame = av.VideoFrame.from_ndarray(np.asarray(stored), "rgba" if stored.mode == "RGBA" else "rgb24")
             frame.pts = round(moment * 1000) if times else index
             frame.time_base = Fraction(1, 1000) if times else Fraction(1, rate)
             output.mux(stream.encode(frame))
@@ -74,7 +76,7 @@ def video(
 
 def shown(one: Scene, size: tuple[int, int], rotation: int) -> Image.Image:
     """A scene as it is stored in a video that is turned by `rotation` degrees, counter-clockwise, when it is shown."""
-    return picture(one=one).rotate(-rotation).resize(size)
+    return picture("RGBA" if one.pixels.shape[2] == 4 else "RGB", one).rotate(-rotation).resize(size)
 
 
 def sound_only(container: str, codec: str) -> bytes:
@@ -112,10 +114,10 @@ def billion_frames() -> bytes:
     return bytes(content)
 
 
-def animation(kind: str, modes: str = "RGB", **options: Any) -> bytes:
-    """The scenes, each for a second."""
+def animation(kind: str, modes: str = "RGB", duration: int = 1000, **options: Any) -> bytes:
+    """The scenes, each for so many milliseconds."""
     images = [picture(modes, one=one) for one in SCENES]
-    return saved(images[0], kind, save_all=True, append_images=images[1:], duration=1000, loop=0, **options)
+    return saved(images[0], kind, save_all=True, append_images=images[1:], duration=duration, loop=0, **options)
 
 
 def index_first() -> bytes:
@@ -152,6 +154,27 @@ def screen_recording() -> bytes:
     return video("mp4", "libx264", times=(0, 0.1, 0.4, 1.0, 1.3, 2.05, 2.1, 5.5), rate=30)
 
 
+def joined(container: str, codec: str) -> bytes:
+    """Two files end to end, as recorders and downloads in parts leave them: the times of the second start anew."""
+    return b"".join(video(container, codec, scenes=part, rate=25) for part in ([YARD, QUEUE], [PARK]))
+
+
+def mirrored() -> bytes:
+    """A QuickTime file that is stored mirrored and upside down; its matrix says so."""
+    scenes = [Scene(one.pixels[:, ::-1], ()) for one in SCENES]
+    content = bytearray(video("mov", "mjpeg", "yuvj420p", scenes=scenes, rotation=180))
+    place = content.index(b"tkhd") + 44
+    assert struct.unpack(">9i", content[place : place + 36])[:5:4] == (-65536, -65536)
+    content[place : place + 4] = struct.pack(">i", 65536)
+    return bytes(content)
+
+
+def transparent() -> bytes:
+    """The scenes, their ground half transparent."""
+    images = [Scene(np.asarray(see_through(one)), ()) for one in SCENES]
+    return video("webm", "libvpx-vp9", "yuva420p", scenes=images, deadline="realtime", **{"cpu-used": "8"})
+
+
 def still_animation() -> bytes:
     return saved(picture(), "GIF", save_all=True, append_images=[], duration=100)
 
@@ -166,6 +189,7 @@ CONTAINERS = {
         "H.264, turned by 180°": lambda: video("mp4", "libx264", rotation=180),
         "H.264, turned by -90°, as phones do": lambda: video("mp4", "libx264", rotation=-90),
         "H.264, variable frame rate": screen_recording,
+        "H.264, less than a second": lambda: video("mp4", "libx264", rate=30, times=[0, 0.3, 0.6]),
         "H.264, index at the start": index_first,
         "H.264, fragmented": lambda: video(
             "mp4", "libx264", container_options={"movflags": "frag_keyframe+empty_moov"}
@@ -185,6 +209,9 @@ CONTAINERS = {
         "MJPEG": lambda: video("mov", "mjpeg", "yuvj420p"),
         "ProRes, 10 bits": lambda: video("mov", "prores", "yuv422p10le"),
         "Animation (RLE)": lambda: video("mov", "qtrle", "rgb24"),
+        "PNG": lambda: video("mov", "png", "rgb24"),
+        "DNxHR, 10 bits": lambda: video("mov", "dnxhd", "yuv422p10le", profile="dnxhr_hqx"),
+        "mirrored": mirrored,
     },
     "3GP": {
         "H.263": lambda: video("3gp", "h263", size=(352, 288)),
@@ -202,11 +229,14 @@ CONTAINERS = {
         "H.264": lambda: video("matroska", "libx264"),
         "HEVC": lambda: video("matroska", "libx265"),
         "no duration, no index": lambda: video("matroska", "libx264", pipe=True),
+        "a gap of ten hours": lambda: video("matroska", "libx264", times=[0, 1, 36_000, 36_001]),
+        "FFV1": lambda: video("matroska", "ffv1"),
     },
     "WebM": {
         "VP8": lambda: video("webm", "libvpx", deadline="realtime", **{"cpu-used": "8"}),
         "VP9": lambda: video("webm", "libvpx-vp9", deadline="realtime", **{"cpu-used": "8"}),
         "AV1": lambda: video("webm", "libsvtav1"),
+        "VP9, transparent": transparent,
     },
     "MPEG": {
         "MPEG-1": lambda: video("mpeg", "mpeg1video", rate=25),
@@ -215,6 +245,8 @@ CONTAINERS = {
         "MPEG-1, video alone": lambda: video("mpeg1video", "mpeg1video", rate=25),
         "MPEG-2 transport stream": lambda: video("mpegts", "mpeg2video", rate=25),
         "H.264 transport stream": lambda: video("mpegts", "libx264"),
+        "two transport streams, end to end": lambda: joined("mpegts", "libx264"),
+        "two program streams, end to end": lambda: joined("vob", "mpeg2video"),
     },
     "Windows Media": {
         "WMV 8": lambda: video("asf", "wmv2"),
@@ -223,15 +255,21 @@ CONTAINERS = {
     "Flash Video": {
         "Sorenson H.263": lambda: video("flv", "flv"),
         "H.264": lambda: video("flv", "libx264"),
+        "Screen Video": lambda: video("flv", "flashsv", "bgr24"),
     },
     "GIF": {
+        "animated, 0.1 seconds a frame": lambda: animation("GIF", duration=100),
         "animated": lambda: animation("GIF"),
         "animated, transparent": lambda: animation("GIF", "RGBA", disposal=2),
     },
-    "PNG": {"animated (APNG)": lambda: animation("PNG")},
+    "PNG": {
+        "animated (APNG)": lambda: animation("PNG"),
+        "animated, 0.3 seconds a frame": lambda: animation("PNG", duration=300),
+    },
     "WebP": {
         "animated": lambda: animation("WEBP", quality=85),
         "animated, lossless": lambda: animation("WEBP", lossless=True),
+        "animated, 0.1 seconds a frame": lambda: animation("WEBP", quality=85, duration=100),
     },
     "AVIF": {"animated": lambda: animation("AVIF", quality=80, speed=10)},
 }
@@ -239,11 +277,11 @@ CONTAINERS = {
 VIDEOS = [
     *(variant for form, makers in CONTAINERS.items() for variant in counted(form, makers, PEAK)),
     *counted("GIF", {"an animation of one frame": still_animation}, COUNTS),
-    Variant("Matroska", "cut off", lambda: video("matroska", "libx264")[:-3000], PEAK),
+    Variant("Matroska", "cut off in the third scene", lambda: video("matroska", "libx264")[:-3000], peak(YARD, QUEUE)),
     Variant("AVI", "MJPEG, one of the wanted frames damaged", damaged_frame, PEAK, incomplete=True),
     refused("MP4", "cut off before its index", lambda: video("mp4", "libx264")[:-3000], "damaged"),
     refused("MP4", "sound alone", lambda: sound_only("mp4", "aac"), "no video"),
     refused("Matroska", "sound alone", lambda: sound_only("matroska", "aac"), "no video"),
-    refused("Matroska", "an unusual codec", lambda: video("matroska", "ffv1"), "codec is ffv1"),
+    refused("AVI", "an unusual codec", lambda: video("avi", "ffvhuff"), "codec is ffvhuff"),
     refused("QuickTime", "frames of 12,000 x 9,000 pixels", huge_quicktime, "12000 x 9000 pixels"),
 ]

@@ -12,7 +12,7 @@ from florence_tagger.florence.decoding import GenerationSettings
 MANIFEST = "manifest.json"
 GENERATION = "generation_config.json"
 PREPROCESSING = "preprocessor_config.json"
-FORMAT = 3
+FORMAT = 4
 GRAPHS = ("vision", "encoder", "decoder")
 NEEDED_FILES = {f"{graph}.{suffix}" for graph in GRAPHS for suffix in ("xml", "bin")} | {
     "tokenizer.json",

@@ -17,6 +17,8 @@ PROMPT_LENGTHS_COMPILED = 4
 SMALL_VISION_BYTES = 32_000_000  # of weights; the bundled model has 4 MB, Florence-2-base 184 MB at fp16
 STALE_TOKENS = 64  # of the cache that no picture has any use for, before they are dropped
 
+MASK = "encoder_mask"
+
 # What the decoder attends to of one picture, by its inputs' names: see `EncoderGraph` in convert/text.py.
 CrossAttention = Mapping[str, FloatArray]
 
@@ -64,7 +66,9 @@ class Runtime:
         encoder = self._encoder(len(prompt_ids))
         encoder.set_tensor("image_features", self._vision.get_output_tensor(0))
         encoder.infer({"prompt_embeddings": self._embed(prompt_ids)}, share_inputs=True)
-        return {output.any_name: encoder.get_tensor(output).data.copy() for output in encoder.model_outputs}
+        attended = {output.any_name: encoder.get_tensor(output).data.copy() for output in encoder.model_outputs}
+        tokens = self._vision.get_output_tensor(0).shape[1] + len(prompt_ids)
+        return attended | {MASK: np.zeros((1, 1, 1, tokens), np.float32)}
 
     def image_features(self, pixels: UInt8Array) -> FloatArray:
         """What the vision tower makes of pixels (H, W, 3): features (1, tokens, d_model)."""
@@ -117,6 +121,54 @@ class Slot:
     start: int
 
 
+class CrossMemory:
+    """What the decoder attends to of its pictures, by the names of its inputs, one picture after the other.
+
+    Pictures whose prompts are shorter than another's are filled up with zeros, which a mask hides.
+
+    Attributes:
+        arrays: float32, each (capacity, …).
+        tokens: of picture and prompt that there is room for.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self.arrays: dict[str, FloatArray] = {}
+        self.tokens = 0
+
+    def put(self, place: int, cross_attention: CrossAttention) -> None:
+        """Puts a picture to the first place that is free."""
+        tokens = cross_attention[MASK].shape[token_axis(MASK)]
+        if tokens > self.tokens or (tokens < self.tokens and not place):
+            self._make_room(tokens, place, cross_attention)
+        self._fill(place, cross_attention)
+
+    def move(self, place: int, to: int) -> None:
+        """Moves a picture to another place."""
+        for values in self.arrays.values():
+            values[to] = values[place]
+
+    def _make_room(self, tokens: int, pictures: int, like: CrossAttention) -> None:
+        """Has room for so many tokens of each picture, as many as `like` has; the first pictures are kept."""
+        old, self.tokens = self.arrays, tokens
+        # the system gives memory to the places that are used
+        self.arrays = {name: np.empty((self._capacity, *one.shape[1:]), np.float32) for name, one in like.items()}
+        for place in range(pictures):
+            self._fill(place, {name: values[place : place + 1] for name, values in old.items()})
+
+    def _fill(self, place: int, cross_attention: CrossAttention) -> None:
+        for name, values in cross_attention.items():
+            room, axis = self.arrays[name][place], token_axis(name) - 1
+            part, rest = np.split(room, [values.shape[axis + 1]], axis)
+            part[:] = values[0]
+            rest[:] = -np.inf if name == MASK else 0
+
+
+def token_axis(name: str) -> int:
+    """Which axis of an input of the decoder counts the tokens of picture and prompt."""
+    return 2 if name.endswith("value") else 3
+
+
 class Decoder:
     """The decoder graph and the pictures it is at, which come and go between steps.
 
@@ -135,8 +187,8 @@ class Decoder:
         self._bans = shapes["banned_ids"][1].get_length()
         self._slots: list[Slot] = []
         self._cached = 0
-        self._cross: dict[str, FloatArray] = {}
-        self._attended = 0
+        self._cross = CrossMemory(capacity)
+        self._attended: tuple[int, Any] = (0, None)
         self._sound_row = 0
 
     @property
@@ -149,10 +201,7 @@ class Decoder:
         if not self._slots:
             self._request.reset_state()
             self._cached = self._sound_row = 0
-        for name, values in cross_attention.items():
-            if name not in self._cross:  # the system gives memory to the places that are used
-                self._cross[name] = np.empty((self._capacity, *values.shape[1:]), np.float32)
-            self._cross[name][len(self._slots)] = values[0]
+        self._cross.put(len(self._slots), cross_attention)
         self._slots.append(Slot(self._sound_row, self._cached))
 
     def remove(self, place: int) -> None:
@@ -160,8 +209,7 @@ class Decoder:
         last = self._slots.pop()
         if place < len(self._slots):
             self._slots[place] = last
-            for values in self._cross.values():
-                values[place] = values[len(self._slots)]
+            self._cross.move(len(self._slots), place)
 
     def step(self, queries: Sequence[Query]) -> list[Candidates]:
         """Answers a query of each picture, in the order of their places."""
@@ -195,10 +243,12 @@ class Decoder:
 
     def _attend_to(self, pictures: int) -> None:
         """Points the graph to the first places of the memory for cross-attention."""
-        if pictures != self._attended:
-            for name, values in self._cross.items():
-                self._request.set_tensor(name, ov.Tensor(values[:pictures], shared_memory=True))
-            self._attended = pictures
+        arrays = self._cross.arrays
+        if self._attended[0] == pictures and self._attended[1] is arrays:
+            return
+        for name, values in arrays.items():
+            self._request.set_tensor(name, ov.Tensor(values[:pictures], shared_memory=True))
+        self._attended = (pictures, arrays)
 
     def _parents(self, queries: Sequence[Query], used: Sequence[IntArray]) -> Any:
         """For each row the one of the step before that it continues; any, for a picture's first."""

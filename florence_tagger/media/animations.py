@@ -47,8 +47,19 @@ def check_webp(file: IO[bytes], max_pixels: int) -> None:
     file.seek(CHUNKS_START)
     header = file.read(18)
     file.seek(0)
-    if header[:4] == b"VP8X" and len(header) == 18:
-        width, height = (int.from_bytes(header[place : place + 3], "little") + 1 for place in (12, 15))
-        check_pixels(width, height, max_pixels)
-    elif len(header) < 18:
+    if len(header) < 18:
         raise DocumentError("The WebP picture is damaged: it ends in its header.")
+    check_pixels(*webp_size(header), max_pixels)
+
+
+def webp_size(header: bytes) -> tuple[int, int]:
+    """Width and height by the first chunk of a WebP, of which 18 bytes are there; 0 where it is of no known kind."""
+    if header[:4] == b"VP8X":
+        return int.from_bytes(header[12:15], "little") + 1, int.from_bytes(header[15:18], "little") + 1
+    if header[:4] == b"VP8 ":  # 14 bits each, and 2 for scaling
+        width, height = struct.unpack_from("<2H", header, 14)
+        return width & 0x3FFF, height & 0x3FFF
+    if header[:4] == b"VP8L":  # 14 bits each, less one
+        both = int.from_bytes(header[9:13], "little")
+        return (both & 0x3FFF) + 1, (both >> 14 & 0x3FFF) + 1
+    return 0, 0

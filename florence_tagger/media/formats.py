@@ -41,9 +41,10 @@ HEIC, AVIF, WEBP = picture("HEIC", "HEIF"), picture("AVIF"), picture("WebP", "WE
 TIFF, BMP, ICO, JPEG_2000 = picture("TIFF"), picture("BMP"), picture("ICO"), picture("JPEG 2000", "JPEG2000")
 QUICKTIME, MPEG = video("MP4 or QuickTime", "mov"), video("MPEG", "mpeg")
 
-# Major brands of ISO base media files that are pictures (ISO/IEC 23008-12, AV1 Image File Format).
-BRANDS = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), HEIC)
-BRANDS |= dict.fromkeys((b"avif", b"avis"), AVIF)
+# Brands of ISO base media files that are pictures (ISO/IEC 23008-12, AV1 Image File Format). What mif1 and msf1 say,
+# that it is one, says nothing of its codec: the others go first.
+BRANDS = dict.fromkeys((b"avif", b"avis"), AVIF)
+BRANDS |= dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), HEIC)
 
 # The first atom of QuickTime files that are older than `ftyp`, or were never closed.
 ATOMS = rb"moov|mdat|wide|free|skip|pnot"
@@ -56,7 +57,7 @@ SIGNATURES: tuple[tuple[re.Pattern[bytes], Format], ...] = tuple(
         (rb"GIF8[79]a", picture("GIF")),
         (rb"II\x2a\0|MM\0\x2a|II\x2b\0|MM\0\x2b", TIFF),
         (rb"RIFF.{4}WEBP", WEBP),
-        (rb"BM.{4}\0\0\0\0", BMP),
+        (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", BMP),  # by the size of its second header
         (rb"\0\0\x01\0[^\0]\0", ICO),
         (rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", JPEG_2000),
         (rb"P[1-6]\s", picture("PPM")),
@@ -84,11 +85,20 @@ def find_format(head: bytes) -> Format:
     """
     for signature, found in SIGNATURES:
         if signature.match(head):
-            return BRANDS.get(head[8:12], found) if head[4:8] == b"ftyp" else found
+            return brand_of(head, found) if head[4:8] == b"ftyp" else found
     accepted = ", ".join(ACCEPTED)
     raise DocumentError(
         f"The file is not a picture or video that can be read: it {looks_like(head)}; accepted are {accepted}."
     )
+
+
+def brand_of(head: bytes, otherwise: Format) -> Format:
+    """What the brands of an ISO base media file say it is: its major one, else those that it is compatible with."""
+    size = int.from_bytes(head[:4], "big")
+    compatible = {head[place : place + 4] for place in range(16, min(size, len(head)), 4)}
+    if head[8:12] not in (b"mif1", b"msf1") and head[8:12] in BRANDS:
+        return BRANDS[head[8:12]]
+    return next((kind for brand, kind in BRANDS.items() if brand in compatible | {head[8:12]}), otherwise)
 
 
 def looks_like(head: bytes) -> str:

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -63,6 +64,10 @@ DAMAGED = (
 )
 
 Box = tuple[int, int, int, int]
+FloatArray = NDArray[np.float32]
+
+# Of a TIFF directory (TIFF 6.0, page 36): it is another one at lower resolution, as thumbnails are, or a mask.
+SUBFILE_TYPE, REDUCED, MASK = 254, 1, 4
 
 TURNED = 5  # EXIF orientations from here on exchange width and height
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -137,14 +142,20 @@ def pages(picture: Image.Image, limits: Limits) -> Iterator[Frame]:
     with suppress(EOFError):
         picture.seek(limits.pages)  # which looks no further than that
         raise DocumentError(f"The file has more than the {limits.pages} pages accepted.")
-    for page in range(limits.pages):
+    page = 0
+    for place in range(limits.pages):
         try:
-            picture.seek(page)
+            picture.seek(place)
         except EOFError:
-            return
+            break
+        if getattr(picture, "tag_v2", {}).get(SUBFILE_TYPE, 0) & (REDUCED | MASK):
+            continue
+        page += 1
         check_size(picture, limits.pixels)
         shown = upright(picture)
-        yield Frame(fit(shown, limits.image_size), *shown.size, page=page + 1)
+        yield Frame(fit(shown, limits.image_size), *shown.size, page=page)
+    if not page:
+        raise DocumentError("The file has thumbnails and masks, but no page.")
 
 
 def check_size(picture: Image.Image, max_pixels: int) -> None:
@@ -174,13 +185,25 @@ def eight_bits(picture: Image.Image) -> Image.Image:
     16 bits are scaled by their range. Of wider integers and floats the range is not known: floats from 0 to 1 and
     integers from 0 to 65,535 are taken for the whole range, all else is stretched from its least to its largest value.
     """
-    values = np.nan_to_num(np.asarray(picture).astype(np.float32), posinf=0, neginf=0)
-    least, most = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    ranges = [(float(values.min()), float(values.max())) for _, values in deep_bands(picture)]
+    least, most = min(low for low, _ in ranges), max(high for _, high in ranges)
     whole = 1.0 if picture.mode == "F" else 65_535.0
     if least < 0 or most > whole:
-        values -= least
         whole = max(most - least, 1e-6)
-    return Image.fromarray((values * (255.99 / whole)).clip(0, 255).astype(np.uint8))
+    else:
+        least = 0.0
+    grey = Image.new("L", picture.size)
+    for box, values in deep_bands(picture):
+        band = ((values - least) * (255.99 / whole)).clip(0, 255).astype(np.uint8)
+        grey.paste(Image.fromarray(band), box[:2])
+    return grey
+
+
+def deep_bands(picture: Image.Image) -> Iterator[tuple[Box, FloatArray]]:
+    """The values of a grey picture, finite ones, band by band, since they take four times the memory of the result."""
+    for box in bands(picture):
+        values = np.asarray(picture.crop(box)).astype(np.float32)
+        yield box, np.nan_to_num(values, copy=False, posinf=0, neginf=0)
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
@@ -215,7 +238,7 @@ def fit(picture: Image.Image, image_size: tuple[int, int]) -> UInt8Array:
 def bands(picture: Image.Image) -> list[Box]:
     """Boxes of all rows, from top to bottom: two of what is RGB, and of limited size of what is not."""
     size = picture.width * picture.height
-    number = 2 if picture.mode == "RGB" else max(2, min(size // BAND_PIXELS, picture.height))
+    number = 2 if picture.mode == "RGB" else min(max(2, size // BAND_PIXELS), picture.height)
     edges = [picture.height * index // number for index in range(number + 1)]
     return [(0, top, picture.width, bottom) for top, bottom in pairwise(edges)]
 

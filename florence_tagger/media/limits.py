@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ROUNDING_S = 1e-4  # containers keep times in steps of their own
+SHORT_S = 2.0  # what is shorter is looked at at four moments, its start and its end among them
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,12 @@ class Sampling:
     def choose(self, times: Sequence[float]) -> list[int]:
         """The places in `times` (seconds, ascending, at least one) of what is shown at evenly spread moments.
 
-        The first moment is the start. What is shown at several of them, as in screen recordings, is named once.
+        The first moment is the start. What is shown at several of them, as in screen recordings, is named once. Of a
+        short animation one frame a second would be the first one alone, which often shows less than the others.
         """
         start, seconds = times[0], min(times[-1] - times[0], self.max_seconds)
-        step = max(1 / self.fps, seconds / self.max_frames)
+        wanted = min(1 / self.fps, seconds / 3) if 0 < seconds < SHORT_S and self.fps >= 1 else 1 / self.fps
+        step = max(wanted, seconds / self.max_frames)
         number = min(int((seconds + ROUNDING_S) / step) + 1, self.max_frames)
         moments = start + step * np.arange(number) + ROUNDING_S
         places: list[int] = np.unique(np.searchsorted(times, moments, side="right") - 1).tolist()
