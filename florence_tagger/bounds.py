@@ -12,15 +12,16 @@ def accepted(schema: dict[str, Any]) -> str:
         return " or ".join(str(choice) for choice in choices if choice != "")
     if alternatives := schema.get("anyOf"):
         return next(accepted(one) for one in alternatives if one.get("type") != "null")
-    return f"{KINDS.get(schema.get('type', ''), 'any value')}{limits(schema)}"
+    kind = "a path" if schema.get("format") == "path" else KINDS.get(schema.get("type", ""), "any value")
+    return kind + limits(schema)
 
 
 def limits(schema: dict[str, Any]) -> str:
     """The bounds of a schema, as in ` from 1 to 65535`; empty where it has none."""
-    bounds = [
+    words = [
         ("minimum", "from {:.15g}"),
         ("exclusiveMinimum", "above {:.15g}"),
         ("maximum", "to {:.15g}"),
         ("maxLength", "of at most {} characters"),
     ]
-    return "".join(f" {words.format(schema[name])}" for name, words in bounds if name in schema)
+    return "".join(f" {text.format(schema[name])}" for name, text in words if name in schema)

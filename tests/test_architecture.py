@@ -30,6 +30,7 @@ RANKS = {
     "web": 5,
     "benchmark": 5,
     "diagnosis": 5,
+    "reference": 5,
     "cli": 6,
     "__main__": 7,
 }

@@ -2,6 +2,7 @@
 
 import hmac
 import logging
+import os
 from http import HTTPStatus
 
 from flask import Flask, Response, jsonify, request
@@ -70,7 +71,7 @@ def create_app(settings: Settings, decoders: Decoders, batcher: Batcher) -> Flas
 def check_key(api_key: str) -> None:
     """401 where a key is set and a protected route is asked for without it."""
     given = request.headers.get("X-API-Key", "").encode("latin-1")  # what came over the wire, in WSGI's reading
-    if api_key and request.path in PROTECTED and not hmac.compare_digest(given, api_key.encode()):
+    if api_key and request.path in PROTECTED and not hmac.compare_digest(given, os.fsencode(api_key)):
         raise Unauthorized("The header X-API-Key with the service's key is needed.")
 
 

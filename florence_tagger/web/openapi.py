@@ -66,7 +66,7 @@ JOBS = {
 def describe(settings: Settings) -> dict[str, Any]:
     """The OpenAPI 3.1 document of a service with these settings."""
     request = schema_of(body_type(settings.max_documents, sampling_of(settings)))
-    document = {
+    document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
             "title": "Tagging API",
@@ -89,7 +89,7 @@ def describe(settings: Settings) -> dict[str, Any]:
 
 def paths(protected: bool) -> dict[str, Any]:
     """The routes; `protected` says whether an API key is set."""
-    guard = {"security": [{KEY: []}]} if protected else {}
+    guard: dict[str, Any] = {"security": [{KEY: []}]} if protected else {}
     refused = (401,) if protected else ()
     return {
         "/test": {"get": operation("Health Check", "health_check_test_get", answer({"type": "object"}))},
