@@ -54,5 +54,5 @@ lock: setup-dev  ## write the versions at hand to constraints.txt
 	$(BIN)/pip freeze | grep -viE '^(cuda|nvidia|triton|-e )' > constraints.txt
 
 clean:  ## remove what set-up, tests and checks made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -28,13 +28,16 @@ class IndexResponse(BaseModel):
     status: dict[str, Any] = Field(
         {},
         description="The HTTP status of the answer.",
+        examples=[{"code": 200, "message": "Success"}],
         json_schema_extra={
             "properties": {"code": {"type": "integer"}, "message": {"type": "string"}},
             "required": ["code", "message"],
         },
     )
     data: dict[str, Any] | list[Any] | None = Field(
-        [], description="The documents that were treated, as they came but for source.content, in the request's order."
+        [],
+        description="The documents that were treated, as they came but for source.content, in the request's order.",
+        examples=[[{"id": "a", "source": {"content": [{"backpack": 1}, {"car": 7}, {"person": 6}]}}]],
     )
     error: str = Field("", description="Why the whole request could not be treated, and what is accepted.")
     number_documents_treated: int = Field(0, description="How many documents data has.")
