@@ -25,7 +25,8 @@ from florence_tagger.schemas import Prompt, Task
 from florence_tagger.web import health
 from florence_tagger.web.app import create_app
 from florence_tagger.web.envelope import IndexResponse
-from florence_tagger.web.request import RequestBody, parse_request
+from florence_tagger.web.parameters import RequestBody
+from florence_tagger.web.request import parse_request
 from florence_tagger.web.server import start_decoders
 from tests.conftest import FakeModel, document, wait_for
 from tests.pictures import pages
