@@ -129,11 +129,13 @@ def test_a_start_that_can_not_work_says_why(options: list[str], reason: str) -> 
     assert "Traceback" not in result.stderr
 
 
-def test_a_model_that_does_not_load_ends_the_service() -> None:
+def test_a_model_that_does_not_load_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLORENCE_NUM_BEAM", "1")
     command = [sys.executable, "-m", "florence_tagger", "serve", "--device", "NPU.7", "--port", str(free_port())]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60)
     assert result.returncode != 0
     assert "Device NPU.7 is not there" in result.stderr
+    assert "FLORENCE_NUM_BEAM is no setting; is FLORENCE_NUM_BEAMS meant?" in result.stderr
     assert "Traceback" not in result.stderr
 
 
