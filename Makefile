@@ -7,7 +7,7 @@ MODEL := ov_models/florence-2-tiny
 SERVING := $(VENV)/serving.installed
 DEVELOPMENT := $(VENV)/development.installed
 
-.PHONY: run test test-long check format setup setup-dev model lock clean
+.PHONY: run test test-long check format readme setup setup-dev model lock clean
 
 run: setup  ## serve the bundled model on port 5011; the FLORENCE_* variables are obeyed
 	@exec $(BIN)/python -m florence_tagger serve
@@ -30,6 +30,9 @@ format: setup-dev  ## put the code into its form
 model: setup-dev  ## convert the bundled model anew from its checkpoint
 	$(BIN)/python -m convert --model training/florence-2-tiny --output $(MODEL)
 
+readme: setup  ## make the table of settings in README.md anew
+	$(BIN)/python -m florence_tagger settings --update README.md
+
 setup: $(SERVING)  ## install what serves into .venv
 
 setup-dev: $(DEVELOPMENT)  ## install what converts, trains and tests, too
@@ -51,5 +54,5 @@ lock: setup-dev  ## write the versions at hand to constraints.txt
 	$(BIN)/pip freeze | grep -viE '^(cuda|nvidia|triton|-e )' > constraints.txt
 
 clean:  ## remove what set-up, tests and checks made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

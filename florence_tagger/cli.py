@@ -10,9 +10,12 @@ from typing import Any
 import click
 
 from florence_tagger import __version__
-from florence_tagger.config import DEFAULT_MODEL, PREFIX, Settings, load_settings
+from florence_tagger.config import DEFAULT_MODEL, PREFIX, Settings, load_settings, unknown_variables
 from florence_tagger.errors import TaggerError
 from florence_tagger.florence.folder import check_hashes, read_folder
+from florence_tagger.reference import settings_table, updated
+
+logger = logging.getLogger(__name__)
 
 
 @click.group()
@@ -25,7 +28,8 @@ def setting_options() -> list[click.Parameter]:
     """An option for each setting; what it accepts is checked where the environment is, too."""
     options: list[click.Parameter] = []
     for name, field in Settings.model_fields.items():
-        default = "not set" if field.default in (None, "") else field.default
+        words = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        default = words.get("default", field.default)
         help_text = f"{field.description} [{PREFIX}{name.upper()}; default: {default}]"
         options.append(click.Option([f"--{name.replace('_', '-')}"], metavar="VALUE", help=help_text))
     return options
@@ -42,7 +46,23 @@ def serve(**given: Any) -> None:
     except TaggerError as exc:
         click.echo(f"Error: {exc}", err=True)
         sys.exit(2)
+    for problem in unknown_variables():
+        logger.warning("%s", problem)
     Server(settings, folder).run()
+
+
+@main.command("settings")
+@click.option("--update", type=click.Path(path_type=Path, exists=True), help="Page whose table is made anew.")
+def print_settings(update: Path | None) -> None:
+    """Prints all settings as a table in Markdown, or writes it into a page."""
+    try:
+        if update:
+            update.write_text(updated(update.read_text()))
+        else:
+            click.echo(settings_table(), nl=False)
+    except TaggerError as exc:
+        click.echo(f"Error: {exc}", err=True)
+        sys.exit(1)
 
 
 @main.command()

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from florence_tagger import __version__
 from florence_tagger.benchmark.processes import free_port
 from florence_tagger.cli import main
-from florence_tagger.config import DEFAULT_MODEL, Settings, load_settings
+from florence_tagger.config import DEFAULT_MODEL, Settings, load_settings, unknown_variables
 from florence_tagger.errors import SettingsError
 from tests.conftest import ROOT, SCENES, RunningServer, document, start_server, stop_server, variants
 
@@ -48,12 +48,52 @@ def test_odd_values_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value:
         load_settings()
 
 
-def test_every_setting_is_an_option_and_in_the_readme() -> None:
+def test_a_refusal_says_what_is_accepted_and_keeps_the_key_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        SettingsError, match="FLORENCE_PORT=70000: accepted is an integer from 1 to 65535; FLORENCE_NUM"
+    ):
+        load_settings({"port": "70000", "num_beams": "0"})
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"api_key": 17})
+    assert str(caught.value) == "FLORENCE_API_KEY=…: accepted is a text"
+    with pytest.raises(SettingsError, match="FLORENCE_POT=1: there is no such setting"):
+        load_settings({"pot": 1})
+
+
+@pytest.mark.parametrize("name", [name for name, kind in Settings.model_fields.items() if kind.metadata])
+def test_every_bounded_setting_refuses_what_is_none(name: str) -> None:
+    for value in ("x", "-1", "1e400", "nan"):
+        with pytest.raises(SettingsError, match=f"FLORENCE_{name.upper()}={value}: accepted is a.* (from|above) "):
+            load_settings({name: value})
+
+
+def test_unknown_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert unknown_variables() == []
+    monkeypatch.setenv("FLORENCE_NUM_BEAM", "1")
+    monkeypatch.setenv("FLORENCE_XYZ", "1")
+    assert unknown_variables() == [
+        "FLORENCE_NUM_BEAM is no setting; is FLORENCE_NUM_BEAMS meant?",
+        "FLORENCE_XYZ is no setting.",
+    ]
+
+
+def test_every_setting_is_an_option() -> None:
     text = CliRunner().invoke(main, ["serve", "--help"]).output
     options = set(re.findall(r"--([a-z-]+)", text)) - {"help"}
     assert options == {name.replace("_", "-") for name in Settings.model_fields}
-    rows = set(re.findall(r"^\| `FLORENCE_([A-Z_]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
-    assert rows == {name.upper() for name in Settings.model_fields}
+
+
+def test_the_readme_has_the_table_of_settings(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    table = CliRunner().invoke(main, ["settings"]).output
+    assert table in readme, "run make readme"
+    assert table.count("\n") == 2 + len(Settings.model_fields)
+    page = tmp_path / "page.md"
+    page.write_text(readme.replace("| `FLORENCE_PORT` | 5011 |", "| `FLORENCE_PORT` | 5012 |"))
+    assert CliRunner().invoke(main, ["settings", "--update", str(page)]).exit_code == 0
+    assert page.read_text() == readme
+    page.write_text("no marks")
+    assert CliRunner().invoke(main, ["settings", "--update", str(page)]).exit_code == 1
 
 
 def test_check_reads_every_file(tmp_path: Path) -> None:
@@ -89,11 +129,13 @@ def test_a_start_that_can_not_work_says_why(options: list[str], reason: str) -> 
     assert "Traceback" not in result.stderr
 
 
-def test_a_model_that_does_not_load_ends_the_service() -> None:
+def test_a_model_that_does_not_load_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLORENCE_NUM_BEAM", "1")
     command = [sys.executable, "-m", "florence_tagger", "serve", "--device", "NPU.7", "--port", str(free_port())]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60)
     assert result.returncode != 0
     assert "Device NPU.7 is not there" in result.stderr
+    assert "FLORENCE_NUM_BEAM is no setting; is FLORENCE_NUM_BEAMS meant?" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -1,13 +1,17 @@
 """The user's own document: the sample answer's form, and that each path of the interface is served."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
-from tests.conftest import SCENES, RunningServer, document
+from florence_tagger.config import load_settings
+from florence_tagger.web.openapi import describe
+from tests.conftest import ROOT, SCENES, RunningServer, document
 
 CONTRACT = Path(__file__).parent / "contract"
 SAMPLE: dict[str, Any] = json.loads((CONTRACT / "florence_response.json").read_text())
@@ -62,6 +66,91 @@ def test_the_answer_fits_the_interface(answer: Any, server: RunningServer) -> No
     failure = server.post({}).json()
     jsonschema.validate(failure, schema, cls=jsonschema.Draft202012Validator)
     assert set(failure) == set(answer) == set(schema["properties"])
+
+
+def missing(theirs: Any, ours: Any, place: str = "") -> Iterator[str]:
+    """The places of what theirs has and ours has not, or has otherwise; an empty schema allows any."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for name, inner in theirs.items():
+            if name in ours:
+                yield from missing(inner, ours[name], f"{place}/{name}")
+            else:
+                yield f"{place}/{name}"
+    elif isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
+        for index, (inner, other) in enumerate(zip(theirs, ours, strict=True)):
+            yield from missing(inner, other, f"{place}/{index}")
+    elif theirs != ours:
+        yield place
+
+
+def test_what_is_missing_is_seen() -> None:
+    assert list(missing({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}], "c": 4})) == ["/a/1/b"]
+    assert list(missing({"a": [1], "b": {}}, {"a": [1, 2]})) == ["/a", "/b"]
+
+
+@pytest.fixture(scope="module")
+def described(server: RunningServer) -> Any:
+    return server.get("/openapi.json").json()
+
+
+def test_the_description_has_everything_of_the_interface(described: Any) -> None:
+    assert list(missing(INTERFACE, described)) == []
+
+
+def test_every_failure_is_described_with_the_envelope(described: Any) -> None:
+    reference = {"$ref": "#/components/schemas/Index_Response"}
+    for operations in described["paths"].values():
+        for operation in operations.values():
+            assert {"200", "405", "500"} <= set(operation["responses"])
+    responses = described["paths"]["/process"]["post"]["responses"]
+    assert set(responses) == {"200", "400", "405", "413", "500", "503"}
+    assert all(one["content"]["application/json"]["schema"] == reference for one in responses.values())
+    assert responses["503"]["headers"]["Retry-After"]["required"]
+
+
+def test_the_description_tells_of_the_key_where_there_is_one() -> None:
+    described = describe(load_settings({"api_key": "secret"}))
+    assert "secret" not in json.dumps(described)
+    for path, method in (("/process", "post"), ("/work/status", "get"), ("/metrics", "get")):
+        operation = described["paths"][path][method]
+        assert operation["security"] == [{"ApiKey": []}]
+        assert "401" in operation["responses"]
+
+
+def test_documents_are_of_any_form(described: Any) -> None:
+    documents = described["components"]["schemas"]["Process_Request"]["properties"]["documents"]
+    assert set(documents["items"]) == {"description"}
+    assert documents["maxItems"] == 1000
+
+
+def test_the_example_can_be_sent(described: Any, server: RunningServer) -> None:
+    schema = described["components"]["schemas"]["Process_Request"]
+    (example,) = schema["properties"]["documents"]["examples"]
+    body = {"documents": example} | {
+        name: field["default"] for name, field in schema["properties"].items() if "default" in field
+    }
+    jsonschema.validate(body, schema, cls=jsonschema.Draft202012Validator)
+    assert server.post(body).json()["number_documents_treated"] == 1
+
+
+def test_every_field_of_a_request_is_in_the_readme(described: Any) -> None:
+    section = (ROOT / "README.md").read_text().partition("## Requests")[2].partition("## Settings")[0]
+    for name in described["components"]["schemas"]["Process_Request"]["properties"]:
+        assert f"`{name}`" in section
+
+
+def test_the_page_asks_no_other_host(server: RunningServer) -> None:
+    page = server.get("/docs")
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert not re.search(r"https?:|\"//", page.text)
+    assets = re.findall(r'(?:src|href)="(/[^"]*)"', page.text)
+    assert len(assets) == 3
+    for asset in assets:
+        response = server.get(asset)
+        assert response.status_code == 200
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert server.get("/docs/swagger/../../app.py").status_code == 404
 
 
 @pytest.mark.parametrize("path", INTERFACE["paths"])

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -74,6 +75,28 @@ def test_the_printed_command_counts(server: RunningServer) -> None:
     printed = "\n".join(lines[start : start + 2])
     result = subprocess.run(["sh", "-c", printed], capture_output=True, text=True, check=True)
     assert '"content":[{"backpack":5},{"car":4},{"person":3}]' in result.stdout
+
+
+def test_no_address_is_ever_asked(server: RunningServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(1)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/x"
+        naming = [
+            f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{url}.ts\n#EXT-X-ENDLIST\n",
+            f"ffconcat version 1.0\nfile '{url}.mp4'\n",
+            f"<svg xmlns='http://www.w3.org/2000/svg'><image href='{url}.png'/></svg>",
+            f"<?xml version='1.0'?><!DOCTYPE a [<!ENTITY b SYSTEM '{url}'>]><MPD><BaseURL>{url}</BaseURL></MPD>",
+            f"v=0\nc=IN IP4 127.0.0.1\nm=video {listener.getsockname()[1]} RTP/AVP 96\n",
+        ]
+        contents = (url, f"data:text/uri-list,{url}", f"file://{SCENES}/scene00.png", str(SCENES / "scene00.png"))
+        documents = [document(text.encode(), id=str(place)) for place, text in enumerate(naming)]
+        documents += [{"id": content, "source": {"content": content, "fs": {"uri": url}}} for content in contents]
+        answer = server.post({"documents": documents}).json()
+        reasons = [next(iter(one.values())) for one in answer["list_id_not_treated"]]
+        assert len(reasons) == len(documents)
+        assert all(reasons)
+        with pytest.raises(TimeoutError):
+            listener.accept()
 
 
 def test_health_and_jobs(server: RunningServer) -> None:

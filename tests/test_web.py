@@ -20,8 +20,13 @@ from florence_tagger.config import Settings, load_settings
 from florence_tagger.errors import ModelError, NotReadyError
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.images import open_picture
+from florence_tagger.media.limits import Sampling
+from florence_tagger.schemas import Prompt, Task
 from florence_tagger.web import health
 from florence_tagger.web.app import create_app
+from florence_tagger.web.envelope import IndexResponse
+from florence_tagger.web.parameters import RequestBody
+from florence_tagger.web.request import parse_request
 from florence_tagger.web.server import start_decoders
 from tests.conftest import FakeModel, document, wait_for
 from tests.pictures import pages
@@ -80,6 +85,7 @@ def client(fake_model: FakeModel) -> Iterator[FlaskClient]:
 
 def check_envelope(answer: Any) -> None:
     assert set(answer) == KEYS
+    IndexResponse.model_validate(answer, strict=True)
     assert answer["number_documents_treated"] == len(answer["data"])
     assert answer["number_documents_non_treated"] == len(answer["list_id_not_treated"])
     assert 0 <= float(answer["memory_used"]) <= 100
@@ -475,15 +481,148 @@ def test_old_jobs_are_forgotten(client: FlaskClient) -> None:
     assert len(client.get("/work/status").json) == 100
 
 
+@pytest.mark.parametrize("value", [5.0, 0.0, "0005", "\t5\n"])
+def test_other_writings_of_a_whole_number(client: FlaskClient, value: Any) -> None:
+    assert post(client, documents=[], num_labels=value, num_classes=None).status_code == 200
+
+
+@pytest.mark.parametrize("value", ["1e-3", ".5", "0.5 ", "1.", 1, 0.0])
+def test_writings_of_a_score(client: FlaskClient, value: Any) -> None:
+    assert post(client, documents=[], min_score=value).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error"),
+    [
+        ({"num_labels": 5.5}, "num_labels is 5.5; accepted is an integer from 0 to 10000."),
+        ({"min_score": "2"}, 'min_score is "2"; accepted is a number from 0 to 1.'),
+        ({"output": 1}, "output is 1; accepted is counts or probabilities."),
+        ({"return_boxes": 1}, "return_boxes is 1; accepted is true or false."),
+        ({"text": 5}, "text is 5; accepted is a text of at most 2000 characters."),
+        ({"text": "\ud800"}, 'text is "\\ud800"; accepted is a text of at most 2000 characters.'),
+        ({"text": "x" * 2001}, f'text is "{"x" * 46}...; accepted is a text of at most 2000 characters.'),
+        ({"video_fps": 2}, "video_fps is 2; accepted is a number above 0 to 1, the service's setting."),
+        ({"video_max_frames": 0}, "video_max_frames is 0; accepted is an integer from 1 to 32, the service's setting."),
+        ({"output": [], "num_labels": {}}, "num_labels is {}; accepted is an integer from 0 to 10000. output is []; "),
+        ({"prompt": "<OPEN_VOCABULARY_DETECTION>"}, "OPEN_VOCABULARY_DETECTION needs text"),
+        ({"prompt": "CAPTION_TO_PHRASE_GROUNDING", "text": " \n"}, "CAPTION_TO_PHRASE_GROUNDING needs text"),
+        (
+            {"prompt": "<CAPTION>"},
+            'prompt is "<CAPTION>"; accepted is OD or DENSE_REGION_CAPTION or REGION_PROPOSAL or '
+            "OPEN_VOCABULARY_DETECTION or CAPTION_TO_PHRASE_GROUNDING.",
+        ),
+    ],
+)
+def test_the_words_of_a_refusal(client: FlaskClient, parameters: dict[str, Any], error: str) -> None:
+    response = client.post("/process", json={"documents": []} | parameters)
+    assert response.status_code == 400
+    assert error in response.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "prompt"),
+    [
+        ({}, Prompt(Task.OBJECT_DETECTION)),
+        ({"prompt": " <Dense_Region_Caption> "}, Prompt(Task.DENSE_REGION_CAPTION)),
+        ({"prompt": "region_proposal", "text": "not looked at"}, Prompt(Task.REGION_PROPOSAL)),
+        (
+            {"prompt": "open_vocabulary_detection", "text": " a red car\n"},
+            Prompt(Task.OPEN_VOCABULARY_DETECTION, "a red car"),
+        ),
+        ({"prompt": "<CAPTION_TO_PHRASE_GROUNDING>", "text": "é"}, Prompt(Task.PHRASE_GROUNDING, "é")),
+    ],
+)
+def test_what_a_prompt_means(parameters: dict[str, Any], prompt: Prompt) -> None:
+    body = json.dumps({"documents": []} | parameters).encode()
+    assert parse_request(body, 1, Sampling()).prompt == prompt
+
+
+def test_ten_thousand_documents(client: FlaskClient) -> None:
+    response = post(client, documents=[document(PNG)] * 10_000)
+    assert response.status_code == 413
+    assert "The request has 10000 documents; 1000 are accepted." in response.json["error"]
+
+
+def test_documents_of_one_id_are_all_treated(client: FlaskClient) -> None:
+    sent = [document(PNG, id="same", index=place) for place in range(3)]
+    answer = post(client, documents=[sent[0], {"id": "same"}, *sent[1:]]).json
+    assert [one["index"] for one in answer["data"]] == [0, 1, 2]
+    assert [list(one) for one in answer["list_id_not_treated"]] == [["same"]]
+
+
+@pytest.mark.parametrize("identity", [None, "", True, 17, 1.5, [], {}, "\ud800", 2**70])
+def test_any_id_comes_back(client: FlaskClient, identity: Any) -> None:
+    (one,) = post(client, documents=[document(PNG, id=identity)]).json["data"]
+    assert one["id"] == identity
+    nameless = document(PNG)
+    del nameless["id"]
+    assert post(client, documents=[nameless]).json["data"][0].keys() == {"index", "source"}
+
+
+def test_the_last_of_two_fields_counts(client: FlaskClient) -> None:
+    response = client.post("/process", data=b'{"documents": 5, "documents": [], "num_labels": "x", "num_labels": 1}')
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/x-www-form-urlencoded", None])
+def test_the_content_type_does_not_matter(client: FlaskClient, content_type: str | None) -> None:
+    response = client.post("/process", data=b'{"documents": []}', content_type=content_type)
+    assert response.status_code == 200
+
+
+def test_headers_of_every_answer(client: FlaskClient) -> None:
+    for method, path in (
+        ("GET", "/test"),
+        ("POST", "/process"),
+        ("GET", "/nothing"),
+        ("PUT", "/test"),
+        ("GET", "/docs"),
+    ):
+        headers = client.open(path, method=method, headers={"Origin": "http://evil.example"}).headers
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["X-Frame-Options"] == "DENY"
+        assert headers["Referrer-Policy"] == "no-referrer"
+        assert headers["Cache-Control"] == "no-store"
+        assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert "Access-Control-Allow-Origin" not in headers
+
+
+@pytest.mark.parametrize("host", ["evil.example", "x:99999", "a b", "<script>", ""])
+def test_the_host_is_not_repeated(client: FlaskClient, host: str) -> None:
+    response = client.get("/test/", headers={"Host": host})
+    assert response.status_code in (400, 404)
+    check_envelope(response.json)
+    assert "Location" not in response.headers
+    assert not host or host not in response.text
+
+
+def test_a_missing_key_is_told_at_the_start(fake_model: FakeModel, caplog: pytest.LogCaptureFixture) -> None:
+    for key in ("", "secret"):
+        caplog.clear()
+        _, batcher = application(fake_model, api_key=key)
+        batcher.close()
+        assert ("No API key is set (FLORENCE_API_KEY)" in caplog.text) == (not key)
+        assert "secret" not in caplog.text
+
+
+def test_a_key_that_is_no_utf_8(fake_model: FakeModel) -> None:
+    app, batcher = application(fake_model, api_key="\udcff")  # as Python has the byte 255 of the environment
+    assert app.test_client().get("/metrics").status_code == 401
+    assert app.test_client().get("/metrics", headers={"X-API-Key": "\xff"}).status_code == 200
+    batcher.close()
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=12,
 )
-FIELDS = ("id", "source", "content", "documents", "num_labels", "num_classes", "prompt", "return_boxes", "output")
+FIELDS = ("id", "source", "content", "documents", *(name for name in RequestBody.model_fields if name != "documents"))
+TASKS = st.sampled_from([*Task]) | st.text(max_size=3)
 ENVELOPES = st.fixed_dictionaries(
     {"documents": st.lists(JSON | st.dictionaries(st.sampled_from(FIELDS), JSON), max_size=4) | JSON},
-    optional=dict.fromkeys(FIELDS[4:], JSON),
+    optional=dict.fromkeys(FIELDS[4:], JSON | TASKS | st.integers(-1, 40) | st.floats(-1, 2).map(str)),
 )
 
 
@@ -505,3 +644,13 @@ def test_any_json_gets_an_envelope(shared_client: FlaskClient, body: Any) -> Non
     assert response.json["status"]["code"] == response.status_code
     if response.status_code == 200:
         assert len(response.json["data"]) + len(response.json["list_id_not_treated"]) == len(body["documents"])
+    else:
+        assert response.json["error"]
+
+
+@given(body=st.binary() | st.binary().map(lambda inner: b'{"documents": [' + inner + b"]}"))
+@settings(deadline=None, max_examples=200)
+def test_any_bytes_get_an_envelope(shared_client: FlaskClient, body: bytes) -> None:
+    response = shared_client.post("/process", data=body)
+    check_envelope(response.json)
+    assert response.status_code in (200, 400)

@@ -2,6 +2,7 @@
 
 import hmac
 import logging
+import os
 from http import HTTPStatus
 
 from flask import Flask, Response, jsonify, request
@@ -13,7 +14,7 @@ from florence_tagger.errors import BusyError, NotReadyError, RequestError, TooMa
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.pipeline import Limits, Pipeline
 from florence_tagger.results import Results
-from florence_tagger.web import health, metrics, process
+from florence_tagger.web import health, metrics, openapi, process
 from florence_tagger.web.envelope import failure
 from florence_tagger.web.service import Service, install, places_for
 
@@ -21,6 +22,17 @@ logger = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 1
 PROTECTED = ("/process", "/work/status", "/metrics")  # by the API key, where one is set
+
+# Of every answer. Another site's page is shown nothing: there are no Access-Control headers (CORS), nothing may be
+# framed, and what is JSON is never read as something else. A route that needs more of a browser says so itself.
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
 
 # What an error of the whole request means in HTTP; Flask takes the nearest class.
 STATUS_OF_ERROR: dict[type[Exception], HTTPStatus] = {
@@ -41,6 +53,10 @@ def create_app(settings: Settings, decoders: Decoders, batcher: Batcher) -> Flas
     app.register_blueprint(process.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)
+    app.register_blueprint(openapi.blueprint_for(settings))
+    if not settings.api_key:
+        logger.warning("No API key is set (FLORENCE_API_KEY): whoever reaches the port may send documents.")
+    app.after_request(secured)
     app.before_request(lambda: check_key(settings.api_key))
     for error in STATUS_OF_ERROR:
         app.register_error_handler(error, on_request_error)
@@ -55,8 +71,15 @@ def create_app(settings: Settings, decoders: Decoders, batcher: Batcher) -> Flas
 def check_key(api_key: str) -> None:
     """401 where a key is set and a protected route is asked for without it."""
     given = request.headers.get("X-API-Key", "").encode("latin-1")  # what came over the wire, in WSGI's reading
-    if api_key and request.path in PROTECTED and not hmac.compare_digest(given, api_key.encode()):
+    if api_key and request.path in PROTECTED and not hmac.compare_digest(given, os.fsencode(api_key)):
         raise Unauthorized("The header X-API-Key with the service's key is needed.")
+
+
+def secured(response: Response) -> Response:
+    """An answer with the headers that keep browsers from doing more with it than showing it."""
+    for name, value in SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
 
 
 def failed(status: HTTPStatus, error: str) -> Response:
@@ -85,6 +108,8 @@ def on_wrong_method(error: MethodNotAllowed) -> Response:
 
 
 def on_unknown_path(error: NotFound) -> Response:
+    if request.routing_exception is None:  # a route's own word
+        return on_http_error(error)
     return failed(HTTPStatus.NOT_FOUND, f"There is no {request.path}; documents go to /process.")
 
 

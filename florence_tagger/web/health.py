@@ -4,6 +4,7 @@ from http import HTTPStatus
 
 from flask import Blueprint, jsonify, request
 from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import NotFound
 
 from florence_tagger.web.service import current_service
 
@@ -41,5 +42,5 @@ def work_status() -> ResponseReturnValue:
         return jsonify(jobs.all())
     job = jobs.one(uid)
     if job is None:
-        return jsonify(error=f"There is no job {uid}."), HTTPStatus.NOT_FOUND
+        raise NotFound(f"There is no job {uid}.")
     return jsonify(job)

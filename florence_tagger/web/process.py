@@ -11,7 +11,8 @@ from florence_tagger.config import Settings
 from florence_tagger.errors import BusyError, NotReadyError
 from florence_tagger.media.limits import Sampling
 from florence_tagger.pipeline import Outcome
-from florence_tagger.web.envelope import ProcessRequest, answer, content_of, parse_request
+from florence_tagger.web.envelope import answer
+from florence_tagger.web.request import ProcessRequest, content_of, parse_request
 from florence_tagger.web.service import Service, current_service
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,180 @@
+"""The description of the service: the models of requests and answers -> /openapi.json, and a page that shows it, /docs.
+
+pydantic makes the schemas; the few routes are told here. The page is Swagger UI, whose files are in `swagger`, so that
+a browser asks no other host for anything.
+"""
+
+from typing import Any
+
+from flask import Blueprint, Response, jsonify
+
+from florence_tagger import __version__
+from florence_tagger.config import Settings
+from florence_tagger.web.envelope import IndexResponse
+from florence_tagger.web.parameters import body_type, schema_of
+from florence_tagger.web.process import sampling_of
+
+REF = "#/components/schemas/Index_Response"
+KEY = "ApiKey"
+
+# Swagger UI sets styles from its script and has its pictures in its style sheet.
+DOCS_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+DOCS_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<title>Tagging API</title>
+<link rel="stylesheet" href="/docs/swagger/swagger-ui.css">
+<link rel="icon" href="data:,">
+<div id="swagger-ui"></div>
+<script src="/docs/swagger/swagger-ui-bundle.js"></script>
+<script src="/docs/swagger/start.js"></script>
+</html>
+"""
+
+FAILURES = {
+    400: "The body is not JSON, has no list of documents, or a parameter has a value that is not accepted",
+    401: "The header X-API-Key is missing or wrong",
+    404: "There is no such job",
+    405: "The path has no such method",
+    413: "The body is too large, or there are too many documents",
+    500: "The service failed; its log says how",
+    503: "The model is not ready, or too much waits already",
+}
+HEADERS = {
+    405: {"Allow": {"description": "The methods of the path.", "schema": {"type": "string"}, "required": True}},
+    503: {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}, "required": True}},
+}
+MESSAGE = {"type": "object", "properties": {"message": {"type": "string"}}, "required": ["message"]}
+JOBS = {
+    "type": "object",
+    "description": "Jobs by their ids, the newest first.",
+    "additionalProperties": {
+        "type": "object",
+        "properties": {
+            "uid": {"type": "string"},
+            "type_job": {"const": "process"},
+            "status": {"enum": ["waiting", "running", "done", "failed", "cancelled"]},
+        },
+        "required": ["uid", "type_job", "status"],
+    },
+}
+
+
+def describe(settings: Settings) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of a service with these settings."""
+    request = schema_of(body_type(settings.max_documents, sampling_of(settings)))
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tagging API",
+            "version": __version__,
+            "description": "Counts the objects in pictures and videos with a Florence-2 model.",
+        },
+        "paths": paths(protected=bool(settings.api_key)),
+        "components": {
+            "schemas": {
+                "Index_Response": IndexResponse.model_json_schema(mode="serialization"),
+                "Process_Request": request | {"title": "Process_Request"},
+            }
+        },
+    }
+    if settings.api_key:
+        scheme = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+        document["components"] |= {"securitySchemes": {KEY: scheme}}
+    return document
+
+
+def paths(protected: bool) -> dict[str, Any]:
+    """The routes; `protected` says whether an API key is set."""
+    guard: dict[str, Any] = {"security": [{KEY: []}]} if protected else {}
+    refused = (401,) if protected else ()
+    return {
+        "/test": {"get": operation("Health Check", "health_check_test_get", answer({"type": "object"}))},
+        "/health-check": {
+            "get": operation(
+                "Health Check",
+                "health_check_health_check_get",
+                answer(MESSAGE) | {"503": response("The model is not ready, or hangs", MESSAGE)},
+                description="200 where documents can be treated.",
+            )
+        },
+        "/work/status": {
+            "get": operation(
+                "Status Handler",
+                "status_handler_work_status_get",
+                answer(JOBS) | failures(*refused, 404),
+                parameters=[
+                    {"name": "id", "in": "query", "description": "Only this job.", "schema": {"type": "string"}}
+                ],
+                **guard,
+            )
+        },
+        "/process": {
+            "post": operation(
+                "Predict Image",
+                "predict_image_process_post",
+                answer({"$ref": REF}) | failures(400, *refused, 413, 503),
+                description="Counts the objects in documents. One that can't be treated does not hurt the others.",
+                requestBody={
+                    "required": True,
+                    "content": json_of({"$ref": "#/components/schemas/Process_Request"}),
+                },
+                **guard,
+            )
+        },
+        "/metrics": {
+            "get": operation(
+                "Metrics",
+                "metrics_get",
+                {"200": {"description": "Successful Response", "content": {"text/plain": {}}}} | failures(*refused),
+                description="Numbers of the service in the format of Prometheus.",
+                **guard,
+            )
+        },
+        "/openapi.json": {"get": operation("This description", "openapi_get", answer({"type": "object"}))},
+    }
+
+
+def operation(summary: str, identity: str, responses: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A method of a path; any may fail, and any other method is refused."""
+    return {"summary": summary, "operationId": identity, "responses": responses | failures(405, 500)} | more
+
+
+def answer(schema: dict[str, Any]) -> dict[str, Any]:
+    """The success of an operation."""
+    return {"200": response("Successful Response", schema)}
+
+
+def failures(*codes: int) -> dict[str, Any]:
+    """Errors of whole requests, each in the envelope."""
+    headers = {code: {"headers": HEADERS[code]} if code in HEADERS else {} for code in codes}
+    return {str(code): response(FAILURES[code], {"$ref": REF}) | headers[code] for code in codes}
+
+
+def response(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": json_of(schema)}
+
+
+def json_of(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def blueprint_for(settings: Settings) -> Blueprint:
+    """The routes /openapi.json and /docs of a service with these settings."""
+    blueprint = Blueprint("openapi", __name__, static_folder="swagger", static_url_path="/docs/swagger")
+    document = describe(settings)
+
+    @blueprint.get("/openapi.json")
+    def openapi() -> Response:
+        """The description for programs."""
+        return jsonify(document)
+
+    @blueprint.get("/docs")
+    def docs() -> Response:
+        """The description for people."""
+        return Response(DOCS_PAGE, mimetype="text/html", headers={"Content-Security-Policy": DOCS_POLICY})
+
+    return blueprint

@@ -1,0 +1,173 @@
+"""The JSON object that `/process` takes: parser of its parameters and, by pydantic, their schema in /openapi.json."""
+
+import re
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from annotated_types import BaseMetadata, Le, MaxLen
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
+
+from florence_tagger.media.limits import Sampling
+from florence_tagger.schemas import Task
+
+DEFAULT_LABELS = 5
+MOST_LABELS = 10_000
+MOST_TEXT = 2000  # characters; the model reads some 450 tokens, a text of more is only work for the tokenizer
+BLANKS = " \t\r\n"
+BLANK = r"[ \t\r\n]"  # the same as an expression
+
+# What a string has to look like to stand for a number, in the part of the language that JSON Schema shares with Python.
+NUMERALS = {
+    int: rf"^{BLANK}*[0-9]+{BLANK}*$",
+    float: rf"^{BLANK}*([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?{BLANK}*$",
+}
+MOST_NUMERAL = 20  # characters
+
+# A picture of one pixel: the examples in the documentation can be sent as they are.
+EXAMPLE_FILE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+EXAMPLE = {
+    "id": "7587bcb2-4ea6-4a64-a426-040b40bf414b",
+    "index": "large_control_dataset-doc",
+    "source": {
+        "content": EXAMPLE_FILE,
+        "fs": {"uri": "file:///test_data/test1.png"},
+        "file_name": "test1.png",
+        "file_type": "png",
+        "embedded_depth": 0,
+    },
+}
+
+
+def task_named(name: Any) -> Any:
+    """A task by its name in any case, with or without its brackets; what is none as it came."""
+    if isinstance(name, str):
+        name = name.strip(BLANKS).upper().removeprefix("<").removesuffix(">")
+    return next((task for task in Task if task == name), name)
+
+
+def written(text: str) -> str:
+    """A text that can be written as UTF-8; JSON also has half characters, which can't."""
+    text.encode()
+    return text
+
+
+def add_leniencies(schema: dict[str, Any]) -> None:
+    """Adds to the schema of `RequestBody` what else is understood, and which tasks need a text."""
+    for name, field in schema["properties"].items():
+        if name != "documents":
+            exact = {key: field.pop(key) for key in tuple(field) if key not in ("description", "default", "title")}
+            field["anyOf"] = [exact, {"enum": ["", None]}]
+            if numeral := {"integer": NUMERALS[int], "number": NUMERALS[float]}.get(exact.get("type", "")):
+                field["anyOf"].insert(1, {"type": "string", "pattern": numeral, "maxLength": MOST_NUMERAL})
+    schema["if"] = {"properties": {"prompt": {"enum": [t for t in Task if t.takes_text]}}, "required": ["prompt"]}
+    schema["then"] = {
+        "properties": {"text": {"type": "string", "pattern": BLANK.replace("[", "[^")}},
+        "required": ["text"],
+    }
+
+
+class RequestBody(BaseModel):
+    """A request: documents, and how they are to be counted. Other fields are not looked at."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", json_schema_extra=add_leniencies)
+
+    documents: list[
+        Annotated[
+            Any,
+            Field(
+                description="An object whose source.content is a picture or video in base64. Everything else in it "
+                "comes back as it is. What is no such object is named in list_id_not_treated, with the reason."
+            ),
+        ]
+    ] = Field(description="The documents, in the order of the answer.", examples=[[EXAMPLE]])
+    num_labels: int = Field(
+        DEFAULT_LABELS,
+        ge=0,
+        le=MOST_LABELS,
+        description="At most so many labels for a document, those with the highest counts; 0 is all.",
+    )
+    num_classes: int = Field(
+        DEFAULT_LABELS,
+        ge=0,
+        le=MOST_LABELS,
+        description="Another name of num_labels; where both are given they must be equal.",
+    )
+    prompt: Annotated[
+        Task, BeforeValidator(task_named), WithJsonSchema({"type": "string", "enum": [str(task) for task in Task]})
+    ] = Field(
+        Task.OBJECT_DETECTION,
+        description="The task of Florence-2; its name may be in lower case and in <brackets>, too.",
+    )
+    text: Annotated[str, AfterValidator(written)] = Field(
+        "",
+        max_length=MOST_TEXT,
+        description="What to look for, of the tasks that need it: "
+        + " and ".join(task for task in Task if task.takes_text)
+        + ".",
+    )
+    output: Literal["counts", "probabilities"] = Field(
+        "counts", description="What stands for a document's content: counts of labels, or labels with probabilities."
+    )
+    min_score: float = Field(0, ge=0, le=1, description="Boxes of a lower score are left out before counting.")
+    return_boxes: bool = Field(False, description="Whether source.detections lists the boxes, too.")
+    video_fps: float = Field(gt=0, description="Frames of a second of video that are looked at.")
+    video_max_frames: int = Field(ge=1, description="Most frames of a video that are looked at.")
+    video_max_seconds: float = Field(gt=0, description="Seconds of a video, from its start, that are looked at.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def understand(cls, values: Any) -> Any:
+        """Leaves out what stands for a default (null and the empty string) and reads the numbers in strings."""
+        if not isinstance(values, dict):
+            return values
+        given = {name: values[name] for name in cls.model_fields if values.get(name) not in (None, "")}
+        return {name: number_in(value, cls.model_fields[name].annotation) for name, value in given.items()}
+
+
+def number_in(value: Any, kind: Any) -> Any:
+    """A value of a field of a kind: the number that a string says or a fraction comes to; anything else as it is."""
+    if kind not in NUMERALS:
+        return value
+    if isinstance(value, str) and len(value) <= MOST_NUMERAL and re.search(NUMERALS[kind], value):
+        return kind(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)  # JSON Schema calls 5.0 an integer
+    return value
+
+
+@lru_cache
+def body_type(max_documents: int, sampling: Sampling) -> type[RequestBody]:
+    """`RequestBody` with the bounds of a service: at most `max_documents`, and no more frames than `sampling`."""
+    fields = {"documents": bounded("documents", MaxLen(max_documents), ...)} | {
+        name: bounded(name, Le(most), most)
+        for name, most in (
+            ("video_fps", sampling.fps),
+            ("video_max_frames", sampling.max_frames),
+            ("video_max_seconds", sampling.max_seconds),
+        )
+    }
+    return create_model("RequestBody", __base__=RequestBody, __doc__=RequestBody.__doc__, **fields)
+
+
+def bounded(name: str, bound: BaseMetadata, default: Any) -> Any:
+    """A field of `RequestBody` with one bound more, as `create_model` wants it."""
+    field = RequestBody.model_fields[name]
+    return (
+        Annotated[(field.annotation, *field.metadata, bound)],
+        Field(default, description=field.description, examples=field.examples),
+    )
+
+
+@lru_cache
+def schema_of(kind: type[RequestBody]) -> dict[str, Any]:
+    """The JSON schema of a body."""
+    return kind.model_json_schema()

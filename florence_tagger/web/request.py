@@ -1,0 +1,143 @@
+"""A request to `/process`: its bytes -> what is meant, or what is wrong with them and what is accepted.
+
+JSON is read by the standard library, which is as fast as any here, keeps integers of any size, and lets the numbers be
+refused that JSON has not. The parameters are `RequestBody`'s.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from florence_tagger.bounds import accepted
+from florence_tagger.errors import DocumentError, RequestError, TooManyDocumentsError
+from florence_tagger.media.limits import Sampling
+from florence_tagger.schemas import Prompt
+from florence_tagger.web.parameters import BLANKS, DEFAULT_LABELS, RequestBody, body_type, schema_of
+
+NO_REQUEST = 'The body must be a JSON object with a list "documents", each with its file in base64 in source.content.'
+
+
+@dataclass(frozen=True)
+class ProcessRequest:
+    """A request to `/process`, as it is meant.
+
+    Attributes:
+        documents: as they came, echoed in the answer.
+        prompt: what the model is asked.
+        output: what stands for a document's content, `counts` or `probabilities`.
+        num_labels: at most so many labels for a document, 0 for all.
+        min_score: boxes of a lower score are left out.
+        return_boxes: whether the answer lists the boxes, too.
+        sampling: of videos.
+    """
+
+    documents: list[Any]
+    prompt: Prompt
+    output: str
+    num_labels: int
+    min_score: float
+    return_boxes: bool
+    sampling: Sampling
+
+
+def parse_request(body: bytes, max_documents: int, sampling: Sampling) -> ProcessRequest:
+    """Reads the body of a request, which may ask for less than `sampling`.
+
+    Raises:
+        RequestError: it is not JSON, has no list `documents`, or a parameter has a value that is not accepted.
+        TooManyDocumentsError: more documents than `max_documents`.
+    """
+    values = parse_json(body)
+    kind = body_type(max_documents, sampling)
+    try:
+        wanted = kind.model_validate(values)
+    except ValidationError as exc:
+        raise refusal(kind, values, [error["loc"] for error in exc.errors(include_url=False)]) from None
+    return ProcessRequest(
+        wanted.documents,
+        prompt_of(wanted),
+        wanted.output,
+        num_labels_of(wanted),
+        wanted.min_score,
+        wanted.return_boxes,
+        Sampling(wanted.video_fps, wanted.video_max_frames, wanted.video_max_seconds),
+    )
+
+
+def parse_json(body: bytes) -> Any:
+    """The value of a JSON text; RequestError where it is not one (NaN and Infinity are none)."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not JSON")
+
+    def finite(number: str) -> float:
+        value = float(number)
+        if math.isinf(value):  # it could not be written again
+            raise ValueError(f"{number[:20]} is beyond the range of numbers")
+        return value
+
+    try:
+        return json.loads(body, parse_constant=refuse, parse_float=finite)
+    except RecursionError:
+        raise RequestError("The body is nested too deeply.") from None
+    except ValueError as exc:  # JSON, UTF-8, or an integer of too many digits
+        raise RequestError(f"The body is not JSON: {exc}.") from exc
+
+
+def refusal(kind: type[RequestBody], values: Any, places: list[tuple[int | str, ...]]) -> RequestError:
+    """What is wrong with a body's fields at `places`, and what is accepted there."""
+    names = dict.fromkeys(str(place[0]) for place in places if place)
+    if not names or "documents" in names:
+        documents = values.get("documents") if isinstance(values, dict) else None
+        if not isinstance(documents, list):
+            return RequestError(NO_REQUEST)
+        (most,) = (bound.max_length for bound in kind.model_fields["documents"].metadata)
+        return TooManyDocumentsError(f"The request has {len(documents)} documents; {most} are accepted.")
+    properties = schema_of(kind)["properties"]
+    return RequestError(" ".join(f"{name} is {shown(values[name])}; {rule(name, properties[name])}" for name in names))
+
+
+def rule(name: str, schema: dict[str, Any]) -> str:
+    """What is accepted for a field."""
+    source = ", the service's setting" if name.startswith("video_") else ""
+    return f"accepted is {accepted(schema)}{source}."
+
+
+def shown(value: Any) -> str:
+    """A value for an error message, not too long."""
+    text = json.dumps(value)
+    return text if len(text) <= 50 else f"{text[:47]}..."
+
+
+def prompt_of(wanted: RequestBody) -> Prompt:
+    """The task of a request and the text of one that takes a text."""
+    if not wanted.prompt.takes_text:
+        return Prompt(wanted.prompt)
+    text = wanted.text.strip(BLANKS)
+    if not text:
+        raise RequestError(f"{wanted.prompt} needs text, which says what to look for.")
+    return Prompt(wanted.prompt, text)
+
+
+def num_labels_of(wanted: RequestBody) -> int:
+    """`num_labels`, or the name that the user's document also has for it, `num_classes`."""
+    given = {getattr(wanted, name) for name in ("num_labels", "num_classes") if name in wanted.model_fields_set}
+    if len(given) > 1:
+        raise RequestError("num_labels and num_classes are the same setting but have different values.")
+    return given.pop() if given else DEFAULT_LABELS
+
+
+def content_of(document: Any) -> str | DocumentError:
+    """The base64 text of a document's file, or why it has none."""
+    if not isinstance(document, dict):
+        return DocumentError("The document is not an object.")
+    source = document.get("source")
+    if not isinstance(source, dict):
+        return DocumentError("The document has no object source.")
+    content = source.get("content")
+    if not isinstance(content, str):
+        return DocumentError("The document has no text source.content, which holds the file in base64.")
+    return content
