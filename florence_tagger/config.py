@@ -42,6 +42,9 @@ class Settings(BaseSettings):
         80, ge=4, le=1024, description="Threads of the server; a tenth of them is kept for health checks and refusals."
     )
     queue_size: int = Field(64, ge=1, description="Most frames that wait for the model, at most 8 of a request.")
+    queue_mb: float = Field(
+        512, gt=0, le=1e6, description="Most MB of bodies that are held; one request alone may have more."
+    )
     cache_dir: Path | None = Field(None, description="Folder for compiled models, for faster starts; off if not set.")
     result_cache: int = Field(
         4096,
@@ -51,6 +54,9 @@ class Settings(BaseSettings):
     )
     api_key: str = Field("", description="Key that requests must have in their header X-API-Key; none if not set.")
     max_body_mb: float = Field(256, gt=0, le=1e5, description="Largest body of a request, MB.")
+    body_seconds: float = Field(
+        60, gt=0, le=86_400, description="Seconds within which a request's headers and body must have arrived."
+    )
     max_documents: int = Field(1000, ge=1, description="Most documents in a request.")
     max_document_mb: float = Field(64, gt=0, le=1e5, description="Largest file, MB.")
     max_pixels: int = Field(100_000_000, ge=1, description="Most pixels of a picture, page or frame.")
@@ -77,6 +83,18 @@ class Settings(BaseSettings):
     )
     request_seconds: float = Field(
         600, gt=0, le=86_400, description="Seconds after which a request is answered with what is done."
+    )
+    hang_seconds: float = Field(
+        300,
+        gt=0,
+        le=86_400,
+        description="Seconds at one frame or step after which the model hangs and the worker is started anew.",
+    )
+    stop_seconds: float = Field(
+        30, ge=3, le=3600, description="Seconds that requests have to finish once the service is told to stop."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Form of the log's lines: text for people, json for programs."
     )
 
     @field_validator("device")

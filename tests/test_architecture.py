@@ -18,6 +18,7 @@ RANKS = {
     "errors": 0,
     "schemas": 0,
     "config": 1,
+    "telemetry": 1,
     "media": 2,
     "florence": 2,
     "batching": 2,
@@ -45,11 +46,12 @@ OWNERS = {
     "pydantic_settings": ("config.py",),
     "flask": ("web",),
     "werkzeug": ("web",),
-    "gunicorn": ("web/server.py",),
-    "psutil": ("web/envelope.py", "benchmark/processes.py"),
+    "gunicorn": ("web/server.py", "web/worker.py", "web/bodies.py", "web/logs.py"),
+    "pythonjsonlogger": ("web/logs.py",),
+    "psutil": ("web/envelope.py", "web/measures.py", "benchmark/processes.py"),
     "click": ("cli.py",),
     "cachetools": ("results.py",),
-    "prometheus_client": ("web/metrics.py",),
+    "prometheus_client": ("web/measures.py",),
 }
 
 

@@ -20,7 +20,6 @@ from florence_tagger.config import Settings, load_settings
 from florence_tagger.errors import ModelError, NotReadyError
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.images import open_picture
-from florence_tagger.web import health
 from florence_tagger.web.app import create_app
 from florence_tagger.web.server import start_decoders
 from tests.conftest import FakeModel, document, wait_for
@@ -344,11 +343,9 @@ def test_a_model_that_can_not_be_loaded_is_told() -> None:
     batcher.close()
 
 
-def test_a_full_queue_refuses_and_a_hanging_model_is_unhealthy(
-    fake_model: FakeModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_queue_refuses_and_a_hanging_model_is_unhealthy(fake_model: FakeModel) -> None:
     fake_model.go.clear()
-    app, batcher = application(fake_model, queue_size=1)
+    app, batcher = application(fake_model, queue_size=1, hang_seconds=5)
     with ThreadPoolExecutor(2) as pool:
         running = pool.submit(lambda: post(app.test_client(), documents=[document(PNG)]))
         assert fake_model.entered.wait(10)
@@ -358,10 +355,9 @@ def test_a_full_queue_refuses_and_a_hanging_model_is_unhealthy(
         assert refused.status_code == 503
         assert refused.headers["Retry-After"]
         assert app.test_client().get("/health-check").status_code == 200
-        monkeypatch.setattr(health, "HANGING_SECONDS", 0)
-        assert app.test_client().get("/health-check").status_code == 503
+        assert wait_for(lambda: app.test_client().get("/health-check").status_code == 503)
         statuses = [job["status"] for job in app.test_client().get("/work/status").json.values()]
-        assert statuses == ["failed", "running", "running"]
+        assert statuses == ["failed", "waiting", "running"]
         fake_model.go.set()
         assert running.result().json["number_documents_treated"] == 1
         assert waiting.result().json["number_documents_treated"] == 3
