@@ -1,7 +1,7 @@
 """A real service whose model takes as long as it is told, or hangs: for measuring and testing everything around it.
 
-`python -m benchmarks.injected --seconds 0.05 --hang FILE`: a frame takes 0.05 s, and as long as FILE exists it takes for
-ever. The settings come from the FLORENCE_* variables.
+`python -m benchmarks.injected --seconds 0.05 --hang FILE`: a frame takes 0.05 s, and while FILE exists, for ever.
+The settings come from the FLORENCE_* variables.
 """
 
 import time
