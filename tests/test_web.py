@@ -21,6 +21,7 @@ from florence_tagger.errors import ModelError, NotReadyError
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.images import open_picture
 from florence_tagger.web.app import create_app
+from florence_tagger.web.measures import Measures
 from florence_tagger.web.server import start_decoders
 from tests.conftest import FakeModel, document, wait_for
 from tests.pictures import pages
@@ -65,9 +66,10 @@ def ended_decoders() -> Iterator[None]:
 
 def application(model: FakeModel, **given: Any) -> tuple[Flask, Batcher]:
     chosen: Settings = load_settings({"result_cache": 0} | given)
-    batcher = Batcher(lambda: model, chosen.queue_size)
+    measures = Measures()
+    batcher = Batcher(lambda: model, chosen.queue_size, telemetry=measures)
     assert wait_for(lambda: batcher.ready)
-    return create_app(chosen, decoders_for(chosen), batcher), batcher
+    return create_app(chosen, decoders_for(chosen), batcher, measures), batcher
 
 
 @pytest.fixture
