@@ -208,9 +208,10 @@ class Run:
 
     def _await(self, result: Future[Any]) -> None:
         """Waits for something to be done; TimeoutError at the deadline, GoneError where it is not wanted any more."""
-        while wait([result], max(min(self.deadline - time.monotonic(), LOOK_SECONDS), 0)).not_done:
+        while not result.done():  # `wait` alone does not see that something was cancelled
+            wait([result], max(min(self.deadline - time.monotonic(), LOOK_SECONDS), 0))
             self.progress.check()
-            if time.monotonic() >= self.deadline:
+            if not result.done() and time.monotonic() >= self.deadline:
                 raise TimeoutError
 
     def finish(self, started: Started | DocumentError) -> Outcome:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from selectors import EVENT_READ
 from typing import Any
@@ -23,6 +24,8 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 SEND_SECONDS = 60  # for an answer, once it is begun
 LINGER_SECONDS = 2  # for the client to read an answer before its connection is closed
 MOST_LINGERING = 100
+SMALL_BODY = 1_000_000  # bytes
+AT_HAND_SECONDS = 0.005  # for what has arrived already
 MOST_SILENT = 500  # connections that have not sent anything; half of those that gunicorn accepts
 TRANSIENT = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED)
 
@@ -149,21 +152,25 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 def call(
     application: Callable[..., Iterable[bytes]], environ: Mapping[str, Any], start_response: Callable[..., Any]
 ) -> Iterable[bytes]:
-    """Calls an application; a request whose body it has not read to its end is the last of its connection.
+    """Calls an application; a request whose body has not arrived when it is refused is the last of its connection.
 
-    gunicorn would read the rest to keep the connection, for which a thread waits as long as the client likes.
+    gunicorn would wait for the rest to keep the connection, for which a thread waits as long as the client likes.
     """
 
     def start(*args: Any) -> Any:
-        if is_unread(environ["wsgi.input"].reader):
+        if not is_read(environ["wsgi.input"].reader):
             start_response.__self__.force_close()  # type: ignore[attr-defined]  # gunicorn's Response
         return start_response(*args)
 
     return application(environ, start)
 
 
-def is_unread(reader: Any) -> bool:
-    """Whether some of a body may still come."""
-    if isinstance(reader, LengthReader):
-        return bool(reader.length > 0)
-    return isinstance(reader, ChunkedReader) and reader.parser is not None
+def is_read(reader: Any) -> bool:
+    """Whether nothing of a body is left to come; what is left of a small one is read if it is there already."""
+    if not isinstance(reader, LengthReader):
+        return not (isinstance(reader, ChunkedReader) and reader.parser is not None)
+    if 0 < reader.length <= SMALL_BODY and isinstance(reader.unreader, PunctualUnreader):
+        reader.unreader.deadline = time.monotonic() + AT_HAND_SECONDS
+        with suppress(OSError):
+            reader.read(reader.length)
+    return bool(reader.length == 0)
