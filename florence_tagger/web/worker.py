@@ -68,7 +68,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def notify(self) -> None:
         """gunicorn's sign of life, in its main thread."""
         super().notify()
+        # Here and not where they come: a connection must not be closed while its event may be about to be treated.
         self._end_lingering()
+        self._end_silent()
         self.app.watch()
 
     def accept(self, listener: socket.socket) -> None:
@@ -82,9 +84,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.nr_conns += 1
         conn = TConn(self.cfg, client, address, listener.getsockname())
         conn.timeout = time.monotonic() + self.cfg.keepalive
-        if len(self.pending_conns) >= MOST_SILENT:
-            self.pending_conns[0].timeout = 0
-            self.murder_pending()
         self.pending_conns.append(conn)
         self.poller.register(client, EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
@@ -110,7 +109,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             conn.close()
             return
         self._lingering[conn.sock] = time.monotonic() + LINGER_SECONDS
-        self._end_lingering()
 
     def _drain(self, client: socket.socket) -> None:
         """Throws away what a client sends after its answer: closing at once could cost it the answer."""
@@ -130,6 +128,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             if until > now and len(self._lingering) <= MOST_LINGERING:
                 break
             self._part(client)
+
+    def _end_silent(self) -> None:
+        """Closes the oldest of too many connections that have not sent anything."""
+        for conn in tuple(self.pending_conns)[: max(len(self.pending_conns) - MOST_SILENT, 0)]:
+            conn.timeout = 0
+        self.murder_pending()
 
     def _part(self, client: socket.socket) -> None:
         del self._lingering[client]
