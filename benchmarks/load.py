@@ -23,6 +23,7 @@ import click
 from florence_tagger.benchmark.processes import Serving, free_port
 
 PICTURE = Path(__file__).resolve().parent.parent / "florence_tagger" / "web" / "samples" / "street.png"
+START_SECONDS = 4  # in which the users are started, one by one; not counted
 USERS = 200  # many more than the places that they ask for, so that those who wait do not slow the others down
 
 
@@ -54,35 +55,37 @@ def body() -> str:
 
 def run_users(url: str, users: int, pause: float, seconds: float) -> Load:
     """So many clients for so many seconds, each a request every `pause` seconds at most; 0 is one after the other."""
-    outcomes: list[tuple[str, float]] = []
-    started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         script, told = Path(folder) / "users.py", Path(folder) / "told.json"
         script.write_text(USER.format(pause=pause, told=str(told), body=body()))
         command = [sys.executable, "-m", "locust", "-f", str(script), "--headless", "--host", url, "--only-summary"]
-        command += ["-u", str(users), "-r", str(users), "-t", f"{seconds:g}s", "--exit-code-on-error", "0"]
+        command += [
+            "-u",
+            str(users),
+            "-r",
+            f"{users / START_SECONDS:g}",
+            "-t",
+            f"{START_SECONDS + seconds:g}s",
+            "--exit-code-on-error",
+            "0",
+        ]
         command += ["--stop-timeout", "0", "--loglevel", "ERROR"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
-        outcomes = [(what, ms) for what, ms in json.loads(told.read_text())]
-    elapsed = min(time.monotonic() - started, seconds)
-    return summary(outcomes, elapsed)
+        told_outcomes = json.loads(told.read_text())
+    begin = min(at for at, _, _ in told_outcomes) + START_SECONDS
+    return summary([(what, ms) for at, what, ms in told_outcomes if at >= begin], seconds)
 
 
-# What a user of locust does. It keeps its connection, as a service does that sends many pictures. locust's FastHttpUser
-# would be lighter, but lets a body wait for the acknowledgement of its header, which takes up to 40 ms.
+# What a user of locust does. It keeps its connection, as a service does that sends many pictures. Its pauses are of
+# random length: users that are started together and keep their pace send all at the same moment, again and again.
 USER = """
 import json
-import random
-import gevent
-from locust import HttpUser, constant_pacing, events, task
+from locust import HttpUser, between, events, task
 BODY = '''{body}'''
 OUTCOMES = []
 
 class Sender(HttpUser):
-    wait_time = constant_pacing({pause})
-
-    def on_start(self):
-        gevent.sleep(random.uniform(0, {pause}))  # not all at the same moment
+    wait_time = between({pause} / 2, {pause} * 3 / 2)
 
     @task
     def send(self):
@@ -95,7 +98,7 @@ class Sender(HttpUser):
                 what = "right" if data and data[0]["source"]["content"] == [{{"cat": 1}}] else "wrong"
             elif what == "503" and "Retry-After" in answer.headers:
                 what = "refused"
-            OUTCOMES.append((what, answer.request_meta["response_time"]))
+            OUTCOMES.append((answer.request_meta["start_time"], what, answer.request_meta["response_time"]))
 
 @events.quitting.add_listener
 def tell(environment, **_):
