@@ -171,7 +171,7 @@ def measure(delay: float, seconds: float, times: float) -> tuple[Load, Load]:
 @click.command()
 @click.option("--delay", default=0.05, show_default=True, help="Seconds that the model takes for a picture.")
 @click.option("--seconds", default=60.0, show_default=True, help="Of each of the two runs.")
-@click.option("--times", default=10.0, show_default=True, help="How many times its most is asked of the service.")
+@click.option("--times", default=11.2, show_default=True, help="How many times its most is asked of the service.")
 def main(delay: float, seconds: float, times: float) -> None:
     """Prints both runs and how they compare."""
     peak, overload = measure(delay, seconds, times)
