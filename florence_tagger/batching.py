@@ -9,14 +9,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from florence_tagger.errors import BusyError, NotReadyError
 from florence_tagger.schemas import OBJECT_DETECTION, Detection, Frame, Prompt
+from florence_tagger.telemetry import Stage, Telemetry
 
 
 class Phase(Enum):
@@ -24,6 +26,9 @@ class Phase(Enum):
 
     ENCODING = "encode"
     DECODING = "decode"
+
+
+STAGES = {Phase.ENCODING: Stage.ENCODE, Phase.DECODING: Stage.DECODE_STEP}
 
 
 class Model(Protocol):
@@ -49,32 +54,45 @@ class Model(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """A frame that waits, what it is asked for, and where its detection goes."""
+    """A frame that waits, what it is asked for, where its detection goes, and who is told that the model begins."""
 
     frame: Frame
     prompt: Prompt
-    result: Future[Detection]
+    begun: Callable[[], None]
+    result: Future[Detection] = field(default_factory=Future)
+    queued: float = field(default_factory=time.monotonic)
 
 
 class Batcher:
     """Runs a model in two threads of its own, the frames in the order of `submit`.
 
+    A request first reserves a place, so that it is refused before any work was done for it. With that it is sure of
+    the place of one frame; for those of its others it waits.
+
     Args:
         load: makes the model; called once, in the first of the threads.
-        queue_size: most frames that wait.
+        queue_size: most frames that wait, places that are reserved included.
         on_failure: told what `load` raised, in the thread; nothing is treated after that.
+        telemetry: told what takes how long.
     """
 
     def __init__(
-        self, load: Callable[[], Model], queue_size: int, on_failure: Callable[[Exception], None] = lambda exc: None
+        self,
+        load: Callable[[], Model],
+        queue_size: int,
+        on_failure: Callable[[Exception], None] = lambda exc: None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._load = load
         self._on_failure = on_failure
         self._queue_size = queue_size
+        self._telemetry = telemetry or Telemetry()
         lock = threading.Lock()  # of everything below
         self._changed = threading.Condition(lock)  # the model's threads wait for it
         self._places = threading.Condition(lock)  # in the queue; `submit` waits for them
         self._queue: deque[Work] = deque()
+        self._reserved = 0
+        self._encoding: Work | None = None
         self._encoded: list[tuple[Work, Any]] = []
         self._decoding: set[Work] = set()
         self._busy_since: dict[Phase, float] = {}
@@ -106,37 +124,91 @@ class Batcher:
         return len(self._queue)
 
     @property
+    def reserved(self) -> int:
+        """How many places are reserved that no frame has taken yet."""
+        return self._reserved
+
+    @property
     def under_way(self) -> int:
         """How many frames the model is at."""
         return len(self._encoded) + len(self._decoding) + (Phase.ENCODING in self._busy_since)
 
-    def submit(self, frame: Frame, prompt: Prompt = OBJECT_DETECTION, timeout: float = 0.0) -> Future[Detection]:
-        """Queues a frame, waiting for a place for at most `timeout` seconds.
+    def check(self) -> None:
+        """Whether a place could be reserved.
+
+        Raises:
+            NotReadyError: the model is not loaded, or the service is about to stop.
+            BusyError: there is none.
+        """
+        if not self.ready:
+            raise NotReadyError("The service is stopping." if self._closed else "The model is not ready yet.")
+        if len(self._queue) + self._reserved >= self._queue_size:
+            raise BusyError("As many documents wait as are accepted.")
+
+    def reserve(self) -> None:
+        """Keeps a place for a frame, until `submit` takes it or `release` gives it back; raises as `check` does."""
+        with self._changed:
+            self.check()
+            self._reserved += 1
+
+    def release(self) -> None:
+        """Gives a reserved place back."""
+        with self._places:
+            self._reserved -= 1
+            self._places.notify()
+
+    def submit(
+        self,
+        frame: Frame,
+        prompt: Prompt = OBJECT_DETECTION,
+        timeout: float = 0.0,
+        reserved: bool = False,
+        begun: Callable[[], None] = lambda: None,
+    ) -> Future[Detection]:
+        """Queues a frame in the place that was reserved for it, or waits for one for at most `timeout` seconds.
+
+        `begun` is called in the model's thread when it begins with the frame.
 
         Raises:
             NotReadyError: the model is not loaded, or the service is about to stop.
             BusyError: there was no place in time.
         """
-        work = Work(frame, prompt, Future())
+        work = Work(frame, prompt, begun)
         with self._places:
-            self._places.wait_for(lambda: not self.ready or len(self._queue) < self._queue_size, timeout)
+            # Places that others reserved are not counted here: what waits has work behind it that those may wait for.
+            self._places.wait_for(lambda: reserved or not self.ready or len(self._queue) < self._queue_size, timeout)
             if not self.ready:
                 raise NotReadyError("The service is stopping." if self._closed else "The model is not ready yet.")
-            if len(self._queue) >= self._queue_size:
+            if not reserved and len(self._queue) >= self._queue_size:
                 raise BusyError("As many documents wait as are accepted.")
+            self._reserved -= reserved
             self._queue.append(work)
             self._changed.notify_all()
         return work.result
 
     def close(self) -> None:
         """Takes nothing more, cancels what waits, and returns when the frames that the model is at are done."""
+        for work in self._stop():
+            work.result.cancel()
+        self._thread.join()
+
+    def abandon(self, error: Exception) -> None:
+        """Takes nothing more and fails all frames, even those that the model is at and may never be done with."""
+        waiting = self._stop()
+        for work in (*waiting, *(work for work, _ in self._encoded), *self._decoding, self._encoding):
+            if work is not None:
+                with suppress(InvalidStateError):  # it is done with, or given up
+                    work.result.set_exception(error)
+
+    def _stop(self) -> Sequence[Work]:
+        """Takes nothing more; returns what waited."""
         with self._changed:
             self._closed = True
-            while self._queue:
-                self._queue.popleft().result.cancel()
+            waiting = tuple(self._queue)
+            self._queue.clear()
             self._changed.notify_all()
             self._places.notify_all()
-        self._thread.join()
+        return waiting
 
     def _run(self) -> None:
         try:
@@ -153,6 +225,8 @@ class Batcher:
     def _encode_frames(self, model: Model) -> None:
         """Encodes what is queued, until the service stops."""
         while (work := self._next_frame(model)) is not None:
+            self._telemetry.took(Stage.QUEUE, time.monotonic() - work.queued)
+            work.begun()
             try:
                 encoded = model.encode(work.frame, work.prompt)
             except Exception as exc:  # noqa: BLE001 - one frame's failure is its sender's, the thread lives on
@@ -169,6 +243,7 @@ class Batcher:
                     model.start(work, encoded)
                 except Exception as exc:  # noqa: BLE001 - as above
                     outcomes[work] = exc
+            self._telemetry.stepped(len(self._decoding))
             try:
                 outcomes |= model.step()
             except Exception as exc:  # noqa: BLE001 - it strikes all frames of the step, the thread lives on
@@ -196,6 +271,7 @@ class Batcher:
                 work = self._queue.popleft()
                 self._places.notify()
                 if work.result.set_running_or_notify_cancel():
+                    self._encoding = work
                     self._busy_since[Phase.ENCODING] = time.monotonic()
                     return work
                 self._changed.notify_all()  # nothing comes of it: decoding, which let it go first, need not wait
@@ -219,15 +295,18 @@ class Batcher:
     ) -> None:
         """Ends a phase's turn: with frames that are done, or frames that are encoded."""
         for work, outcome in outcomes.items():
-            if work.result.done():
-                continue
-            if isinstance(outcome, Exception):
-                work.result.set_exception(outcome)
-            else:
-                work.result.set_result(outcome)
+            with suppress(InvalidStateError):  # it was abandoned
+                if isinstance(outcome, Exception):
+                    work.result.set_exception(outcome)
+                else:
+                    self._telemetry.detected(outcome)
+                    work.result.set_result(outcome)
         with self._changed:
+            self._encoding = None if phase is Phase.ENCODING else self._encoding
             self._decoding.difference_update(outcomes)
             self._encoded.extend(encoded)
             number, seconds = self._totals[phase]
-            self._totals[phase] = (number + 1, seconds + time.monotonic() - self._busy_since.pop(phase))
+            took = time.monotonic() - self._busy_since.pop(phase)
+            self._totals[phase] = (number + 1, seconds + took)
             self._changed.notify_all()
+        self._telemetry.took(STAGES[phase], took)

@@ -37,15 +37,16 @@ def setting_options() -> list[click.Parameter]:
 
 def serve(**given: Any) -> None:
     """Serves the model over HTTP until told to stop."""
+    from florence_tagger.web.logs import configure_logs
     from florence_tagger.web.server import Server
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = load_settings({name: value for name, value in given.items() if value is not None})
         folder = read_folder(settings.model_dir)
     except TaggerError as exc:
         click.echo(f"Error: {exc}", err=True)
         sys.exit(2)
+    configure_logs(settings.log_format)
     for problem in unknown_variables():
         logger.warning("%s", problem)
     Server(settings, folder).run()

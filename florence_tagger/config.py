@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     queue_size: int = Field(
         64, ge=1, le=100_000, description="Most frames that wait for the model, at most 8 of a request."
     )
+    queue_mb: float = Field(
+        512, gt=0, le=1e6, description="Most MB of bodies that are held; one request alone may have more."
+    )
     cache_dir: Path | None = Field(
         None, description="Folder for compiled models, for faster starts.", json_schema_extra=default("off")
     )
@@ -89,6 +92,9 @@ class Settings(BaseSettings):
         json_schema_extra=default("none: whoever reaches the port is served"),
     )
     max_body_mb: float = Field(256, gt=0, le=1e5, description="Largest body of a request, MB.")
+    body_seconds: float = Field(
+        60, gt=0, le=86_400, description="Seconds within which a request's headers and body must have arrived."
+    )
     max_documents: int = Field(1000, ge=1, le=1_000_000, description="Most documents in a request.")
     max_document_mb: float = Field(64, gt=0, le=1e5, description="Largest file, MB.")
     max_pixels: int = Field(
@@ -121,6 +127,18 @@ class Settings(BaseSettings):
     )
     request_seconds: float = Field(
         600, gt=0, le=86_400, description="Seconds after which a request is answered with what is done."
+    )
+    hang_seconds: float = Field(
+        300,
+        gt=0,
+        le=86_400,
+        description="Seconds at one frame or step after which the model hangs and the worker is started anew.",
+    )
+    stop_seconds: float = Field(
+        30, ge=3, le=3600, description="Seconds that requests have to finish once the service is told to stop."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Form of the log's lines: text for people, json for programs."
     )
 
     @field_validator("device")

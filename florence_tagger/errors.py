@@ -1,5 +1,7 @@
 """What can go wrong, in words for the people concerned. These errors know no HTTP: `web` gives them their codes."""
 
+from enum import StrEnum
+
 
 class TaggerError(Exception):
     """Base of all errors of this package; its text is fit to be shown."""
@@ -21,8 +23,22 @@ class TooManyDocumentsError(RequestError):
     """A request has more documents than the settings allow."""
 
 
+class Reason(StrEnum):
+    """The kinds of reasons why a document is not treated; few, so that they can be counted."""
+
+    CONTENT = "content"  # no document, no base64, or too large
+    FILE = "file"  # not accepted, damaged, or too much to decode
+    LATE = "late"  # the request's deadline came
+    MODEL = "model"  # it failed, hung, or can't be asked this
+    STOPPING = "stopping"
+
+
 class DocumentError(TaggerError):
     """One document can't be treated; its neighbours can."""
+
+    def __init__(self, text: str, reason: Reason = Reason.FILE) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class NotReadyError(TaggerError):
@@ -30,4 +46,12 @@ class NotReadyError(TaggerError):
 
 
 class BusyError(TaggerError):
-    """As many documents wait as the settings allow."""
+    """As much waits as the settings allow."""
+
+
+class LateBodyError(TaggerError):
+    """The body of a request did not arrive in time."""
+
+
+class GoneError(TaggerError):
+    """Nobody waits for the answer any more."""

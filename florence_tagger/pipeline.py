@@ -3,19 +3,21 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 from florence_tagger.batching import Batcher
 from florence_tagger.documents import Part, cancel, gather
-from florence_tagger.errors import BusyError, DocumentError, NotReadyError
+from florence_tagger.errors import BusyError, DocumentError, GoneError, NotReadyError, Reason
 from florence_tagger.media.content import decode_base64
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.limits import Sampling
 from florence_tagger.results import Results, key_of
 from florence_tagger.schemas import OBJECT_DETECTION, Detection, DocumentResult, Frame, Prompt
+from florence_tagger.telemetry import Stage, Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,24 @@ Outcome = DocumentResult | DocumentError
 # to keep the model busy: files are decoded faster than they are looked at.
 DOCUMENTS_UNDER_WAY = 8
 FRAMES_UNDER_WAY = 8
+
+LOOK_SECONDS = 0.25  # how often a request that waits looks whether somebody still waits for its answer
+
+
+class Progress:
+    """Hears how far a request is and is asked whether it is still wanted; this one forgets and never minds."""
+
+    def begun(self) -> None:
+        """The model begins with a frame; called in its thread."""
+
+    def frame_done(self) -> None:
+        """A frame is done with, one way or the other; called in any thread."""
+
+    def document_done(self, outcome: Outcome) -> None:
+        """A document is done with; called in the order of the documents."""
+
+    def check(self) -> None:
+        """Raises GoneError where nobody waits for the answer any more."""
 
 
 @dataclass(frozen=True)
@@ -43,37 +63,41 @@ class Pipeline:
     batcher: Batcher
     results: Results
     limits: Limits
+    telemetry: Telemetry = field(default_factory=Telemetry)
 
     def run(
         self,
         contents: Sequence[str | DocumentError],
         sampling: Sampling,
         prompt: Prompt = OBJECT_DETECTION,
-        on_done: Callable[[], None] = lambda: None,
+        progress: Progress | None = None,
+        deadline: float | None = None,
     ) -> list[Outcome]:
         """Treats the documents of a request; `contents` has the base64 text of each, or why it has none.
 
-        Files are decoded, one at a time, while the model is at the ones before. `on_done` is called for each document
-        that is done with, one way or the other.
+        Files are decoded, one at a time, while the model is at the ones before. `deadline` is the monotonic time at
+        which the request is answered with what is done.
 
         Raises:
-            NotReadyError, BusyError: none of the documents could be queued.
+            NotReadyError, BusyError: there is no place for the request.
+            GoneError: nobody waits for the answer any more; what had not begun is given up.
         """
-        run = Run(self, sampling, prompt, time.monotonic() + self.limits.request_seconds)
-        under_way: deque[Future[DocumentResult] | DocumentError] = deque()
-        outcomes: list[Outcome] = []
+        if deadline is None:
+            deadline = time.monotonic() + self.limits.request_seconds
+        self.batcher.reserve()
+        run = Run(self, sampling, prompt, progress or Progress(), deadline)
+        try:
+            return run.outcomes(contents)
+        finally:
+            run.end()
 
-        def finish_oldest() -> None:
-            outcomes.append(run.finish(under_way.popleft()))
-            on_done()
 
-        for content in contents:
-            if len(under_way) == DOCUMENTS_UNDER_WAY:
-                finish_oldest()
-            under_way.append(run.start(content))
-        while under_way:
-            finish_oldest()
-        return outcomes
+@dataclass(frozen=True)
+class Started:
+    """A document under way: its content, for when it must be started again, and its result to come."""
+
+    content: str
+    result: Future[DocumentResult]
 
 
 @dataclass
@@ -82,46 +106,70 @@ class Run:
 
     Attributes:
         deadline: monotonic time at which it is answered with what is done.
-        patient: something of it is queued, so that it waits for places for the rest.
+        reserved: the place that the request was given is not taken yet.
+        under_way: of its documents those that are started and not finished, the oldest first.
         frames: of its frames those that may still be queued, the oldest first.
     """
 
     pipeline: Pipeline
     sampling: Sampling
     prompt: Prompt
+    progress: Progress
     deadline: float
-    patient: bool = False
+    reserved: bool = True
+    under_way: deque[Started | DocumentError] = field(default_factory=deque)
     frames: deque[Future[Detection]] = field(default_factory=deque)
 
-    def start(self, content: str | DocumentError) -> Future[DocumentResult] | DocumentError:
-        """Decodes and queues one document.
+    def outcomes(self, contents: Sequence[str | DocumentError]) -> list[Outcome]:
+        """What becomes of the documents, in their order."""
+        outcomes: list[Outcome] = []
 
-        Raises:
-            NotReadyError, BusyError: it could not be queued, and nothing else is.
-        """
+        def finish_oldest() -> None:
+            outcomes.append(self.finish(self.under_way.popleft()))
+            self.progress.document_done(outcomes[-1])
+
+        for content in contents:
+            if len(self.under_way) == DOCUMENTS_UNDER_WAY:
+                finish_oldest()
+            self.under_way.append(self.start(content))
+        while self.under_way:
+            finish_oldest()
+        return outcomes
+
+    def end(self) -> None:
+        """Gives up what is still under way, and the place that was not taken."""
+        for started in self.under_way:
+            if isinstance(started, Started):
+                started.result.cancel()
+        if self.reserved:
+            self.pipeline.batcher.release()
+
+    def start(self, content: str | DocumentError) -> Started | DocumentError:
+        """Decodes and queues one document."""
+        self.progress.check()
         if isinstance(content, DocumentError):
-            return content
+            return DocumentError(str(content), Reason.CONTENT)
         if time.monotonic() > self.deadline:
             return self._too_late()
         try:
             file = decode_base64(content, self.pipeline.limits.document_bytes)
-            key = key_of((self.prompt, self.sampling), file)
-            result = self.pipeline.results.result(key, lambda: self._submit(file))
+        except DocumentError as exc:
+            return DocumentError(str(exc), Reason.CONTENT)
+        key = key_of((self.prompt, self.sampling), file)
+        try:
+            return Started(content, self.pipeline.results.result(key, lambda: self._submit(file)))
         except DocumentError as exc:
             return exc
         except TimeoutError:
             return self._too_late()
-        except (BusyError, NotReadyError) as exc:
-            if not self.patient:
-                raise
-            return self._too_late() if isinstance(exc, BusyError) else DocumentError(str(exc))
-        self.patient = True
-        return result
+        except NotReadyError as exc:
+            return DocumentError(str(exc), Reason.STOPPING)
 
     def _submit(self, file: bytes) -> Future[DocumentResult]:
         """Decodes a file that is not known and queues its frames, one by one."""
         parts: list[Part] = []
         incomplete = False
+        began = time.monotonic()
         with closing(self.pipeline.decoders.frames(file, self.sampling, self.deadline)) as frames:
             try:
                 for frame in frames:
@@ -134,39 +182,75 @@ class Run:
                     cancel(parts)
                     raise
                 logger.warning("A video is counted by its first %d frames: %s", len(parts), exc)
+        self.pipeline.telemetry.took(Stage.DECODE_FILE, time.monotonic() - began)
         return gather(parts, incomplete)
 
     def _queue(self, frame: Frame) -> Future[Detection]:
-        """Queues a frame; only a request of which something is queued waits for a place."""
+        """Queues a frame, in the place that was reserved or in one that it waits for."""
         while len(self.frames) >= FRAMES_UNDER_WAY:
-            oldest = self.frames.popleft()
-            if wait([oldest], max(self.deadline - time.monotonic(), 0)).not_done:
-                raise TimeoutError
-        patience = self.deadline - time.monotonic() if self.patient else 0.0
-        detection = self.pipeline.batcher.submit(frame, self.prompt, max(patience, 0.0))
-        self.patient = True
+            self._await(self.frames.popleft())
+        while True:
+            self.progress.check()
+            patience = min(self.deadline - time.monotonic(), LOOK_SECONDS)
+            try:
+                detection = self.pipeline.batcher.submit(
+                    frame, self.prompt, max(patience, 0.0), self.reserved, self.progress.begun
+                )
+            except BusyError:
+                if patience <= 0:
+                    raise TimeoutError from None
+                continue
+            break
+        self.reserved = False
+        detection.add_done_callback(lambda done: self.progress.frame_done())
         self.frames.append(detection)
         return detection
 
-    def finish(self, started: Future[DocumentResult] | DocumentError) -> Outcome:
+    def _await(self, result: Future[Any]) -> None:
+        """Waits for something to be done; TimeoutError at the deadline, GoneError where it is not wanted any more."""
+        while not result.done():  # `wait` alone does not see that something was cancelled
+            wait([result], max(min(self.deadline - time.monotonic(), LOOK_SECONDS), 0))
+            self.progress.check()
+            if not result.done() and time.monotonic() >= self.deadline:
+                raise TimeoutError
+
+    def finish(self, started: Started | DocumentError) -> Outcome:
         """Waits for one document's result, at most until the deadline."""
-        if isinstance(started, DocumentError):
-            return started
-        try:
-            result = started.result(max(self.deadline - time.monotonic(), 0))
-        except TimeoutError:
-            started.cancel()
-            return self._too_late()
-        except CancelledError:
-            return DocumentError("The service is stopping.")
-        except (DocumentError, BusyError, NotReadyError) as exc:  # what befell the copy that this one waited for
-            return DocumentError(str(exc))
-        except Exception:  # the model's failure is this document's alone; the log has its trace
-            logger.exception("The model failed on a document")
-            return DocumentError("The model failed on this document; the log of the service says how.")
+        while isinstance(started, Started):
+            try:
+                self._await(started.result)
+            except TimeoutError:
+                started.result.cancel()
+                return self._too_late()
+            except GoneError:
+                started.result.cancel()
+                raise
+            failure = CancelledError() if started.result.cancelled() else started.result.exception()
+            if failure is None:
+                return self._told(started.result.result())
+            if not isinstance(failure, GoneError | TimeoutError):
+                return as_outcome(failure)
+            started = self.start(started.content)  # it was a copy of one whose request has ended before it was done
+        return started
+
+    def _told(self, result: DocumentResult) -> DocumentResult:
         if result.truncated:
             logger.warning("An answer was cut off at the most tokens: objects may be missing.")
         return result
 
     def _too_late(self) -> DocumentError:
-        return DocumentError(f"Not finished within the {self.pipeline.limits.request_seconds:g} seconds of a request.")
+        seconds = self.pipeline.limits.request_seconds
+        return DocumentError(f"Not finished within the {seconds:g} seconds of a request.", Reason.LATE)
+
+
+def as_outcome(failure: BaseException) -> DocumentError:
+    """What is said of a document whose result failed."""
+    if isinstance(failure, CancelledError):
+        return DocumentError("The service is stopping.", Reason.STOPPING)
+    if isinstance(failure, DocumentError):
+        return failure
+    if isinstance(failure, NotReadyError):
+        return DocumentError(str(failure), Reason.STOPPING)
+    # The model's failure is this document's alone; the log has its trace.
+    logger.error("The model failed on a document", exc_info=failure)
+    return DocumentError("The model failed on this document; the log of the service says how.", Reason.MODEL)

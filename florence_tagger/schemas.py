@@ -77,10 +77,12 @@ class Detection:
     Attributes:
         regions: in the order in which the model said them.
         truncated: the answer was cut off at the most tokens, so that objects may be missing.
+        tokens: of the answer.
     """
 
     regions: tuple[Region, ...]
     truncated: bool = False
+    tokens: int = 0
 
 
 @dataclass(frozen=True)

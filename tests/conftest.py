@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -167,23 +167,38 @@ class RunningServer:
         return requests.get(f"{self.url}{path}", timeout=60)
 
 
-def start_server(log: Path, *options: str) -> RunningServer:
-    """Starts a service and waits until it is ready; `log` gets what it prints."""
+def start_server(log: Path, *options: str, prefix: Sequence[str] = ()) -> RunningServer:
+    """Starts a service, with a command before its own, and waits until it is ready; `log` gets what it prints."""
     port = free_port()
-    command = [sys.executable, "-m", "florence_tagger", "serve", "--host", "127.0.0.1", "--port", str(port), *options]
+    command = [
+        *prefix,
+        sys.executable,
+        "-m",
+        "florence_tagger",
+        "serve",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        *options,
+    ]
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, text=True)
-    server = RunningServer(f"http://127.0.0.1:{port}", process, log)
+    return until_ready(RunningServer(f"http://127.0.0.1:{port}", process, log))
+
+
+def until_ready(server: RunningServer, condition: Callable[[], bool] = lambda: True) -> RunningServer:
+    """Waits until a service is ready and a condition holds."""
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and server.process.poll() is None:
         try:
-            if server.get("/health-check").status_code == 200:
+            if server.get("/health-check").status_code == 200 and condition():
                 return server
         except requests.ConnectionError:
             pass
         time.sleep(0.05)
-    process.kill()
-    pytest.fail(f"The server did not get ready:\n{log.read_text()}")
+    server.process.kill()
+    pytest.fail(f"The server did not get ready:\n{server.log.read_text()}")
 
 
 def stop_server(server: RunningServer) -> int:

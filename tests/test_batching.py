@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from florence_tagger.batching import Batcher
+from florence_tagger.errors import BusyError, NotReadyError
 from florence_tagger.florence import runtime
 from florence_tagger.florence.detector import Detector
 from florence_tagger.media.images import open_picture
@@ -152,6 +153,44 @@ def test_closing_finishes_what_is_under_way() -> None:
         model.go.set()
         closing.result(10)
     assert running.result(0) == Detection(())
+
+
+def test_a_place_is_sure_once_it_is_reserved() -> None:
+    model = Steps(capacity=1, takes_turns=True)
+    model.go.clear()
+    batcher = started(model, queue_size=2)
+    running = batcher.submit(frame())
+    assert model.encoding.wait(10)
+    batcher.reserve()
+    others = [batcher.submit(frame()) for _ in range(2)]  # waiting for places that others reserved could be for ever
+    with pytest.raises(BusyError):
+        batcher.reserve()
+    with pytest.raises(BusyError):
+        batcher.submit(frame())
+    mine = batcher.submit(frame(), reserved=True)
+    assert (batcher.waiting, batcher.reserved) == (3, 0)
+    model.go.set()
+    for result in (running, *others, mine):
+        assert result.result(10) == Detection(())
+    batcher.reserve()
+    batcher.release()
+    assert batcher.reserved == 0
+    batcher.close()
+
+
+def test_abandoning_fails_even_what_the_model_never_comes_back_from() -> None:
+    model = Steps(capacity=1, takes_turns=True)
+    model.go.clear()
+    batcher = started(model)
+    results = [batcher.submit(frame()) for _ in range(3)]
+    assert model.encoding.wait(10)
+    batcher.abandon(NotReadyError("it hangs"))
+    for result in results:
+        with pytest.raises(NotReadyError, match="it hangs"):
+            result.result(10)
+    assert not batcher.ready
+    model.go.set()  # it does come back, and nobody is hurt
+    batcher.close()
 
 
 def test_frames_decoded_together_are_counted_as_alone(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:

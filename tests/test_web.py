@@ -22,9 +22,10 @@ from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.images import open_picture
 from florence_tagger.media.limits import Sampling
 from florence_tagger.schemas import Prompt, Task
-from florence_tagger.web import health
+from florence_tagger.web import process
 from florence_tagger.web.app import create_app
 from florence_tagger.web.envelope import IndexResponse
+from florence_tagger.web.measures import Measures
 from florence_tagger.web.parameters import RequestBody
 from florence_tagger.web.request import parse_request
 from florence_tagger.web.server import start_decoders
@@ -71,9 +72,10 @@ def ended_decoders() -> Iterator[None]:
 
 def application(model: FakeModel, **given: Any) -> tuple[Flask, Batcher]:
     chosen: Settings = load_settings({"result_cache": 0} | given)
-    batcher = Batcher(lambda: model, chosen.queue_size)
+    measures = Measures()
+    batcher = Batcher(lambda: model, chosen.queue_size, telemetry=measures)
     assert wait_for(lambda: batcher.ready)
-    return create_app(chosen, decoders_for(chosen), batcher), batcher
+    return create_app(chosen, decoders_for(chosen), batcher, measures), batcher
 
 
 @pytest.fixture
@@ -350,11 +352,9 @@ def test_a_model_that_can_not_be_loaded_is_told() -> None:
     batcher.close()
 
 
-def test_a_full_queue_refuses_and_a_hanging_model_is_unhealthy(
-    fake_model: FakeModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_queue_refuses_and_a_hanging_model_is_unhealthy(fake_model: FakeModel) -> None:
     fake_model.go.clear()
-    app, batcher = application(fake_model, queue_size=1)
+    app, batcher = application(fake_model, queue_size=1, hang_seconds=5)
     with ThreadPoolExecutor(2) as pool:
         running = pool.submit(lambda: post(app.test_client(), documents=[document(PNG)]))
         assert fake_model.entered.wait(10)
@@ -364,10 +364,9 @@ def test_a_full_queue_refuses_and_a_hanging_model_is_unhealthy(
         assert refused.status_code == 503
         assert refused.headers["Retry-After"]
         assert app.test_client().get("/health-check").status_code == 200
-        monkeypatch.setattr(health, "HANGING_SECONDS", 0)
-        assert app.test_client().get("/health-check").status_code == 503
+        assert wait_for(lambda: app.test_client().get("/health-check").status_code == 503)
         statuses = [job["status"] for job in app.test_client().get("/work/status").json.values()]
-        assert statuses == ["failed", "running", "running"]
+        assert statuses == ["failed", "waiting", "running"]
         fake_model.go.set()
         assert running.result().json["number_documents_treated"] == 1
         assert waiting.result().json["number_documents_treated"] == 3
@@ -473,6 +472,35 @@ def test_nothing_is_taken_after_closing(client: FlaskClient, fake_model: FakeMod
     batcher.close()
     with pytest.raises(NotReadyError, match="stopping"):
         batcher.submit(open_picture(PNG, (16, 16), 1000), timeout=10)
+
+
+def test_a_copy_outlives_the_request_that_had_it_first(fake_model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client of the first goes while its pages wait; the other request then looks at the file itself."""
+    fake_model.go.clear()
+    app, batcher = application(fake_model, result_cache=10)
+    gone = Event()
+    monkeypatch.setattr(process, "is_gone", lambda environ: "leaves" in environ["QUERY_STRING"] and gone.is_set())
+    sent = {"documents": [document(pages(20))]}
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(lambda: app.test_client().post("/process?leaves", json=sent))
+        assert wait_for(lambda: batcher.waiting == 7)  # its other pages wait for these
+        second = pool.submit(lambda: post(app.test_client(), **sent))
+        assert wait_for(lambda: batcher.reserved == 1)
+        gone.set()
+        assert first.result(10).status_code == 499
+        fake_model.go.set()
+        assert second.result(10).json["data"][0]["source"]["content"] == [{"cat": 20}]
+    statuses = [job["status"] for job in app.test_client().get("/work/status").json.values()]
+    assert statuses == ["done", "cancelled"]
+    batcher.close()
+
+
+def test_refusals_do_not_drive_out_what_was_treated(client: FlaskClient) -> None:
+    post(client, documents=[])
+    for _ in range(105):
+        client.post("/process", data=b"nonsense")
+    statuses = [job["status"] for job in client.get("/work/status").json.values()]
+    assert statuses == ["failed"] * 100 + ["done"]
 
 
 def test_old_jobs_are_forgotten(client: FlaskClient) -> None:

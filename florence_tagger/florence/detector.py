@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from florence_tagger.config import Settings
-from florence_tagger.errors import DocumentError
+from florence_tagger.errors import DocumentError, Reason
 from florence_tagger.florence.decoding import Decoded, FloatArray, GenerationSettings
 from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.folder import ModelFolder
@@ -124,17 +124,17 @@ class Detector:
     def read(self, decoded: Decoded, encoded: Encoded) -> Detection:
         """What the answer for a frame says was found in it."""
         regions = parse_regions(decoded, self._tokenizer, encoded.task, encoded.width, encoded.height)
-        return Detection(regions, decoded.truncated)
+        return Detection(regions, decoded.truncated, len(decoded.token_ids))
 
     def _encode_prompt(self, prompt: Prompt) -> tuple[int, ...]:
         """The token ids of a prompt; DocumentError where its text can't be asked."""
         token_ids = self._tokenizer.encode(question(prompt))
         if any(self._tokenizer.kind(token_id) is not Kind.TEXT for token_id in token_ids[1:-1]):
-            raise DocumentError("The text has a mark of the model's own language, such as <loc_0>.")
+            raise DocumentError("The text has a mark of the model's own language, such as <loc_0>.", Reason.MODEL)
         if len(token_ids) > self._runtime.most_prompt_tokens:
             most = self._runtime.most_prompt_tokens
             raise DocumentError(
-                f"The text is too long: {len(token_ids)} tokens with its question, {most} are accepted."
+                f"The text is too long: {len(token_ids)} tokens with its question, {most} are accepted.", Reason.MODEL
             )
         return token_ids
 

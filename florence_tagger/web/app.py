@@ -3,6 +3,7 @@
 import hmac
 import logging
 import os
+from collections.abc import Callable
 from http import HTTPStatus
 
 from flask import Flask, Response, jsonify, request
@@ -10,13 +11,15 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Unaut
 
 from florence_tagger.batching import Batcher
 from florence_tagger.config import Settings
-from florence_tagger.errors import BusyError, NotReadyError, RequestError, TooManyDocumentsError
+from florence_tagger.errors import BusyError, LateBodyError, NotReadyError, RequestError, TooManyDocumentsError
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.pipeline import Limits, Pipeline
 from florence_tagger.results import Results
 from florence_tagger.web import health, metrics, openapi, process
+from florence_tagger.web.bodies import Room
 from florence_tagger.web.envelope import failure
-from florence_tagger.web.service import Service, install, places_for
+from florence_tagger.web.measures import Measures
+from florence_tagger.web.service import About, Service, install, places_for
 
 logger = logging.getLogger(__name__)
 
@@ -38,18 +41,29 @@ SECURITY_HEADERS = {
 STATUS_OF_ERROR: dict[type[Exception], HTTPStatus] = {
     RequestError: HTTPStatus.BAD_REQUEST,
     TooManyDocumentsError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    LateBodyError: HTTPStatus.REQUEST_TIMEOUT,
     NotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
     BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 
-def create_app(settings: Settings, decoders: Decoders, batcher: Batcher) -> Flask:
+def create_app(
+    settings: Settings,
+    decoders: Decoders,
+    batcher: Batcher,
+    measures: Measures | None = None,
+    about: Callable[[], About] = About,
+) -> Flask:
     """The application on a model that `batcher` loads, for frames that `decoders` make."""
     app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # jobs are the newest first
     limits = Limits(int(settings.max_document_mb * 1e6), settings.request_seconds)
-    pipeline = Pipeline(decoders, batcher, Results(settings.result_cache), limits)
-    install(app, Service(settings, batcher, pipeline, places_for(settings.http_threads)))
+    measures = measures or Measures()
+    pipeline = Pipeline(decoders, batcher, Results(settings.result_cache), limits, measures)
+    room = Room(int(settings.queue_mb * 1e6))
+    service = Service(settings, batcher, pipeline, places_for(settings.http_threads), room, measures, about)
+    install(app, service)
+    measures.add(metrics.readings_of(service))
     app.register_blueprint(process.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)

@@ -8,10 +8,6 @@ from werkzeug.exceptions import NotFound
 
 from florence_tagger.web.service import current_service
 
-# The model takes seconds for a frame. After minutes at one it hangs; the large model, at its most tokens on an old
-# CPU, stays well below.
-HANGING_SECONDS = 300
-
 blueprint = Blueprint("health", __name__)
 
 
@@ -24,12 +20,13 @@ def test() -> ResponseReturnValue:
 @blueprint.get("/health-check")
 def health_check() -> ResponseReturnValue:
     """Whether documents can be treated: 503 while the model loads and when it hangs."""
-    batcher = current_service().batcher
-    if not batcher.ready:
-        return jsonify(message="The model is not ready yet."), HTTPStatus.SERVICE_UNAVAILABLE
-    if batcher.busy_seconds > HANGING_SECONDS:
+    service = current_service()
+    batcher = service.batcher
+    if batcher.busy_seconds > service.settings.hang_seconds:
         message = f"The model has not answered for {batcher.busy_seconds:.0f} s."
         return jsonify(message=message), HTTPStatus.SERVICE_UNAVAILABLE
+    if not batcher.ready:
+        return jsonify(message="The model is not ready yet."), HTTPStatus.SERVICE_UNAVAILABLE
     return jsonify(message="OK")
 
 

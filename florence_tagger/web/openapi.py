@@ -7,10 +7,12 @@ a browser asks no other host for anything.
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
+from pydantic import TypeAdapter
 
 from florence_tagger import __version__
 from florence_tagger.config import Settings
 from florence_tagger.web.envelope import IndexResponse
+from florence_tagger.web.jobs import Job
 from florence_tagger.web.parameters import body_type, schema_of
 from florence_tagger.web.process import sampling_of
 
@@ -39,6 +41,7 @@ FAILURES = {
     401: "The header X-API-Key is missing or wrong",
     404: "There is no such job",
     405: "The path has no such method",
+    408: "The body did not arrive in time",
     413: "The body is too large, or there are too many documents",
     500: "The service failed; its log says how",
     503: "The model is not ready, or too much waits already",
@@ -47,19 +50,13 @@ HEADERS = {
     405: {"Allow": {"description": "The methods of the path.", "schema": {"type": "string"}, "required": True}},
     503: {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}, "required": True}},
 }
+JOB_ID = {"X-Job-Id": {"description": "The request's job.", "schema": {"type": "string"}, "required": True}}
 MESSAGE = {"type": "object", "properties": {"message": {"type": "string"}}, "required": ["message"]}
+JOB = TypeAdapter(Job).json_schema()
 JOBS = {
     "type": "object",
     "description": "Jobs by their ids, the newest first.",
-    "additionalProperties": {
-        "type": "object",
-        "properties": {
-            "uid": {"type": "string"},
-            "type_job": {"const": "process"},
-            "status": {"enum": ["waiting", "running", "done", "failed", "cancelled"]},
-        },
-        "required": ["uid", "type_job", "status"],
-    },
+    "additionalProperties": JOB | {"required": list(JOB["properties"])},
 }
 
 
@@ -116,7 +113,8 @@ def paths(protected: bool) -> dict[str, Any]:
             "post": operation(
                 "Predict Image",
                 "predict_image_process_post",
-                answer({"$ref": REF}) | failures(400, *refused, 413, 503),
+                answer({"$ref": REF}) | failures(400, *refused, 408, 413, 503),
+                headers=JOB_ID,
                 description="Counts the objects in documents. One that can't be treated does not hurt the others.",
                 requestBody={
                     "required": True,
@@ -138,9 +136,14 @@ def paths(protected: bool) -> dict[str, Any]:
     }
 
 
-def operation(summary: str, identity: str, responses: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """A method of a path; any may fail, and any other method is refused."""
-    return {"summary": summary, "operationId": identity, "responses": responses | failures(405, 500)} | more
+def operation(
+    summary: str, identity: str, responses: dict[str, Any], headers: dict[str, Any] | None = None, **more: Any
+) -> dict[str, Any]:
+    """A method of a path; any may fail, and any other method is refused. `headers` come with each answer."""
+    answers = responses | failures(405, 500)
+    if headers:
+        answers = {code: one | {"headers": one.get("headers", {}) | headers} for code, one in answers.items()}
+    return {"summary": summary, "operationId": identity, "responses": answers} | more
 
 
 def answer(schema: dict[str, Any]) -> dict[str, Any]:

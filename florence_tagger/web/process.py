@@ -1,39 +1,124 @@
-"""The route of the contract: POST /process."""
+"""The route of the contract: POST /process, and the job that each request to it is."""
 
 import logging
 import time
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
 
-from flask import Blueprint, Request, jsonify, request
+from flask import Blueprint, Response, g, jsonify, request
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from florence_tagger.config import Settings
-from florence_tagger.errors import BusyError, NotReadyError
+from florence_tagger.errors import BusyError, GoneError
 from florence_tagger.media.limits import Sampling
-from florence_tagger.pipeline import Outcome
+from florence_tagger.pipeline import Outcome, Progress
+from florence_tagger.web.bodies import Share, read_body
+from florence_tagger.web.clients import is_gone
 from florence_tagger.web.envelope import answer
+from florence_tagger.web.jobs import Status
+from florence_tagger.web.logs import job_id
 from florence_tagger.web.request import ProcessRequest, content_of, parse_request
 from florence_tagger.web.service import Service, current_service
 
 logger = logging.getLogger(__name__)
 
+PATH = "/process"
+CLIENT_GONE = 499  # nginx' code for it; only the log and the metrics see it
+
 blueprint = Blueprint("process", __name__)
 
 
-@blueprint.post("/process")
+class JobProgress(Progress):
+    """Writes a request's progress into its job."""
+
+    def __init__(self, service: Service, uid: str, environ: Mapping[str, Any]) -> None:
+        self._service = service
+        self._uid = uid
+        self._environ = environ
+
+    def begun(self) -> None:
+        self._service.jobs.run(self._uid)
+
+    def frame_done(self) -> None:
+        self._service.jobs.count_frame(self._uid)
+
+    def document_done(self, outcome: Outcome) -> None:
+        self._service.jobs.count_document(self._uid)
+        self._service.metrics.count_document(outcome)
+
+    def check(self) -> None:
+        if is_gone(self._environ):
+            raise GoneError("The client is gone.")
+
+
+@blueprint.before_app_request
+def open_job() -> None:
+    """Whatever becomes of a request to /process, it is a job."""
+    if request.path == PATH:
+        g.job = current_service().jobs.open()
+        job_id.set(g.job)
+
+
+@blueprint.after_app_request
+def end_job(response: Response) -> Response:
+    """Tells how the job ended: in the answer, among the jobs, in the metrics and in the log."""
+    if (uid := g.pop("job", None)) is None:
+        return response
+    service = current_service()
+    job = service.jobs.end(uid, status_of(response.status_code))
+    service.metrics.count_request(response.status_code, job.seconds or 0.0)
+    response.headers["X-Job-Id"] = uid
+    logger.info(
+        "%d, %s of %s documents done, %.3f s",
+        response.status_code,
+        job.documents_done,
+        "?" if job.documents is None else job.documents,
+        job.seconds,
+    )
+    return response
+
+
+@blueprint.teardown_app_request
+def forget_job(error: BaseException | None) -> None:
+    """The thread's next lines are about something else."""
+    job_id.set("")
+
+
+def status_of(code: int) -> Status:
+    """How a job ended that was answered with an HTTP code."""
+    if code == CLIENT_GONE:
+        return "cancelled"
+    return "done" if code == HTTPStatus.OK else "failed"
+
+
+@blueprint.post(PATH)
 def process() -> ResponseReturnValue:
     """Counts the objects in the documents of an envelope."""
     service = current_service()
-    if not service.batcher.ready:
-        raise NotReadyError("The model is not ready yet; /health-check tells when it is.")
+    deadline = time.monotonic() + service.settings.request_seconds
+    service.batcher.check()
     if not service.places.acquire(blocking=False):
         raise BusyError("As many requests are treated as are accepted.")
     try:
-        body = read_body(request, int(service.settings.max_body_mb * 1e6))
-        wanted = parse_request(body, service.settings.max_documents, sampling_of(service.settings))
-        return jsonify(answer(wanted, treat(service, wanted)))
+        with service.room.share() as share:
+            wanted = read_request(service, share)
+            return jsonify(answer(wanted, treat(service, wanted, deadline)))
     finally:
         service.places.release()
+
+
+@blueprint.errorhandler(GoneError)
+def on_gone(error: GoneError) -> ResponseReturnValue:
+    """Nobody reads this answer."""
+    return "", CLIENT_GONE
+
+
+def read_request(service: Service, share: Share) -> ProcessRequest:
+    """What a request wants; its bytes are held in `share`."""
+    settings = service.settings
+    body = read_body(request, int(settings.max_body_mb * 1e6), service.room, share)
+    return parse_request(body, settings.max_documents, sampling_of(settings))
 
 
 def sampling_of(settings: Settings) -> Sampling:
@@ -41,34 +126,10 @@ def sampling_of(settings: Settings) -> Sampling:
     return Sampling(settings.video_fps, settings.video_max_frames, settings.video_max_seconds)
 
 
-def read_body(sent: Request, most: int) -> bytes:
-    """The body of a request; 413 where it is longer than `most` bytes, which a chunked one only shows at its end."""
-    if sent.content_length is not None and sent.content_length > most:
-        body_too_large(most)
-    body = sent.stream.read(most + 1)
-    if len(body) > most:
-        body_too_large(most)
-    return body
-
-
-def body_too_large(most: int) -> None:
-    raise RequestEntityTooLarge(f"The body is larger than {most / 1e6:g} MB, the most for one request.")
-
-
-def treat(service: Service, wanted: ProcessRequest) -> list[Outcome]:
-    """Runs the documents through the pipeline as a job."""
-    started = time.monotonic()
-    uid = service.jobs.start(len(wanted.documents))
-    try:
-        contents = [content_of(document) for document in wanted.documents]
-        outcomes = service.pipeline.run(
-            contents, wanted.sampling, wanted.prompt, on_done=lambda: service.jobs.count_done(uid)
-        )
-    except Exception:
-        service.jobs.end(uid, "failed", time.monotonic() - started)
-        raise
-    seconds = time.monotonic() - started
-    service.jobs.end(uid, "done", seconds)
-    untreated = sum(isinstance(outcome, Exception) for outcome in outcomes)
-    logger.info("job %s: %d documents, %d untreated, %.3f s", uid, len(outcomes), untreated, seconds)
-    return outcomes
+def treat(service: Service, wanted: ProcessRequest, deadline: float) -> list[Outcome]:
+    """Runs the documents through the pipeline."""
+    about = service.about()
+    service.jobs.change(g.job, documents=len(wanted.documents), model=about.model, device=about.device)
+    contents = [content_of(document) for document in wanted.documents]
+    progress = JobProgress(service, g.job, request.environ)
+    return service.pipeline.run(contents, wanted.sampling, wanted.prompt, progress, deadline)

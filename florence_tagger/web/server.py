@@ -5,46 +5,33 @@ import logging
 import os
 import shlex
 import sys
-import threading
 import time
 from contextlib import suppress
-from typing import Any
+from dataclasses import replace
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
-from gunicorn.workers.gthread import ThreadWorker
 
 from florence_tagger.batching import Batcher, Model
 from florence_tagger.config import SAMPLES, Settings
+from florence_tagger.errors import NotReadyError
 from florence_tagger.florence.folder import ModelFolder
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.limits import Confinement, Limits
 from florence_tagger.web.app import create_app
+from florence_tagger.web.logs import Logs
+from florence_tagger.web.measures import Measures
+from florence_tagger.web.service import About
+from florence_tagger.web.worker import Worker
 
 logger = logging.getLogger(__name__)
 
 SAMPLE = SAMPLES / "street.png"
 MOST_DECODERS = 8  # unless the settings say otherwise
 M_ARENA_MAX = -8  # mallopt(3)
-GRACEFUL_SECONDS = 30
-FINISHING_SECONDS = 20  # after them, what still waits is given up, so that its requests are answered in time
-
-
-class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
-    """A worker that, told to stop, answers every request it has with what is done by then."""
-
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM: requests may finish, for a while."""
-        super().handle_exit(sig, frame)
-        timer = threading.Timer(FINISHING_SECONDS, self.app.close)
-        timer.daemon = True
-        timer.start()
-
-    def handle_quit(self, sig: int, frame: Any) -> None:
-        """SIGINT and SIGQUIT: what waits is given up at once."""
-        super().handle_exit(sig, frame)
-        threading.Thread(target=self.app.close, daemon=True).start()
+HUNG = 70  # exit code of a worker whose model hangs; gunicorn starts another one
+ANSWERING_SECONDS = 2  # in which the requests of a model that hangs are answered
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -55,6 +42,8 @@ class Server(BaseApplication):  # type: ignore[misc]
         self.folder = folder
         self.decoders: Decoders | None = None
         self.batcher: Batcher | None = None
+        self._about = About(f"{folder.name} ({folder.sha256[:12]})")
+        self._hung_since: float | None = None
         super().__init__()
 
     def load_config(self) -> None:
@@ -65,8 +54,9 @@ class Server(BaseApplication):  # type: ignore[misc]
             "worker_class": Worker,
             "threads": self.settings.http_threads,
             "preload_app": False,
-            "graceful_timeout": GRACEFUL_SECONDS,
+            "graceful_timeout": int(self.settings.stop_seconds),
             "worker_exit": lambda server, worker: self.close(),
+            "logger_class": Logs,
             "loglevel": "warning",
             "proc_name": "florence_tagger",
         }
@@ -77,8 +67,9 @@ class Server(BaseApplication):  # type: ignore[misc]
         """The application, in the worker; its model loads in the background."""
         share_one_heap()
         self.decoders = start_decoders(self.settings, self.folder.image_size)  # before there is a model
-        self.batcher = Batcher(self.load_model, self.settings.queue_size, give_up)
-        return create_app(self.settings, self.decoders, self.batcher)
+        measures = Measures()
+        self.batcher = Batcher(self.load_model, self.settings.queue_size, give_up, measures)
+        return create_app(self.settings, self.decoders, self.batcher, measures, lambda: self._about)
 
     def load_model(self) -> Model:
         """Loads the model and tells how to use it."""
@@ -88,9 +79,24 @@ class Server(BaseApplication):  # type: ignore[misc]
         detector = load_detector(self.folder, self.settings)
         devices = ", ".join(f"{name} on {device}" for name, device in detector.devices.items())
         seconds = time.monotonic() - started
-        logger.info("%s (%s) is ready after %.1f s: %s", self.folder.name, self.folder.sha256[:12], seconds, devices)
+        self._about = replace(self._about, device=devices)
+        logger.info("%s is ready after %.1f s: %s", self._about.model, seconds, devices)
         print(invitation(self.settings), flush=True)
         return detector
+
+    def watch(self) -> None:
+        """Ends the worker where the model has not come back for too long: nothing else frees what it is stuck in.
+
+        Called about once a second, in no thread that waits for anything. Loading the model is not watched: the first
+        time on a GPU it compiles for minutes.
+        """
+        if self._hung_since is not None:
+            if time.monotonic() - self._hung_since > ANSWERING_SECONDS:
+                end_worker(HUNG)
+        elif self.batcher is not None and self.batcher.busy_seconds > self.settings.hang_seconds:
+            logger.critical("The model has not answered for %.0f s; it is started anew.", self.batcher.busy_seconds)
+            self._hung_since = time.monotonic()
+            self.batcher.abandon(NotReadyError("The model hung, and is started anew."))
 
     def close(self) -> None:
         """Ends the model's thread, what waits for it being answered as not treated, and the decoder processes."""
@@ -121,9 +127,14 @@ def share_one_heap() -> None:
 def give_up(error: Exception) -> None:
     """Ends worker and server: without its model a service is no use, and a restart would not help."""
     logger.critical("The model can't be loaded: %s", error)
+    end_worker(Arbiter.APP_LOAD_ERROR)  # gunicorn halts on this code instead of starting another worker
+
+
+def end_worker(code: int) -> None:
+    """Ends the process at once, whatever its threads are at."""
     logging.shutdown()
     sys.stderr.flush()
-    os._exit(Arbiter.APP_LOAD_ERROR)  # from a thread; gunicorn halts on this code instead of starting another worker
+    os._exit(code)
 
 
 def in_url(host: str) -> str:

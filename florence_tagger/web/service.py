@@ -1,5 +1,6 @@
 """What the routes of an application share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import BoundedSemaphore
 
@@ -8,9 +9,19 @@ from flask import Flask, current_app
 from florence_tagger.batching import Batcher
 from florence_tagger.config import Settings
 from florence_tagger.pipeline import Pipeline
+from florence_tagger.web.bodies import Room
 from florence_tagger.web.jobs import Jobs
+from florence_tagger.web.measures import Measures
 
 _NAME = "florence_tagger"
+
+
+@dataclass(frozen=True)
+class About:
+    """What treats the documents: the model's name with the start of its hash, and the device of each graph."""
+
+    model: str = ""
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -19,12 +30,18 @@ class Service:
 
     Attributes:
         places: of requests to `/process`; fewer than threads, so that some are always left for the others.
+        room: for the bytes of their bodies.
+        metrics: what is counted.
+        about: tells what treats the documents; the devices are known once the model is loaded.
     """
 
     settings: Settings
     batcher: Batcher
     pipeline: Pipeline
     places: BoundedSemaphore
+    room: Room
+    metrics: Measures
+    about: Callable[[], About]
     jobs: Jobs = field(default_factory=Jobs)
 
 

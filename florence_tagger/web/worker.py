@@ -1,0 +1,180 @@
+"""gunicorn's threaded worker, made safe from clients that send slowly, and watchful of the model.
+
+As it comes, a thread waits for a client's first byte, for its body without end, and up to five seconds more for a body
+that nobody reads; and the one thread that accepts connections waits up to two seconds to close one. A few hundred slow
+clients stop it from answering anything, health checks included.
+"""
+
+import errno
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from selectors import EVENT_READ
+from typing import Any
+
+from gunicorn.http.body import ChunkedReader, LengthReader
+from gunicorn.http.errors import NoMoreData
+from gunicorn.http.unreader import SocketUnreader
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+SEND_SECONDS = 60  # for an answer, once it is begun
+LINGER_SECONDS = 2  # for the client to read an answer before its connection is closed
+MOST_LINGERING = 100
+SMALL_BODY = 1_000_000  # bytes
+AT_HAND_SECONDS = 0.005  # for what has arrived already
+MOST_SILENT = 500  # connections that have not sent anything; half of those that gunicorn accepts
+TRANSIENT = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED)
+
+
+class TooLateError(NoMoreData, TimeoutError):  # type: ignore[misc]
+    """A request did not arrive in time: to gunicorn the end of it, to the application a timeout."""
+
+
+class PunctualUnreader(SocketUnreader):  # type: ignore[misc]
+    """Reads a connection until a deadline, a monotonic time that is set for each request."""
+
+    deadline = 0.0
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        own = self.sock.gettimeout() or SEND_SECONDS
+        left = self.deadline - time.monotonic()
+        try:
+            self.sock.settimeout(max(min(own, left), 0.001))
+            return bytes(super().chunk(size_hint))
+        except TimeoutError as exc:
+            raise TooLateError from exc
+        finally:
+            self.sock.settimeout(own)
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """A worker that, told to stop, answers every request it has with what is done by then.
+
+    Its application has `settings`, `watch`, which is called about once a second, and `close`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lingering: dict[socket.socket, float] = {}  # and until when; the first ends first
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        self.wsgi: Any = partial(call, self.wsgi)
+
+    def notify(self) -> None:
+        """gunicorn's sign of life, in its main thread."""
+        super().notify()
+        # Here and not where they come: a connection must not be closed while its event may be about to be treated.
+        self._end_lingering()
+        self._end_silent()
+        self.app.watch()
+
+    def accept(self, listener: socket.socket) -> None:
+        """Takes a connection, which waits in no thread until it has sent something."""
+        try:
+            client, address = listener.accept()
+        except OSError as exc:
+            if exc.errno in TRANSIENT:
+                return
+            raise
+        self.nr_conns += 1
+        conn = TConn(self.cfg, client, address, listener.getsockname())
+        conn.timeout = time.monotonic() + self.cfg.keepalive
+        self.pending_conns.append(conn)
+        self.poller.register(client, EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def handle(self, conn: TConn) -> Any:
+        """Treats a request, in a thread; what it sends must come in time."""
+        conn.init()
+        if not isinstance(conn.parser.unreader, PunctualUnreader):
+            conn.parser.unreader = PunctualUnreader(conn.sock)
+        conn.parser.unreader.deadline = time.monotonic() + self.app.settings.body_seconds
+        return super().handle(conn)
+
+    def finish_request(self, conn: TConn, done: "Future[Any]") -> None:
+        """Keeps a connection for further requests, or closes it without waiting for its client."""
+        if done.cancelled() or done.exception() is not None or done.result():
+            super().finish_request(conn, done)
+            return
+        self.nr_conns -= 1
+        try:
+            conn.sock.setblocking(False)
+            conn.sock.shutdown(socket.SHUT_WR)
+            self.poller.register(conn.sock, EVENT_READ, self._drain)
+        except (OSError, ValueError):
+            conn.close()
+            return
+        self._lingering[conn.sock] = time.monotonic() + LINGER_SECONDS
+
+    def _drain(self, client: socket.socket) -> None:
+        """Throws away what a client sends after its answer: closing at once could cost it the answer."""
+        try:
+            ended = not client.recv(65536)
+        except BlockingIOError:
+            ended = False
+        except OSError:
+            ended = True
+        if ended:
+            self._part(client)
+
+    def _end_lingering(self) -> None:
+        """Closes the connections that have lingered long enough, and the oldest of too many."""
+        now = time.monotonic()
+        for client, until in list(self._lingering.items()):
+            if until > now and len(self._lingering) <= MOST_LINGERING:
+                break
+            self._part(client)
+
+    def _end_silent(self) -> None:
+        """Closes the oldest of too many connections that have not sent anything."""
+        for conn in tuple(self.pending_conns)[: max(len(self.pending_conns) - MOST_SILENT, 0)]:
+            conn.timeout = 0
+        self.murder_pending()
+
+    def _part(self, client: socket.socket) -> None:
+        del self._lingering[client]
+        self.poller.unregister(client)
+        client.close()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM: requests may finish, for a while; in the last third what still waits is given up."""
+        super().handle_exit(sig, frame)
+        timer = threading.Timer(self.app.settings.stop_seconds * 2 / 3, self.app.close)
+        timer.daemon = True
+        timer.start()
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """SIGINT and SIGQUIT: what waits is given up at once."""
+        super().handle_exit(sig, frame)
+        threading.Thread(target=self.app.close, daemon=True).start()
+
+
+def call(
+    application: Callable[..., Iterable[bytes]], environ: Mapping[str, Any], start_response: Callable[..., Any]
+) -> Iterable[bytes]:
+    """Calls an application; a request whose body has not arrived when it is refused is the last of its connection.
+
+    gunicorn would wait for the rest to keep the connection, for which a thread waits as long as the client likes.
+    """
+
+    def start(*args: Any) -> Any:
+        if not is_read(environ["wsgi.input"].reader):
+            start_response.__self__.force_close()  # type: ignore[attr-defined]  # gunicorn's Response
+        return start_response(*args)
+
+    return application(environ, start)
+
+
+def is_read(reader: Any) -> bool:
+    """Whether nothing of a body is left to come; what is left of a small one is read if it is there already."""
+    if not isinstance(reader, LengthReader):
+        return not (isinstance(reader, ChunkedReader) and reader.parser is not None)
+    if 0 < reader.length <= SMALL_BODY and isinstance(reader.unreader, PunctualUnreader):
+        reader.unreader.deadline = time.monotonic() + AT_HAND_SECONDS
+        with suppress(OSError):
+            reader.read(reader.length)
+    return bool(reader.length == 0)
