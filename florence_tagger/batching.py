@@ -308,5 +308,7 @@ class Batcher:
             number, seconds = self._totals[phase]
             took = time.monotonic() - self._busy_since.pop(phase)
             self._totals[phase] = (number + 1, seconds + took)
-            self._changed.notify_all()
+            # Whoever wakes takes a core from the next step: after most steps there is nothing for them to do.
+            if self._queue or outcomes or encoded or self._closed:
+                self._changed.notify_all()
         self._telemetry.took(STAGES[phase], took)

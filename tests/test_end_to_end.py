@@ -68,6 +68,29 @@ def test_boxes_are_pixels_of_the_picture(server: RunningServer) -> None:
         assert 0 <= y1 < y2 <= 320
 
 
+def test_all_tasks_at_once(server: RunningServer) -> None:
+    """Their prompts differ in length, and are decoded together."""
+    asked = [
+        {"prompt": "OD"},
+        {"prompt": "<region_proposal>"},
+        {"prompt": "DENSE_REGION_CAPTION"},
+        {"prompt": "OPEN_VOCABULARY_DETECTION", "text": "a dog that sits beside three red cars"},
+        {"prompt": "CAPTION_TO_PHRASE_GROUNDING", "text": "dogs"},
+    ]
+    content = document((SCENES / "scene00.png").read_bytes())
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda one: server.post({"documents": [content], **one}).json(), asked * 4))
+    assert [answer["list_id_not_treated"] for answer in answers] == [[]] * 20
+    assert [answer["data"] for answer in answers] == [answer["data"] for answer in answers[:5]] * 4
+    (counts,), (proposals,) = (answers[place]["data"] for place in (0, 1))
+    assert counts["source"]["content"] == [
+        {label: TRUTH["scene00.png"][label]} for label in sorted(TRUTH["scene00.png"])
+    ]
+    assert [list(one) for one in proposals["source"]["content"]] in ([["region"]], [])
+    long = server.post({"documents": [content], "prompt": "OPEN_VOCABULARY_DETECTION", "text": "a cat " * 300}).json()
+    assert "too long" in str(long["list_id_not_treated"])
+
+
 def test_the_printed_command_counts(server: RunningServer) -> None:
     assert shutil.which("curl"), "this test needs curl: apt-get install curl"
     lines = server.log.read_text().splitlines()
