@@ -20,8 +20,10 @@ def test_overload_is_refused_and_the_rest_is_right() -> None:
 
 @pytest.mark.long
 def test_overload_for_a_minute_costs_little() -> None:
-    peak, overload = measure(delay=0.05, seconds=60, times=10)
+    """Ratios alone: how many milliseconds it is on this machine is printed, and told in docs/operations.md."""
+    peak, overload = measure(delay=0.05, seconds=60, times=11.2)
     check(peak, overload)
     assert overload.per_second >= 0.85 * peak.per_second
+    assert peak.answered_ms is not None
     assert overload.refused_ms is not None
-    assert overload.refused_ms[1] <= 100
+    assert overload.refused_ms[0] < peak.answered_ms[0] / 4
