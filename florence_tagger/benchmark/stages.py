@@ -41,7 +41,7 @@ def measure_inside(
         timed("vision", detector.image_features, pixels)
         encoded = timed("encode", detector.encode, Frame(pixels, rgb.width, rgb.height))
         said = timed("decoder", detector.decode, encoded.cross_attention, detector.generation)
-        timed("postprocess", detector.read, said, rgb.width, rgb.height)
+        timed("postprocess", detector.read, said, encoded)
         steps = steps_of(said, detector.generation)
         times.setdefault("decoder_per_token", []).append(times["decoder"][-1] / steps)
         times.setdefault("tokens", []).append(len(said.token_ids))
