@@ -67,9 +67,11 @@ RUN groupadd --system --force render \
     && useradd --system --uid 10001 --user-group --groups render,video --no-create-home tagger \
     && install --directory --owner=tagger --group=tagger /cache \
     && install --directory /models
-# The GPU's driver keeps compiled kernels below XDG_CACHE_HOME, OpenVINO its compiled models in FLORENCE_CACHE_DIR.
+# The GPU's driver keeps compiled kernels below XDG_CACHE_HOME, OpenVINO its compiled models in FLORENCE_CACHE_DIR,
+# gunicorn its control socket below HOME.
 ENV FLORENCE_CACHE_DIR=/cache/openvino \
-    XDG_CACHE_HOME=/cache
+    XDG_CACHE_HOME=/cache \
+    HOME=/tmp
 USER 10001
 VOLUME ["/models", "/cache"]
 EXPOSE 5011

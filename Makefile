@@ -7,7 +7,7 @@ MODEL := ov_models/florence-2-tiny
 SERVING := $(VENV)/serving.installed
 DEVELOPMENT := $(VENV)/development.installed
 
-.PHONY: run test test-long check format setup setup-dev model lock clean
+.PHONY: run test test-long check format setup setup-dev model image-check lock clean
 
 run: setup  ## serve the bundled model on port 5011; the FLORENCE_* variables are obeyed
 	@exec $(BIN)/python -m florence_tagger serve
@@ -29,6 +29,9 @@ format: setup-dev  ## put the code into its form
 
 model: setup-dev  ## convert the bundled model anew from its checkpoint
 	$(BIN)/python -m convert --model training/florence-2-tiny --output $(MODEL)
+
+image-check:  ## build the image with buildah and run it; as root, on Debian
+	$(PYTHON) -m deploy.image_check $(IMAGE_CHECK)
 
 setup: $(SERVING)  ## install what serves into .venv
 
