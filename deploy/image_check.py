@@ -1,7 +1,7 @@
-"""Builds the serving image with buildah on a base made by debootstrap, and runs it: `make image-check`, as root, on Debian.
+"""Builds the serving image with buildah on a base made by debootstrap, and runs it: `make image-check`.
 
-The base holds what the Dockerfile's `debian:*-slim` holds but is not that image. The service runs in namespaces of its own, with
-a read-only root and without a network.
+It wants root, and Debian. The base holds what the Dockerfile's `debian:*-slim` holds but is not that image. The service
+runs in namespaces of its own, with a read-only root and without a network.
 """
 
 import argparse
@@ -217,8 +217,8 @@ def main() -> int:
     finally:
         buildah("rm", container)
     print(
-        "\nProved by building the Dockerfile's serving target with buildah and running it in namespaces: the lines above, "
-        f"{report.failures} of which did not hold.\nNot proved: that the published base image is as Debian "
+        "\nProved by building the Dockerfile's serving target with buildah and running it in namespaces: the lines "
+        f"above, {report.failures} of which did not hold.\nNot proved: that the published base image is as Debian "
         f"{arguments.suite} by debootstrap is, Docker's own engine, the target convert, and anything on a GPU: "
         "its driver's files are there, no GPU is asked for."
     )
