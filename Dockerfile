@@ -1,9 +1,10 @@
 # The service: docker build -t florence_tagger .
 # The converter: docker build --target convert -t florence_tagger-convert .
 #
-# Why this base: bookworm's Intel driver is of 2022 and knows no GPU after Alder Lake, trixie has none. The next Debian is the
-# first with drivers as recent as OpenVINO. Where a stable base matters more, ubuntu:26.04 has packages of the same names; for GPUs
-# before Tiger Lake, which recent drivers have given up, BASE=debian:bookworm-slim with DRIVERS=intel-opencl-icd.
+# Without the GPU's driver: docker build --build-arg DRIVERS= -t florence_tagger .
+#
+# Why this base: of Debian's suites forky alone has a recent Intel driver (intel-opencl-icd and libze-intel-gpu1 26.27); bookworm has
+# intel-opencl-icd 22.43 and no libze-intel-gpu1, trixie neither.
 ARG BASE=debian:forky-slim
 
 FROM ${BASE} AS python
@@ -25,7 +26,7 @@ RUN python3 -m venv /opt/venv \
 
 
 FROM build AS convert
-# PyPI's PyTorch brings several GB of CUDA along. PyTorch's own index of CPU wheels does not: give its URL.
+# PyPI's PyTorch brings CUDA along. PyTorch's own index of CPU wheels does not: give its URL.
 ARG PIP_EXTRA_INDEX_URL
 COPY convert/requirements.txt /tmp/convert.txt
 RUN pip install --no-cache-dir --disable-pip-version-check --only-binary :all: -c /tmp/constraints.txt -r /tmp/convert.txt
@@ -43,13 +44,19 @@ CMD ["--help"]
 
 
 FROM build AS trimmed
-# What serving never loads: pip, the Hugging Face client (tokenizers needs it for downloads only), the test suites, OpenVINO's NPU
-# plugin, its headers and all frontends but that for its own format.
-RUN pip uninstall --yes --quiet hf-xet huggingface_hub pip \
+# What serving never loads: pip; the Hugging Face client, which tokenizers needs for downloads only, and what that alone needs;
+# pygments, which rich needs for source code only; the test suites; OpenVINO's NPU plugin, its headers and all frontends but that
+# for its own format. Symbols are stripped from Python's extension modules only: stripped libraries of wheels (*.libs) don't load.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends binutils \
+    && rm -rf /var/lib/apt/lists/* \
+    && pip uninstall --yes --quiet hf-xet huggingface_hub annotated-doc anyio certifi filelock fsspec h11 httpcore httpx idna \
+        pygments pyyaml shellingham tqdm typer pip \
     && cd /opt/venv/lib/python3*/site-packages \
     && rm -rf openvino/include openvino/cmake openvino/libs/libopenvino_intel_npu_* \
     && find openvino/libs -name 'libopenvino_*_frontend.so*' ! -name '*_ir_frontend*' -delete \
-    && find . -type d -name tests -prune -exec rm -rf {} +
+    && find . -type d -name tests -prune -exec rm -rf {} + \
+    && find . \( -path ./openvino -o -name '*.libs' \) -prune -o -type f -name '*.so' -exec strip --strip-unneeded {} +
 
 
 FROM python AS serve
@@ -75,7 +82,7 @@ ENV FLORENCE_CACHE_DIR=/cache/openvino \
 USER 10001
 VOLUME ["/models", "/cache"]
 EXPOSE 5011
-# Compiling for a GPU takes minutes at the first start.
+# Compiling for a GPU may take minutes at the first start.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=5m --retries=3 CMD ["python", "-c", \
     "import http.client, os, sys; \
     service = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('FLORENCE_PORT') or 5011), timeout=4); \

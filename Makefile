@@ -30,7 +30,7 @@ format: setup-dev  ## put the code into its form
 model: setup-dev  ## convert the bundled model anew from its checkpoint
 	$(BIN)/python -m convert --model training/florence-2-tiny --output $(MODEL)
 
-image-check:  ## build the image with buildah and run it; as root, on Debian
+image-check:  ## build the image with and without the GPU driver by buildah, run and measure it; as root, on Debian
 	$(PYTHON) -m deploy.image_check $(IMAGE_CHECK)
 
 setup: $(SERVING)  ## install what serves into .venv

@@ -19,3 +19,8 @@ def test_the_last_stage_serves_as_an_unprivileged_user() -> None:
 def test_nothing_of_conversion_gets_into_the_serving_stage() -> None:
     assert "convert" not in SERVING
     assert "torch" not in (ROOT / "requirements.txt").read_text().partition("\n")[2]
+
+
+def test_the_driver_may_be_left_out() -> None:
+    assert re.search(r"^ARG DRIVERS=\"[^\"]*intel-opencl-icd[^\"]*libze-intel-gpu1[^\"]*\"$", SERVING, re.MULTILINE)
+    assert "${DRIVERS}" in SERVING
