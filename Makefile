@@ -7,7 +7,7 @@ MODEL := ov_models/florence-2-tiny
 SERVING := $(VENV)/serving.installed
 DEVELOPMENT := $(VENV)/development.installed
 
-.PHONY: run test test-long check format readme setup setup-dev model lock clean
+.PHONY: run test test-long check format readme setup setup-dev model image-check lock clean
 
 run: setup  ## serve the bundled model on port 5011; the FLORENCE_* variables are obeyed
 	@exec $(BIN)/python -m florence_tagger serve
@@ -32,6 +32,9 @@ model: setup-dev  ## convert the bundled model anew from its checkpoint
 
 readme: setup  ## make the table of settings in README.md anew
 	$(BIN)/python -m florence_tagger settings --update README.md
+
+image-check:  ## build the image with and without the GPU driver by buildah, run and measure it; as root, on Debian
+	$(PYTHON) -m deploy.image_check $(IMAGE_CHECK)
 
 setup: $(SERVING)  ## install what serves into .venv
 

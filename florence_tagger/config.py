@@ -141,6 +141,12 @@ class Settings(BaseSettings):
         "text", description="Form of the log's lines: text for people, json for programs."
     )
 
+    @field_validator("api_key")
+    @classmethod
+    def without_blanks(cls, value: str) -> str:
+        """HTTP takes them off the header; files that keys are kept in often end with one."""
+        return value.strip()
+
     @field_validator("device")
     @classmethod
     def upper_case(cls, value: str) -> str:

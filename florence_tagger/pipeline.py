@@ -170,7 +170,8 @@ class Run:
         parts: list[Part] = []
         incomplete = False
         began = time.monotonic()
-        with closing(self.pipeline.decoders.frames(file, self.sampling, self.deadline)) as frames:
+        decoded = self.pipeline.decoders.frames(file, self.sampling, self.deadline, self.progress.check)
+        with closing(decoded) as frames:
             try:
                 for frame in frames:
                     detection = parts[-1].detection if frame.repeats else self._queue(frame)

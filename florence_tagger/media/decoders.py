@@ -4,12 +4,12 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 
 from florence_tagger.errors import NotReadyError
 from florence_tagger.media.limits import Confinement, Sampling
-from florence_tagger.media.process import DecoderProcess
+from florence_tagger.media.process import LOOK_SECONDS, DecoderProcess
 from florence_tagger.schemas import Frame
 
 logger = logging.getLogger(__name__)
@@ -33,17 +33,21 @@ class Decoders:
         for _ in range(processes):
             self._starter.submit(self._start)
 
-    def frames(self, content: bytes, sampling: Sampling, deadline: float) -> Generator[Frame]:
+    def frames(
+        self, content: bytes, sampling: Sampling, deadline: float, check: Callable[[], None] = lambda: None
+    ) -> Generator[Frame]:
         """The frames of a file, decoded one by one as they are asked for, until the monotonic time `deadline`.
+
+        `check` is called now and then while something is waited for, and raises where the file is not wanted any more.
 
         Raises:
             DocumentError: the file is not accepted or damaged, or it cost its process, possibly after some frames.
             TimeoutError: the deadline has come.
             NotReadyError: the pool is closed.
         """
-        process = self._take(deadline)
+        process = self._take(deadline, check)
         try:
-            yield from process.frames(content, sampling, deadline)
+            yield from process.frames(content, sampling, deadline, check)
         finally:
             self._give_back(process)
 
@@ -63,13 +67,16 @@ class Decoders:
         self._idle.put(None)
         self._starter.shutdown(cancel_futures=True)
 
-    def _take(self, deadline: float) -> DecoderProcess:
+    def _take(self, deadline: float, check: Callable[[], None]) -> DecoderProcess:
         """A process that is free and alive."""
         while True:
+            check()
             try:
-                process = self._idle.get(timeout=max(deadline - time.monotonic(), 0))
+                process = self._idle.get(timeout=max(min(deadline - time.monotonic(), LOOK_SECONDS), 0))
             except queue.Empty:
-                raise TimeoutError from None
+                if time.monotonic() >= deadline:
+                    raise TimeoutError from None
+                continue
             if process is None or self._closed.is_set():
                 self._idle.put(None)  # for the next one
                 raise NotReadyError("The service is stopping.")

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = Path(__file__).resolve().parents[2]  # where this package is, for a process that imports it anew
 MOST_MESSAGE = 100_000  # bytes; reasons are short
+LOOK_SECONDS = 0.25  # between looks at whether the file is still wanted
 
 # Of glibc (mallopt(3)): one heap, which keeps what a photo of twelve megapixels took, so that the next one need not ask
 # the system for it page by page. That is a quarter of the time (`python -m benchmarks.media`).
@@ -72,8 +73,12 @@ class DecoderProcess:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def frames(self, content: bytes, sampling: Sampling, deadline: float) -> Generator[Frame]:
+    def frames(
+        self, content: bytes, sampling: Sampling, deadline: float, check: Callable[[], None] = lambda: None
+    ) -> Generator[Frame]:
         """The frames of a file, decoded one by one as they are asked for.
+
+        `check` is called now and then meanwhile; what it raises costs the process, which is at the file.
 
         Raises:
             DocumentError: the file is not accepted or damaged, or it cost the process, possibly after some frames.
@@ -88,7 +93,7 @@ class DecoderProcess:
         try:
             while True:
                 started = time.monotonic()
-                answer = self._ask(message, work_left, deadline)
+                answer = self._ask(message, work_left, deadline, check)
                 work_left -= time.monotonic() - started
                 if ended := "spent" in answer:
                     break
@@ -104,12 +109,14 @@ class DecoderProcess:
         if "error" in answer:
             raise DocumentError(str(answer["error"]))
 
-    def _ask(self, message: dict[str, Any], work_left: float, deadline: float) -> dict[str, Any]:
+    def _ask(
+        self, message: dict[str, Any], work_left: float, deadline: float, check: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
         """Sends a message and waits for the answer to it."""
         time_left = deadline - time.monotonic()
         try:
             self._channel.send_bytes(json.dumps(message).encode())
-            if self._channel.poll(max(min(work_left, time_left), 0)):
+            if self._is_answered(min(work_left, time_left), check):
                 answer: dict[str, Any] = json.loads(self._channel.recv_bytes(MOST_MESSAGE))
                 return answer
         except (OSError, EOFError, ValueError) as exc:
@@ -121,6 +128,19 @@ class DecoderProcess:
             raise TimeoutError
         logger.warning("A decoder process was given up after %g s.", self._confinement.seconds)
         raise DocumentError(f"The file was not decoded within {self._confinement.seconds:g} seconds.")
+
+    def _is_answered(self, seconds: float, check: Callable[[], None]) -> bool:
+        """Whether there is an answer within so many seconds."""
+        ends = time.monotonic() + seconds
+        while not self._channel.poll(max(min(ends - time.monotonic(), LOOK_SECONDS), 0)):
+            if time.monotonic() >= ends:
+                return False
+            try:
+                check()
+            except Exception:
+                self.fit = False  # it is still at the file
+                raise
+        return True
 
     def _read_pixels(self) -> UInt8Array:
         """A copy of the pixels that the process has written: uint8 (H, W, 3)."""

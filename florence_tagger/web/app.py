@@ -56,6 +56,7 @@ def create_app(
 ) -> Flask:
     """The application on a model that `batcher` loads, for frames that `decoders` make."""
     app = Flask(__name__, static_folder=None)
+    app.url_map.merge_slashes = app.url_map.redirect_defaults = False  # a redirect would repeat the header Host
     app.json.sort_keys = False  # type: ignore[attr-defined]  # jobs are the newest first
     limits = Limits(int(settings.max_document_mb * 1e6), settings.request_seconds)
     measures = measures or Measures()

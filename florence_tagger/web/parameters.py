@@ -50,8 +50,10 @@ EXAMPLE = {
 def task_named(name: Any) -> Any:
     """A task by its name in any case, with or without its brackets; what is none as it came."""
     if isinstance(name, str):
-        name = name.strip(BLANKS).upper().removeprefix("<").removesuffix(">")
-    return next((task for task in Task if task == name), name)
+        bare = name.strip(BLANKS)
+        bare = bare[1:-1] if bare.startswith("<") and bare.endswith(">") else bare
+        return next((task for task in Task if task == bare.upper() and bare.isascii()), name)
+    return name
 
 
 def written(text: str) -> str:

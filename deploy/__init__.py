@@ -1,0 +1,1 @@
+"""What proves the image, where there is no Docker engine."""
