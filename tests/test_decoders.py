@@ -99,6 +99,31 @@ def test_the_deadline_of_a_document() -> None:
         pool.close()
 
 
+class UnwantedError(Exception):
+    """What is raised where a client has gone."""
+
+
+def test_a_file_that_is_not_wanted_any_more_is_given_up(decoders: Decoders) -> None:
+    """The process that is at it makes room for the next file; who waits for a process waits no longer."""
+    began, asked = time.monotonic(), iter(range(10**9))
+
+    def check() -> None:
+        if next(asked) > 1:
+            raise UnwantedError
+
+    (pid,) = decoders.pids if wait_for(lambda: bool(decoders.pids)) else ()
+    with pytest.raises(UnwantedError):
+        list(decoders.frames(many_scans_jpeg(), Sampling(), began + 60, check))
+    assert wait_for(lambda: gone(pid))
+    stream = decoders.frames(video("mp4", "libx264"), Sampling(), time.monotonic() + 30)
+    next(stream)  # the one process is busy
+    with pytest.raises(UnwantedError):
+        list(decoders.frames(SCENE, Sampling(), time.monotonic() + 60, check))
+    assert time.monotonic() - began < 30
+    stream.close()
+    assert frames(decoders)
+
+
 def test_the_deadline_of_a_request(decoders: Decoders) -> None:
     frames(decoders)
     with pytest.raises(TimeoutError):

@@ -174,7 +174,16 @@ def test_tasks_that_are_accepted(client: FlaskClient, prompt: Any) -> None:
 
 @pytest.mark.parametrize(
     "parameter",
-    [{"prompt": "CAPTION"}, {"prompt": 5}, {"output": "boxes"}, {"output": []}, {"return_boxes": "yes"}]
+    [
+        {"prompt": "CAPTION"},
+        {"prompt": "OD>"},
+        {"prompt": "<OD"},
+        {"prompt": "region_propoſal"},
+        {"prompt": 5},
+        {"output": "boxes"},
+        {"output": []},
+        {"return_boxes": "yes"},
+    ]
     + [{"min_score": score} for score in (-0.1, 1.01, True, "high", [], 10**400)],
 )
 def test_what_is_not_offered_is_refused(client: FlaskClient, parameter: dict[str, Any]) -> None:
@@ -683,3 +692,10 @@ def test_any_bytes_get_an_envelope(shared_client: FlaskClient, body: bytes) -> N
     response = shared_client.post("/process", data=body)
     check_envelope(response.json)
     assert response.status_code in (200, 400)
+
+
+def test_a_body_of_nothing_but_small_values_is_not_read(client: FlaskClient) -> None:
+    body = b'{"documents": [], "x": [' + b",".join([b"{}"] * 300_000) + b"]}"
+    response = client.post("/process", data=body)
+    assert response.status_code == 400
+    assert "more than the 500,000 values accepted" in response.json["error"]

@@ -17,6 +17,8 @@ from florence_tagger.media.limits import Sampling
 from florence_tagger.schemas import Prompt
 from florence_tagger.web.parameters import BLANKS, DEFAULT_LABELS, RequestBody, body_type, schema_of
 
+MOST_VALUES = 500  # a document may have, on average over as many as are accepted; Detect's have a dozen
+
 NO_REQUEST = 'The body must be a JSON object with a list "documents", each with its file in base64 in source.content.'
 
 
@@ -50,6 +52,7 @@ def parse_request(body: bytes, max_documents: int, sampling: Sampling) -> Proces
         RequestError: it is not JSON, has no list `documents`, or a parameter has a value that is not accepted.
         TooManyDocumentsError: more documents than `max_documents`.
     """
+    check_values(body, MOST_VALUES * max_documents)
     values = parse_json(body)
     kind = body_type(max_documents, sampling)
     try:
@@ -65,6 +68,16 @@ def parse_request(body: bytes, max_documents: int, sampling: Sampling) -> Proces
         wanted.return_boxes,
         Sampling(wanted.video_fps, wanted.video_max_frames, wanted.video_max_seconds),
     )
+
+
+def check_values(body: bytes, most: int) -> None:
+    """RequestError where a JSON text has more values than `most`, more or less, by the marks that they are set off by.
+
+    A value takes some thirty times the memory of its two bytes, and none of the other threads runs while it is read.
+    Base64 has none of the marks.
+    """
+    if sum(body.count(mark) for mark in (b"{", b"[", b",")) > most:
+        raise RequestError(f"The body has more than the {most:,} values accepted.")
 
 
 def parse_json(body: bytes) -> Any:
