@@ -69,7 +69,7 @@ def serve(**given: Any) -> None:
     help="At most so many labels for a file, those with the highest counts; 0 is all.",
 )
 @click.option("--min-score", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Drop weaker boxes.")
-@click.option("--prompt", default=Task.OBJECT_DETECTION, show_default=True, help="The task of Florence-2.")
+@click.option("--prompt", default=Task.OBJECT_DETECTION.value, show_default=True, help=f"The task: {', '.join(Task)}.")
 @click.option("--text", default="", help="What to look for, of the tasks that need it.")
 @click.option("--server", metavar="URL", help="A running service to use; its key is taken from FLORENCE_API_KEY.")
 @click.option(

@@ -4,11 +4,13 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -314,12 +316,12 @@ def test_a_service_counts_the_same(server: RunningServer, tmp_path: Path) -> Non
 
 
 def test_the_key_of_a_service(tmp_path: Path) -> None:
-    running = start_server(tmp_path / "log.txt", "--api-key", "secret")
+    running = start_server(tmp_path / "log.txt", "--api-key", "gehéim")
     sample = SCENES / "scene00.png"
     refused = count(sample, "--server", running.url)
     assert refused.returncode == 2
     assert b"X-API-Key" in refused.stderr
-    treated = count(sample, "--server", f"{running.url}/", "--json", FLORENCE_API_KEY="secret")
+    treated = count(sample, "--server", f"{running.url}/", "--json", FLORENCE_API_KEY="gehéim")
     assert treated.returncode == 0
     assert json.loads(treated.stdout)[0]["content"]
     assert stop_server(running) == 0
@@ -375,3 +377,18 @@ def test_a_service_that_is_busy_is_waited_for_and_odd_answers_are_told(monkeypat
             there.detect(b"x", "OD", "", 0)
         with pytest.raises(NotReadyError):  # a run that goes on later tries the file again
             there.detect(b"x", "OD", "", 0)
+
+
+def test_a_client_that_is_closed_waits_no_more() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as pool:
+        there = client_of(f"http://127.0.0.1:{silent.getsockname()[1]}", "", 60)
+        waiting = pool.submit(there.detect, b"x", "OD", "", 0.0)
+        connection, _ = silent.accept()
+        with connection:
+            assert connection.recv(100)
+            started = time.monotonic()
+            there.close()
+            assert isinstance(waiting.exception(), TaggerError)
+        assert time.monotonic() - started < 10
+    with pytest.raises(TaggerError, match="closed"):
+        there.check()

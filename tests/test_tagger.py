@@ -1,7 +1,6 @@
 """The Python API: the same counts as the service's, from many threads, and nothing left behind."""
 
 import gc
-import os
 import subprocess
 import sys
 import threading
@@ -114,4 +113,3 @@ def test_a_program_of_three_lines_ends() -> None:
 def test_only_the_tagger_is_there() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Taggers'"):
         _ = florence_tagger.Taggers  # type: ignore[attr-defined]
-    assert os.environ.get("FLORENCE_MODEL_DIR") is None

@@ -6,8 +6,12 @@ http.client and not urllib.request, which would take the key along when it is se
 import base64
 import http.client
 import json
+import os
+import socket
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from threading import Event
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -32,6 +36,8 @@ class Client:
     url: SplitResult
     api_key: str
     seconds: float
+    _open: set[http.client.HTTPConnection] = field(default_factory=set)
+    _closed: Event = field(default_factory=Event)
 
     def check(self) -> None:
         """TaggerError where there is no such service."""
@@ -52,18 +58,31 @@ class Client:
         deadline = time.monotonic() + PATIENCE_SECONDS
         status, answer = self._ask("POST", "/process", body)
         while status == http.HTTPStatus.SERVICE_UNAVAILABLE and time.monotonic() < deadline:
-            time.sleep(PAUSE_SECONDS)
+            self._closed.wait(PAUSE_SECONDS)
             status, answer = self._ask("POST", "/process", body)
         try:
             return read_answer(status, answer)
         except (LookupError, TypeError, ValueError, AttributeError) as exc:
             raise TaggerError(f"{self.url.geturl()} gave no answer of florence_tagger's (status {status})") from exc
 
+    def close(self) -> None:
+        """Ends what waits for an answer, with a TaggerError."""
+        self._closed.set()
+        for connection in self._open.copy():
+            if connection.sock is not None:
+                with suppress(OSError):  # it has ended by itself
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+
     def _ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
         """Status and JSON object of an answer."""
-        headers = {"Content-Type": "application/json"} | ({"X-API-Key": self.api_key} if self.api_key else {})
+        headers = {"Content-Type": b"application/json"} | (
+            {"X-API-Key": os.fsencode(self.api_key)} if self.api_key else {}
+        )
         connection = CONNECTIONS[self.url.scheme](self.url.hostname or "", self.url.port, timeout=self.seconds)
+        self._open.add(connection)
         try:
+            if self._closed.is_set():
+                raise NotReadyError("The client is closed.")
             connection.request(method, self.url.path.rstrip("/") + path, body, headers)
             response = connection.getresponse()
             answer = json.loads(response.read())
@@ -72,6 +91,7 @@ class Client:
         except ValueError:
             answer = None
         finally:
+            self._open.discard(connection)
             connection.close()
         return response.status, answer if isinstance(answer, dict) else {}
 
@@ -85,8 +105,8 @@ def client_of(url: str, api_key: str, request_seconds: float) -> Client:
         usable = False
     if not usable:
         raise SettingsError(f"{url} is no URL of a service, as http://localhost:5011 is one.")
-    if not api_key.isascii() or not api_key.isprintable():
-        raise SettingsError("FLORENCE_API_KEY=…: a key that is sent has printable ASCII characters alone")
+    if not api_key.isprintable():
+        raise SettingsError("FLORENCE_API_KEY=…: a key that is sent has printable characters alone")
     return Client(parts, api_key, request_seconds + SPARE_SECONDS)
 
 

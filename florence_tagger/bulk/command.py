@@ -92,4 +92,5 @@ def finder_of(options: CountOptions, settings: Settings) -> Iterator[Finder]:
     else:
         client = client_of(options.server, settings.api_key, settings.request_seconds)
         client.check()
-        yield client
+        with closing(client):
+            yield client

@@ -11,6 +11,8 @@ from florence_tagger.bulk.forms import printable
 from florence_tagger.bulk.results import Counted
 from florence_tagger.errors import TaggerError
 
+INTERRUPTED = "Interrupted"
+
 
 class Rate(ProgressColumn):
     """Files per second."""
@@ -56,7 +58,7 @@ class Tally:
                     self._tell(result)
                     yield result
             except KeyboardInterrupt:
-                self.stopped = "Interrupted"
+                self.stopped = INTERRUPTED
             except (TaggerError, OSError) as exc:
                 self.stopped = str(exc).rstrip(".")
 
@@ -70,6 +72,6 @@ class Tally:
             print(f"Error: {self.stopped}; {self.seen} of {self.total} files were looked at.", file=sys.stderr)
         if self.failed:
             print(f"{self.failed} of {self.total} files could not be counted.", file=sys.stderr)
-        if self.stopped is not None and not self.seen:
+        if self.stopped not in (None, INTERRUPTED) and not self.seen:
             return 2
         return 1 if self.failed or self.stopped is not None else 0
