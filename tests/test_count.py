@@ -196,6 +196,8 @@ def test_paths_mean_files(tmp_path: Path) -> None:
         (["x.png", "--server", "http://127.0.0.1:1"], "can't be reached: "),
         (["x.png", "--server", "localhost"], "is no URL of a service"),
         (["x.png", "--annotate", "/proc/x"], "/proc/x can't be made"),
+        (["x.png", "--resume", "/dev/zero"], "/dev/zero is no file that can be gone on from"),
+        (["x.png", "--min-score", "nan"], "min_score is nan; accepted is"),
         (["x.png", "--resume", "/nowhere/x.jsonl"], "/nowhere/x.jsonl can't be written: No such file"),
         ([], "Missing argument"),
     ],
@@ -294,6 +296,17 @@ def test_a_bar_is_for_terminals_and_colours_for_those_who_want_them() -> None:
     quiet = count(sample)
     assert quiet.stderr == b""
     assert b"\x1b" not in quiet.stdout
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [*COMMAND, "tests/scenes/scene00.png"]
+        result = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (1, "Error: [Errno 28] No space left on device\n")
+    (tmp_path / "tests").touch()  # a file where the drawings' folder would be
+    drawn = count("tests/scenes/scene00.png", "tests/scenes/scene02.png", "--annotate", tmp_path)
+    assert drawn.returncode == 2
+    assert b"Not a directory" in drawn.stderr
 
 
 def test_nobody_reads_on() -> None:

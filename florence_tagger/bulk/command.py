@@ -59,6 +59,8 @@ def run_count(options: CountOptions, settings: Settings) -> int:
 
 def wanted_of(options: CountOptions, settings: Settings) -> Wanted:
     """What to do with each file; TaggerError where that can't be."""
+    if not 0 <= options.min_score <= 1:  # click lets NaN through
+        raise SettingsError(f"min_score is {options.min_score}; accepted is a number from 0 to 1.")
     if options.annotate is not None:
         try:
             options.annotate.mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,8 @@ class Record:
     """
 
     def __init__(self, path: Path) -> None:
+        if path.exists() and not path.is_file():
+            raise SettingsError(f"{path} is no file that can be gone on from.")
         try:
             self._file: IO[bytes] = path.open("a+b")
         except OSError as exc:
