@@ -18,6 +18,7 @@ import click
 import numpy as np
 from PIL import Image
 
+from florence_tagger.assembly import start_decoders
 from florence_tagger.benchmark.run import find_pictures
 from florence_tagger.benchmark.stages import machine
 from florence_tagger.config import load_settings
@@ -25,7 +26,6 @@ from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.frames import open_frames
 from florence_tagger.media.images import to_jpeg
 from florence_tagger.media.limits import Limits, Sampling
-from florence_tagger.web.server import start_decoders
 from training.scenes import World, draw_scene
 
 SIZE = (768, 768)  # the input of the published models

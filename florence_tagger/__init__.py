@@ -1,3 +1,23 @@
-"""Counts the objects in pictures with a Florence-2 model on OpenVINO, and serves the counts over HTTP."""
+"""Counts the objects in pictures and videos with a Florence-2 model on OpenVINO, here or over HTTP.
 
+from florence_tagger import Tagger
+
+with Tagger.load("ov_models/florence-2-tiny") as tagger:
+    print(tagger.count("photo.jpg"))
+"""
+
+TYPE_CHECKING = False  # as type checkers take it; to import `typing` for it would be to load something
+if TYPE_CHECKING:
+    from florence_tagger.tagger import Tagger
+
+__all__ = ["Tagger", "__version__"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """`Tagger`, which loads OpenVINO, when it is first asked for."""
+    if name != "Tagger":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from florence_tagger.tagger import Tagger
+
+    return Tagger

@@ -97,7 +97,7 @@ class Batcher:
         self._decoding: set[Work] = set()
         self._busy_since: dict[Phase, float] = {}
         self._totals = dict.fromkeys(Phase, (0, 0.0))
-        self._ready = False
+        self._ready = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="encode", daemon=True)
         self._thread.start()
@@ -105,7 +105,11 @@ class Batcher:
     @property
     def ready(self) -> bool:
         """Whether frames are taken: the model is loaded and the service is not about to stop."""
-        return self._ready and not self._closed
+        return self._ready.is_set() and not self._closed
+
+    def wait_until_ready(self) -> None:
+        """Returns once the model is loaded; must not be called where loading it may fail."""
+        self._ready.wait()
 
     @property
     def busy_seconds(self) -> float:
@@ -218,7 +222,7 @@ class Batcher:
             return
         decoder = threading.Thread(target=self._decode_frames, args=(model,), name="decode", daemon=True)
         decoder.start()
-        self._ready = True
+        self._ready.set()
         self._encode_frames(model)
         decoder.join()
 

@@ -1,5 +1,6 @@
-"""The command line: `python -m florence_tagger serve`, `check`, `benchmark`, `devices`, `doctor`."""
+"""The command line: `python -m florence_tagger count`, `serve`, `check`, `benchmark`, `devices`, `doctor`."""
 
+import errno
 import json
 import logging
 import sys
@@ -11,9 +12,11 @@ import click
 
 from florence_tagger import __version__
 from florence_tagger.config import DEFAULT_MODEL, PREFIX, Settings, load_settings, unknown_variables
+from florence_tagger.counting import DEFAULT_LABELS, MOST_LABELS
 from florence_tagger.errors import TaggerError
 from florence_tagger.florence.folder import check_hashes, read_folder
 from florence_tagger.reference import settings_table, updated
+from florence_tagger.schemas import Task
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +24,7 @@ logger = logging.getLogger(__name__)
 @click.group()
 @click.version_option(__version__, package_name="florence_tagger", prog_name="florence_tagger")
 def main() -> None:
-    """Counts the objects in pictures with a Florence-2 model on OpenVINO."""
+    """Counts the objects in pictures and videos with a Florence-2 model on OpenVINO."""
 
 
 def setting_options() -> list[click.Parameter]:
@@ -50,6 +53,61 @@ def serve(**given: Any) -> None:
     for problem in unknown_variables():
         logger.warning("%s", problem)
     Server(settings, folder).run()
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--json", "form", flag_value="json", help="A list of objects: file, content, error.")
+@click.option("--jsonl", "form", flag_value="jsonl", help="The same objects, a line each, as they come.")
+@click.option("--csv", "form", flag_value="csv", help="A row for each label of a file: file, label, count, error.")
+@click.option("--annotate", type=click.Path(path_type=Path, file_okay=False), help="Folder for pictures with boxes.")
+@click.option(
+    "--num-labels",
+    type=click.IntRange(0, MOST_LABELS),
+    default=DEFAULT_LABELS,
+    show_default=True,
+    help="At most so many labels for a file, those with the highest counts; 0 is all.",
+)
+@click.option("--min-score", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Drop weaker boxes.")
+@click.option("--prompt", default=Task.OBJECT_DETECTION.value, show_default=True, help=f"The task: {', '.join(Task)}.")
+@click.option("--text", default="", help="What to look for, of the tasks that need it.")
+@click.option("--server", metavar="URL", help="A running service to use; its key is taken from FLORENCE_API_KEY.")
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File of JSON lines: what it has is not counted again, what is new is added.",
+)
+@click.option("--model", help="Model folder, as FLORENCE_MODEL_DIR.")
+@click.option("--device", help="OpenVINO device, as FLORENCE_DEVICE.")
+def count(paths: tuple[str, ...], model: str | None, device: str | None, **given: Any) -> None:
+    """Counts the objects in pictures and videos.
+
+    PATH is a file, a folder (the pictures and videos in it, at any depth), a pattern such as 'scans/**/*.tif', or - for
+    a list of paths on the standard input, one a line.
+
+    \b
+    Exits with 0 where all files were counted,
+              1 where some were not,
+              2 where nothing could be done.
+    """
+    from florence_tagger.bulk.command import CountOptions, run_count  # loads OpenVINO
+
+    chosen = {name: value for name, value in (("model_dir", model), ("device", device)) if value is not None}
+    try:
+        settings = load_settings(chosen)
+        code = run_count(CountOptions(paths, **given), settings)
+    except KeyboardInterrupt:
+        click.echo("Interrupted.", err=True)
+        sys.exit(1)
+    except TaggerError as exc:
+        click.echo(f"Error: {exc}", err=True)
+        sys.exit(2)
+    except OSError as exc:
+        if exc.errno == errno.EPIPE:  # nobody reads on, as with `| head`: click ends quietly then
+            raise
+        click.echo(f"Error: {exc}", err=True)
+        sys.exit(1)
+    sys.exit(code)
 
 
 @main.command("settings")

@@ -6,6 +6,9 @@ from dataclasses import replace
 
 from florence_tagger.schemas import Region, Sighting
 
+DEFAULT_LABELS = 5
+MOST_LABELS = 10_000
+
 
 def above(sightings: Iterable[Sighting], min_score: float) -> tuple[Sighting, ...]:
     """What was seen, without the regions of a lower score."""
@@ -42,3 +45,8 @@ def label_probabilities(sightings: Iterable[Sighting]) -> dict[str, float]:
 def highest(values: Mapping[str, float], most: int) -> list[str]:
     """The `most` labels of the highest values (0: all), the highest first, of equal ones the alphabet's first."""
     return sorted(values, key=lambda label: (-values[label], label))[: most or None]
+
+
+def as_content(counts: Mapping[str, int], num_labels: int) -> list[dict[str, int]]:
+    """The `num_labels` highest counts (0: all) as a document's content: one-key dictionaries in alphabetical order."""
+    return [{label: counts[label]} for label in sorted(highest(counts, num_labels))]

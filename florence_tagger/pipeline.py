@@ -12,7 +12,7 @@ from typing import Any
 from florence_tagger.batching import Batcher
 from florence_tagger.documents import Part, cancel, gather
 from florence_tagger.errors import BusyError, DocumentError, GoneError, NotReadyError, Reason
-from florence_tagger.media.content import decode_base64
+from florence_tagger.media.content import check_size, decode_base64
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.limits import Sampling
 from florence_tagger.results import Results, key_of
@@ -21,6 +21,7 @@ from florence_tagger.telemetry import Stage, Telemetry
 
 logger = logging.getLogger(__name__)
 
+Content = str | bytes  # a file in base64, as requests have it, or as it is
 Outcome = DocumentResult | DocumentError
 
 # A request has at most so many documents and frames queued, so that a large one leaves places for others. It is enough
@@ -67,13 +68,13 @@ class Pipeline:
 
     def run(
         self,
-        contents: Sequence[str | DocumentError],
+        contents: Sequence[Content | DocumentError],
         sampling: Sampling,
         prompt: Prompt = OBJECT_DETECTION,
         progress: Progress | None = None,
         deadline: float | None = None,
     ) -> list[Outcome]:
-        """Treats the documents of a request; `contents` has the base64 text of each, or why it has none.
+        """Treats the documents of a request; `contents` has the file of each, or why it has none.
 
         Files are decoded, one at a time, while the model is at the ones before. `deadline` is the monotonic time at
         which the request is answered with what is done.
@@ -96,7 +97,7 @@ class Pipeline:
 class Started:
     """A document under way: its content, for when it must be started again, and its result to come."""
 
-    content: str
+    content: Content
     result: Future[DocumentResult]
 
 
@@ -120,7 +121,7 @@ class Run:
     under_way: deque[Started | DocumentError] = field(default_factory=deque)
     frames: deque[Future[Detection]] = field(default_factory=deque)
 
-    def outcomes(self, contents: Sequence[str | DocumentError]) -> list[Outcome]:
+    def outcomes(self, contents: Sequence[Content | DocumentError]) -> list[Outcome]:
         """What becomes of the documents, in their order."""
         outcomes: list[Outcome] = []
 
@@ -144,7 +145,7 @@ class Run:
         if self.reserved:
             self.pipeline.batcher.release()
 
-    def start(self, content: str | DocumentError) -> Started | DocumentError:
+    def start(self, content: Content | DocumentError) -> Started | DocumentError:
         """Decodes and queues one document."""
         self.progress.check()
         if isinstance(content, DocumentError):
@@ -152,7 +153,7 @@ class Run:
         if time.monotonic() > self.deadline:
             return self._too_late()
         try:
-            file = decode_base64(content, self.pipeline.limits.document_bytes)
+            file = self._file_of(content)
         except DocumentError as exc:
             return DocumentError(str(exc), Reason.CONTENT)
         key = key_of((self.prompt, self.sampling), file)
@@ -164,6 +165,11 @@ class Run:
             return self._too_late()
         except NotReadyError as exc:
             return DocumentError(str(exc), Reason.STOPPING)
+
+    def _file_of(self, content: Content) -> bytes:
+        """The bytes of a document's file; DocumentError where there are none, or too many."""
+        most = self.pipeline.limits.document_bytes
+        return decode_base64(content, most) if isinstance(content, str) else check_size(content, most)
 
     def _submit(self, file: bytes) -> Future[DocumentResult]:
         """Decodes a file that is not known and queues its frames, one by one."""

@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 import requests
 
+from florence_tagger.assembly import start_decoders
 from florence_tagger.batching import Batcher
 from florence_tagger.benchmark.processes import free_port
 from florence_tagger.config import DEFAULT_MODEL, load_settings
@@ -25,7 +26,6 @@ from florence_tagger.media.limits import Sampling
 from florence_tagger.pipeline import Limits, Outcome, Pipeline
 from florence_tagger.results import Results
 from florence_tagger.schemas import Detection, Frame, Prompt, Region
-from florence_tagger.web.server import start_decoders
 
 # A busy machine is no fault of a test: pytest's own timeout ends what hangs.
 hypothesis.settings.register_profile("patient", deadline=None)

@@ -19,6 +19,7 @@ RANKS = {
     "errors": 0,
     "schemas": 0,
     "config": 1,
+    "prompts": 1,
     "telemetry": 1,
     "media": 2,
     "florence": 2,
@@ -28,12 +29,15 @@ RANKS = {
 } | {
     "documents": 3,
     "pipeline": 4,
-    "web": 5,
-    "benchmark": 5,
-    "diagnosis": 5,
-    "reference": 5,
-    "cli": 6,
-    "__main__": 7,
+    "assembly": 5,
+    "tagger": 6,
+    "web": 6,
+    "benchmark": 6,
+    "diagnosis": 6,
+    "reference": 6,
+    "bulk": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 
 # Each foreign library has one owner, of one module or two.
@@ -53,6 +57,7 @@ OWNERS = {
     "pythonjsonlogger": ("web/logs.py",),
     "psutil": ("web/envelope.py", "web/measures.py", "benchmark/processes.py"),
     "click": ("cli.py",),
+    "rich": ("bulk/forms.py", "bulk/progress.py", "benchmark/run.py"),
     "cachetools": ("results.py",),
     "prometheus_client": ("web/measures.py",),
 }

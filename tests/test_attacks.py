@@ -10,12 +10,12 @@ import numpy as np
 import psutil
 import pytest
 
+from florence_tagger.assembly import start_decoders
 from florence_tagger.config import load_settings
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.limits import Sampling
 from florence_tagger.schemas import Frame
-from florence_tagger.web.server import start_decoders
 from tests.attacks import ANY, ATTACKS
 from tests.pictures import JPEG, PICTURES
 from tests.variants import Variant

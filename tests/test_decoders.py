@@ -13,13 +13,13 @@ import numpy as np
 import psutil
 import pytest
 
+from florence_tagger.assembly import start_decoders
 from florence_tagger.config import load_settings
 from florence_tagger.errors import DocumentError, NotReadyError
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.images import open_picture
 from florence_tagger.media.limits import Confinement, Limits, Sampling
 from florence_tagger.schemas import Frame
-from florence_tagger.web.server import start_decoders
 from tests.attacks import many_scans_jpeg, png_bomb
 from tests.conftest import ROOT, wait_for
 from tests.pictures import JPEG, PNG
@@ -189,7 +189,7 @@ def test_no_process_outlives_a_killed_service(busy: bool) -> None:
         "import sys, time\n"
         "from florence_tagger.config import load_settings\n"
         "from florence_tagger.media.limits import Sampling\n"
-        "from florence_tagger.web.server import start_decoders\n"
+        "from florence_tagger.assembly import start_decoders\n"
         "pool = start_decoders(load_settings({'decoder_processes': 2}), (192, 192))\n"
         "list(pool.frames(sys.stdin.buffer.read(int(sys.argv[1])), Sampling(), time.monotonic() + 30))\n"
         "while len(pool.pids) < 2: time.sleep(0.01)\n"

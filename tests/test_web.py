@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from florence_tagger.assembly import start_decoders
 from florence_tagger.batching import Batcher
 from florence_tagger.config import Settings, load_settings
 from florence_tagger.errors import ModelError, NotReadyError
@@ -28,7 +29,6 @@ from florence_tagger.web.envelope import IndexResponse
 from florence_tagger.web.measures import Measures
 from florence_tagger.web.parameters import RequestBody
 from florence_tagger.web.request import parse_request
-from florence_tagger.web.server import start_decoders
 from tests.conftest import FakeModel, document, wait_for
 from tests.pictures import pages
 from tests.videos import animation, damaged_frame

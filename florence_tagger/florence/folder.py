@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.errors import ModelError
 from florence_tagger.florence.decoding import GenerationSettings
 
@@ -13,6 +14,12 @@ MANIFEST = "manifest.json"
 GENERATION = "generation_config.json"
 PREPROCESSING = "preprocessor_config.json"
 FORMAT = 4
+# Where the package is installed without its repository, which holds the bundled model.
+NO_MODEL = (
+    "There is no model: set FLORENCE_MODEL_DIR to the folder of one. The repository of florence_tagger has a small "
+    "one, ov_models/florence-2-tiny, and makes others from checkpoints: "
+    "`python -m convert --model florence-community/Florence-2-base --output ov_models/florence-2-base`."
+)
 GRAPHS = ("vision", "encoder", "decoder")
 NEEDED_FILES = {f"{graph}.{suffix}" for graph in GRAPHS for suffix in ("xml", "bin")} | {
     "tokenizer.json",
@@ -58,7 +65,7 @@ def read_folder(path: Path) -> ModelFolder:
             names is missing.
     """
     if not path.is_dir():
-        raise ModelError(f"There is no model folder {path}.")
+        raise ModelError(NO_MODEL if path == DEFAULT_MODEL else f"There is no model folder {path}.")
     if not (path / MANIFEST).is_file():
         raise ModelError(
             f"{path} has no {MANIFEST}: it is not a converted model. Make one with "

@@ -74,6 +74,49 @@ SIGNATURES: tuple[tuple[re.Pattern[bytes], Format], ...] = tuple(
     )
 )
 
+# Of names of files that are worth opening where nobody named the file itself; `.ts` is a program's more often.
+EXTENSIONS = frozenset(
+    f".{extension}"
+    for extension in (
+        *(
+            "jpg",
+            "jpeg",
+            "jpe",
+            "jfif",
+            "png",
+            "apng",
+            "gif",
+            "bmp",
+            "dib",
+            "webp",
+            "tif",
+            "tiff",
+            "heic",
+            "heif",
+            "avif",
+        ),
+        *(
+            "ico",
+            "jp2",
+            "j2k",
+            "jpx",
+            "ppm",
+            "pgm",
+            "pbm",
+            "pnm",
+            "mp4",
+            "m4v",
+            "mov",
+            "3gp",
+            "avi",
+            "mkv",
+            "webm",
+            "mpg",
+        ),
+        *("mpeg", "m2ts", "mts", "vob", "wmv", "asf", "flv"),
+    )
+)
+
 ACCEPTED = tuple(dict.fromkeys([*(one.name for _, one in SIGNATURES), *(one.name for one in BRANDS.values())]))
 
 

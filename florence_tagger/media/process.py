@@ -61,7 +61,13 @@ class DecoderProcess:
             }
             command = [sys.executable, "-P", "-m", "florence_tagger.media.worker", json.dumps(startup)]
             handed = (theirs.fileno(), self._file, self._pixels)
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=handed, env=environment())  # noqa: S603
+            self._process = subprocess.Popen(  # noqa: S603
+                command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=handed,
+                env=environment(),
+                process_group=0,  # a terminal's Ctrl-C is not for it, not even before it can ignore it
+            )
         self._channel = Connection(ours.detach())
         self.fit = True
 

@@ -9,12 +9,11 @@ from http import HTTPStatus
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Unauthorized
 
+from florence_tagger.assembly import build_pipeline
 from florence_tagger.batching import Batcher
 from florence_tagger.config import Settings
 from florence_tagger.errors import BusyError, LateBodyError, NotReadyError, RequestError, TooManyDocumentsError
 from florence_tagger.media.decoders import Decoders
-from florence_tagger.pipeline import Limits, Pipeline
-from florence_tagger.results import Results
 from florence_tagger.web import health, metrics, openapi, process
 from florence_tagger.web.bodies import Room
 from florence_tagger.web.envelope import failure
@@ -58,9 +57,8 @@ def create_app(
     app = Flask(__name__, static_folder=None)
     app.url_map.merge_slashes = app.url_map.redirect_defaults = False  # a redirect would repeat the header Host
     app.json.sort_keys = False  # type: ignore[attr-defined]  # jobs are the newest first
-    limits = Limits(int(settings.max_document_mb * 1e6), settings.request_seconds)
     measures = measures or Measures()
-    pipeline = Pipeline(decoders, batcher, Results(settings.result_cache), limits, measures)
+    pipeline = build_pipeline(settings, decoders, batcher, measures)
     room = Room(int(settings.queue_mb * 1e6))
     service = Service(settings, batcher, pipeline, places_for(settings.http_threads), room, measures, about)
     install(app, service)

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
-from florence_tagger.counting import above, count_document, highest, label_probabilities
+from florence_tagger.counting import above, as_content, count_document, highest, label_probabilities
 from florence_tagger.errors import DocumentError
 from florence_tagger.pipeline import Outcome
 from florence_tagger.schemas import DocumentResult, Sighting
@@ -92,8 +92,7 @@ def found_in(sightings: Sequence[Sighting], request: ProcessRequest) -> list[dic
         probabilities = label_probabilities(sightings)
         labels = highest(probabilities, request.num_labels)
         return [{"label": label, "probability": probabilities[label]} for label in labels]
-    counts = count_document(sightings)
-    return [{label: counts[label]} for label in sorted(highest(counts, request.num_labels))]
+    return as_content(count_document(sightings), request.num_labels)
 
 
 def place_of(frame: int, sighting: Sighting) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from flask import Blueprint, Response, jsonify
 from pydantic import TypeAdapter
 
 from florence_tagger import __version__
+from florence_tagger.assembly import sampling_of
 from florence_tagger.config import Settings
 from florence_tagger.web.envelope import IndexResponse
 from florence_tagger.web.jobs import Job
 from florence_tagger.web.parameters import body_type, schema_of
-from florence_tagger.web.process import sampling_of
 
 REF = "#/components/schemas/Index_Response"
 KEY = "ApiKey"

@@ -16,14 +16,12 @@ from pydantic import (
     model_validator,
 )
 
+from florence_tagger.counting import DEFAULT_LABELS, MOST_LABELS
 from florence_tagger.media.limits import Sampling
+from florence_tagger.prompts import MOST_TEXT, task_named
 from florence_tagger.schemas import Task
 
-DEFAULT_LABELS = 5
-MOST_LABELS = 10_000
-MOST_TEXT = 2000  # characters; the model reads some 450 tokens, a text of more is only work for the tokenizer
-BLANKS = " \t\r\n"
-BLANK = r"[ \t\r\n]"  # the same as an expression
+BLANK = r"[ \t\r\n]"  # BLANKS as an expression
 
 # What a string has to look like to stand for a number, in the part of the language that JSON Schema shares with Python.
 NUMERALS = {
@@ -45,15 +43,6 @@ EXAMPLE = {
         "embedded_depth": 0,
     },
 }
-
-
-def task_named(name: Any) -> Any:
-    """A task by its name in any case, with or without its brackets; what is none as it came."""
-    if isinstance(name, str):
-        bare = name.strip(BLANKS)
-        bare = bare[1:-1] if bare.startswith("<") and bare.endswith(">") else bare
-        return next((task for task in Task if task == bare.upper() and bare.isascii()), name)
-    return name
 
 
 def written(text: str) -> str:

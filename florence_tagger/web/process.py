@@ -9,9 +9,8 @@ from typing import Any
 from flask import Blueprint, Response, g, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from florence_tagger.config import Settings
+from florence_tagger.assembly import sampling_of
 from florence_tagger.errors import BusyError, GoneError
-from florence_tagger.media.limits import Sampling
 from florence_tagger.pipeline import Outcome, Progress
 from florence_tagger.web.bodies import Share, read_body
 from florence_tagger.web.clients import is_gone
@@ -119,11 +118,6 @@ def read_request(service: Service, share: Share) -> ProcessRequest:
     settings = service.settings
     body = read_body(request, int(settings.max_body_mb * 1e6), service.room, share)
     return parse_request(body, settings.max_documents, sampling_of(settings))
-
-
-def sampling_of(settings: Settings) -> Sampling:
-    """How videos are sampled where a request asks for no less."""
-    return Sampling(settings.video_fps, settings.video_max_frames, settings.video_max_seconds)
 
 
 def treat(service: Service, wanted: ProcessRequest, deadline: float) -> list[Outcome]:

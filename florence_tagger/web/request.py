@@ -12,10 +12,12 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from florence_tagger.bounds import accepted
+from florence_tagger.counting import DEFAULT_LABELS
 from florence_tagger.errors import DocumentError, RequestError, TooManyDocumentsError
 from florence_tagger.media.limits import Sampling
+from florence_tagger.prompts import prompt_for
 from florence_tagger.schemas import Prompt
-from florence_tagger.web.parameters import BLANKS, DEFAULT_LABELS, RequestBody, body_type, schema_of
+from florence_tagger.web.parameters import RequestBody, body_type, schema_of
 
 MOST_VALUES = 500  # a document may have, on average over as many as are accepted; Detect's have a dozen
 
@@ -61,7 +63,7 @@ def parse_request(body: bytes, max_documents: int, sampling: Sampling) -> Proces
         raise refusal(kind, values, [error["loc"] for error in exc.errors(include_url=False)]) from None
     return ProcessRequest(
         wanted.documents,
-        prompt_of(wanted),
+        prompt_for(wanted.prompt, wanted.text),
         wanted.output,
         num_labels_of(wanted),
         wanted.min_score,
@@ -123,16 +125,6 @@ def shown(value: Any) -> str:
     """A value for an error message, not too long."""
     text = json.dumps(value)
     return text if len(text) <= 50 else f"{text[:47]}..."
-
-
-def prompt_of(wanted: RequestBody) -> Prompt:
-    """The task of a request and the text of one that takes a text."""
-    if not wanted.prompt.takes_text:
-        return Prompt(wanted.prompt)
-    text = wanted.text.strip(BLANKS)
-    if not text:
-        raise RequestError(f"{wanted.prompt} needs text, which says what to look for.")
-    return Prompt(wanted.prompt, text)
 
 
 def num_labels_of(wanted: RequestBody) -> int:

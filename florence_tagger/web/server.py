@@ -13,12 +13,12 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
+from florence_tagger.assembly import start_decoders
 from florence_tagger.batching import Batcher, Model
 from florence_tagger.config import SAMPLES, Settings
 from florence_tagger.errors import NotReadyError
 from florence_tagger.florence.folder import ModelFolder
 from florence_tagger.media.decoders import Decoders
-from florence_tagger.media.limits import Confinement, Limits
 from florence_tagger.web.app import create_app
 from florence_tagger.web.logs import Logs
 from florence_tagger.web.measures import Measures
@@ -28,7 +28,6 @@ from florence_tagger.web.worker import Worker
 logger = logging.getLogger(__name__)
 
 SAMPLE = SAMPLES / "street.png"
-MOST_DECODERS = 8  # unless the settings say otherwise
 M_ARENA_MAX = -8  # mallopt(3)
 HUNG = 70  # exit code of a worker whose model hangs; gunicorn starts another one
 ANSWERING_SECONDS = 2  # in which the requests of a model that hangs are answered
@@ -104,14 +103,6 @@ class Server(BaseApplication):  # type: ignore[misc]
             self.batcher.close()
         if self.decoders is not None:
             self.decoders.close()
-
-
-def start_decoders(settings: Settings, image_size: tuple[int, int]) -> Decoders:
-    """The processes that decode, for a model's input of `image_size` (height, width)."""
-    limits = Limits(image_size, settings.max_pixels, settings.max_pages, settings.reduced_decoding)
-    confinement = Confinement(limits, int(settings.decoder_memory_mb * 1e6), settings.document_seconds)
-    processes = settings.decoder_processes or min(os.cpu_count() or 1, MOST_DECODERS)
-    return Decoders(processes, confinement)
 
 
 def share_one_heap() -> None:

@@ -1,0 +1,35 @@
+"""Settings -> the stages of a pipeline: what the service and the Python API have in common."""
+
+import os
+
+from florence_tagger.batching import Batcher
+from florence_tagger.config import Settings
+from florence_tagger.media.decoders import Decoders
+from florence_tagger.media.limits import Confinement, Limits, Sampling
+from florence_tagger.pipeline import Limits as PipelineLimits
+from florence_tagger.pipeline import Pipeline
+from florence_tagger.results import Results
+from florence_tagger.telemetry import Telemetry
+
+MOST_DECODERS = 8  # unless the settings say otherwise
+
+
+def start_decoders(settings: Settings, image_size: tuple[int, int]) -> Decoders:
+    """The processes that decode, for a model's input of `image_size` (height, width)."""
+    limits = Limits(image_size, settings.max_pixels, settings.max_pages, settings.reduced_decoding)
+    confinement = Confinement(limits, int(settings.decoder_memory_mb * 1e6), settings.document_seconds)
+    processes = settings.decoder_processes or min(os.cpu_count() or 1, MOST_DECODERS)
+    return Decoders(processes, confinement)
+
+
+def build_pipeline(
+    settings: Settings, decoders: Decoders, batcher: Batcher, telemetry: Telemetry | None = None
+) -> Pipeline:
+    """The stages in order, for frames that `decoders` make and a model that `batcher` feeds."""
+    limits = PipelineLimits(int(settings.max_document_mb * 1e6), settings.request_seconds)
+    return Pipeline(decoders, batcher, Results(settings.result_cache), limits, telemetry or Telemetry())
+
+
+def sampling_of(settings: Settings) -> Sampling:
+    """How videos are sampled where nobody asks for less."""
+    return Sampling(settings.video_fps, settings.video_max_frames, settings.video_max_seconds)

@@ -1,0 +1,139 @@
+"""A running service as what finds the objects in files, by the standard library.
+
+http.client and not urllib.request, which would take the key along when it is sent elsewhere.
+"""
+
+import base64
+import http.client
+import json
+import os
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from florence_tagger.errors import DocumentError, NotReadyError, RequestError, SettingsError, TaggerError
+from florence_tagger.schemas import Detection, DocumentResult, Region, Sighting
+
+SPARE_SECONDS = 30  # beyond the service's own deadline
+PATIENCE_SECONDS = 300  # with a service that loads its model, or has no room
+PAUSE_SECONDS = 0.5
+UNDONE = ("The service is stopping.", "The model hung, and is started anew.")  # no reasons of the file's
+CONNECTIONS = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+
+
+@dataclass(frozen=True)
+class Client:
+    """A service at `url`, for any thread.
+
+    Attributes:
+        seconds: that a request may take.
+    """
+
+    url: SplitResult
+    api_key: str
+    seconds: float
+    _open: set[http.client.HTTPConnection] = field(default_factory=set)
+    _closed: Event = field(default_factory=Event)
+
+    def check(self) -> None:
+        """TaggerError where there is no such service."""
+        status, answer = self._ask("GET", "/test")
+        if status != http.HTTPStatus.OK or "test endpoint is" not in answer:
+            raise TaggerError(f"{self.url.geturl()} is not florence_tagger's")
+
+    def detect(self, file: bytes, prompt: str, text: str, min_score: float) -> DocumentResult:
+        """What the service finds in a file.
+
+        Raises:
+            DocumentError: it can't treat the file; says why.
+            TaggerError: it can't be reached, or does not treat anything.
+        """
+        document = {"id": "file", "source": {"content": base64.b64encode(file).decode()}}
+        options = {"prompt": prompt, "text": text, "min_score": min_score, "return_boxes": True}
+        body = json.dumps({"documents": [document], **options}).encode()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        status, answer = self._ask("POST", "/process", body)
+        while status == http.HTTPStatus.SERVICE_UNAVAILABLE and time.monotonic() < deadline:
+            self._closed.wait(PAUSE_SECONDS)
+            status, answer = self._ask("POST", "/process", body)
+        try:
+            return read_answer(status, answer)
+        except (LookupError, TypeError, ValueError, AttributeError) as exc:
+            raise TaggerError(f"{self.url.geturl()} gave no answer of florence_tagger's (status {status})") from exc
+
+    def close(self) -> None:
+        """Ends what waits for an answer, with a TaggerError."""
+        self._closed.set()
+        for connection in self._open.copy():
+            if connection.sock is not None:
+                with suppress(OSError):  # it has ended by itself
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def _ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
+        """Status and JSON object of an answer."""
+        headers = {"Content-Type": b"application/json"} | (
+            {"X-API-Key": os.fsencode(self.api_key)} if self.api_key else {}
+        )
+        connection = CONNECTIONS[self.url.scheme](self.url.hostname or "", self.url.port, timeout=self.seconds)
+        self._open.add(connection)
+        try:
+            if self._closed.is_set():
+                raise NotReadyError("The client is closed.")
+            connection.request(method, self.url.path.rstrip("/") + path, body, headers)
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+        except (OSError, http.client.HTTPException) as exc:
+            raise TaggerError(f"{self.url.geturl()} can't be reached: {exc or type(exc).__name__}") from exc
+        except ValueError:
+            answer = None
+        finally:
+            self._open.discard(connection)
+            connection.close()
+        return response.status, answer if isinstance(answer, dict) else {}
+
+
+def client_of(url: str, api_key: str, request_seconds: float) -> Client:
+    """The client of the service at `url`; SettingsError where that is none."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in CONNECTIONS and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise SettingsError(f"{url} is no URL of a service, as http://localhost:5011 is one.")
+    if not api_key.isprintable():
+        raise SettingsError("FLORENCE_API_KEY=…: a key that is sent has printable characters alone")
+    return Client(parts, api_key, request_seconds + SPARE_SECONDS)
+
+
+def read_answer(status: int, answer: dict[str, Any]) -> DocumentResult:
+    """What an answer says of the one document that was sent."""
+    if status == http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        raise DocumentError(answer["error"])
+    if status != http.HTTPStatus.OK:
+        raise RequestError(answer["error"])
+    for reasons in answer["list_id_not_treated"]:
+        (reason,) = reasons.values()
+        raise NotReadyError(reason) if reason in UNDONE else DocumentError(reason)
+    (document,) = answer["data"]
+    source = document["source"]
+    return DocumentResult(sightings_of(source["detections"], source.get("truncated", False)), "incomplete" in source)
+
+
+def sightings_of(detections: list[dict[str, Any]], truncated: bool) -> tuple[Sighting, ...]:
+    """What was found frame by frame; frames with nothing in them are told apart no more."""
+    frames: dict[int, list[dict[str, Any]]] = {0: []}
+    for one in detections:
+        frames.setdefault(one["frame"], []).append(one)
+    return tuple(
+        Sighting(
+            Detection(tuple(Region(one["label"], tuple(one["box"]), one["score"]) for one in found), truncated),
+            next((one.get("page") for one in found), None),
+            next((one.get("time_s") for one in found), None),
+        )
+        for _, found in sorted(frames.items())
+    )

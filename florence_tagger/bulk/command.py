@@ -1,0 +1,98 @@
+"""The command `count` from its options to its exit code."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from florence_tagger.bulk.client import client_of
+from florence_tagger.bulk.forms import FORMS
+from florence_tagger.bulk.paths import find_files, read_list
+from florence_tagger.bulk.progress import Tally
+from florence_tagger.bulk.results import Record
+from florence_tagger.bulk.run import Finder, Wanted, count_files
+from florence_tagger.config import Settings
+from florence_tagger.errors import SettingsError
+from florence_tagger.prompts import prompt_named
+from florence_tagger.tagger import Tagger
+
+
+@dataclass(frozen=True)
+class CountOptions:
+    """What is counted and how it is told, as the command line has it; `form` is one of `FORMS`, None for the table."""
+
+    paths: tuple[str, ...]
+    form: str | None
+    annotate: Path | None
+    num_labels: int
+    min_score: float
+    prompt: str
+    text: str
+    server: str | None
+    resume: Path | None
+
+
+def run_count(options: CountOptions, settings: Settings) -> int:
+    """Counts, writes to the standard output, and tells the exit code.
+
+    Raises:
+        TaggerError: nothing could be done.
+    """
+    logging.getLogger("florence_tagger").setLevel(logging.ERROR)  # of files we tell ourselves, with their names
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names may be of any bytes
+    sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    wanted = wanted_of(options, settings)
+    files = find_files(listed(options.paths))
+    if not files:
+        raise SettingsError(f"There is no picture or video in {', '.join(options.paths)}.")
+    form = options.form or "table"
+    shown = sys.stderr.isatty() and not (form != "table" and sys.stdout.isatty())  # lines would run through the bar
+    with closing(Record(options.resume)) if options.resume else nullcontext() as record:
+        done = record.done if record else {}
+        tally = Tally(len(files), sum(one.name in done for one in files), shown)
+        with finder_of(options, settings) as finder, closing(count_files(files, finder, wanted, record)) as results:
+            FORMS[form](tally.follow(results, done), sys.stdout)
+    return tally.end()
+
+
+def wanted_of(options: CountOptions, settings: Settings) -> Wanted:
+    """What to do with each file; TaggerError where that can't be."""
+    if not 0 <= options.min_score <= 1:  # click lets NaN through
+        raise SettingsError(f"min_score is {options.min_score}; accepted is a number from 0 to 1.")
+    if options.annotate is not None:
+        try:
+            options.annotate.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise SettingsError(f"{options.annotate} can't be made: {exc.strerror}.") from exc
+    return Wanted(
+        prompt_named(options.prompt, options.text),
+        options.num_labels,
+        options.min_score,
+        options.annotate,
+        int(settings.max_document_mb * 1e6),
+        settings.max_pixels,
+    )
+
+
+def listed(paths: tuple[str, ...]) -> Iterator[str]:
+    """The paths, with those of the standard input in the place of `-`."""
+    for path in paths:
+        if path == "-":
+            yield from read_list(sys.stdin.buffer.read())
+        else:
+            yield path
+
+
+@contextmanager
+def finder_of(options: CountOptions, settings: Settings) -> Iterator[Finder]:
+    """What finds the objects: the service that is named, or a model of our own."""
+    if options.server is None:
+        with Tagger.open(settings) as tagger:
+            yield tagger
+    else:
+        client = client_of(options.server, settings.api_key, settings.request_seconds)
+        client.check()
+        with closing(client):
+            yield client

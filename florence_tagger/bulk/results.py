@@ -1,0 +1,84 @@
+"""What became of a file, and the file of JSON lines in which that is kept for a run to go on from."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from florence_tagger.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A file's counts, or why it has none.
+
+    Attributes:
+        content: one-key dictionaries in alphabetical order of the label, as in an answer of the service.
+        note: what is to be known of the counts.
+    """
+
+    file: str
+    content: list[dict[str, int]] = field(default_factory=list)
+    error: str | None = None
+    note: str = ""
+
+    @property
+    def as_json(self) -> str:
+        """The object `{"file", "content", "error"}` in one line, ASCII alone, whatever the name is."""
+        return json.dumps({"file": self.file, "content": self.content, "error": self.error})
+
+
+class Record:
+    """A file of JSON lines, each written at once, so that whatever ends a run costs at most the line at hand.
+
+    Attributes:
+        done: the results that it has had before.
+
+    Raises:
+        SettingsError: it can't be read or written, or a line of it is no result.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.exists() and not path.is_file():
+            raise SettingsError(f"{path} is no file that can be gone on from.")
+        try:
+            self._file: IO[bytes] = path.open("a+b")
+        except OSError as exc:
+            raise SettingsError(f"{path} can't be written: {exc.strerror}.") from exc
+        try:
+            self.done: Mapping[str, Counted] = self._read()
+        except (OSError, ValueError) as exc:
+            self._file.close()
+            raise SettingsError(f"{path} can't be gone on from: {exc}.") from exc
+
+    def _read(self) -> dict[str, Counted]:
+        """The results of the file, which is left at its end, without the part of a line of a run that was killed."""
+        self._file.seek(0)
+        *lines, rest = self._file.read().split(b"\n")
+        results = [parsed(line) for line in lines]
+        self._file.truncate(self._file.tell() - len(rest))
+        return {one.file: one for one in results}
+
+    def add(self, result: Counted) -> None:
+        """Appends a result; OSError where there is no room."""
+        self._file.write(result.as_json.encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def parsed(line: bytes) -> Counted:
+    """The result in a line; ValueError where it has none."""
+    shown = os.fsdecode(line[:60])
+    try:
+        values: Any = json.loads(line)
+        result = Counted(values["file"], values["content"], values["error"])
+        numbers = [number for one in result.content for number in one.values()]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise ValueError(f"no result of `count`: {shown!r}") from None
+    if not isinstance(result.file, str) or not all(isinstance(number, int) for number in numbers):
+        raise ValueError(f"no result of `count`: {shown!r}")
+    return result

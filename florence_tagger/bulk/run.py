@@ -1,0 +1,117 @@
+"""Files -> their results, in their order: several at a time, so that the model always has something to look at."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from florence_tagger.bulk.paths import Named
+from florence_tagger.bulk.results import Counted, Record
+from florence_tagger.counting import as_content, count_document
+from florence_tagger.errors import DocumentError
+from florence_tagger.media.content import read_file
+from florence_tagger.media.drawing import draw_regions
+from florence_tagger.schemas import DocumentResult, Prompt
+
+THREADS = 8  # files under way; the model decodes as many answers together
+AHEAD = 32  # files begun before the oldest is done: one that takes long, as videos do, holds up no other
+CUT_OFF = "the answer was cut off at the most tokens; objects may be missing"
+INCOMPLETE = "the video is damaged or slow to decode; it is counted by its first frames"
+
+
+class Finder(Protocol):
+    """What finds the objects in a file's bytes: a `Tagger`, or a service."""
+
+    def detect(self, file: bytes, prompt: str, text: str, min_score: float) -> DocumentResult:
+        """What is in the file; DocumentError where it is the file's fault that this can't be told."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to count, and what it may cost.
+
+    Attributes:
+        num_labels: at most so many labels for a file, 0 for all.
+        annotate: folder for pictures with what was found drawn on them.
+        max_bytes, max_pixels: of a file, of a picture to draw on.
+    """
+
+    prompt: Prompt
+    num_labels: int
+    min_score: float
+    annotate: Path | None
+    max_bytes: int
+    max_pixels: int
+
+    def count(self, finder: Finder, named: Named) -> Counted:
+        """What becomes of one file."""
+        if named.error is not None:
+            return Counted(named.name, error=named.error)
+        try:
+            content = read_file(named.name, self.max_bytes)
+            found = finder.detect(content, self.prompt.task, self.prompt.text, self.min_score)
+        except DocumentError as exc:
+            return Counted(named.name, error=str(exc))
+        notes = [text for text, holds in ((CUT_OFF, found.truncated), (INCOMPLETE, found.incomplete)) if holds]
+        if self.annotate is not None:
+            notes += self._draw(self.annotate, named.name, content, found)
+        return Counted(named.name, as_content(count_document(found.sightings), self.num_labels), note="; ".join(notes))
+
+    def _draw(self, folder: Path, name: str, content: bytes, found: DocumentResult) -> list[str]:
+        """Writes the picture with its boxes, of several pages the first; why not, where it is none."""
+        regions = found.sightings[0].detection.regions if found.sightings else ()
+        try:
+            drawn = draw_regions(content, regions, self.max_pixels)
+        except DocumentError as exc:
+            return [f"not drawn: {exc}"]
+        target = place_in(folder, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(drawn)
+        return []
+
+
+def place_in(folder: Path, name: str) -> Path:
+    """Where the drawing of a file goes: the same path in another folder, never outside of it, with `.png` added."""
+    path = Path(name)
+    parts = ["_" if part == ".." else part for part in path.relative_to(path.anchor).parts]
+    return folder.joinpath(*parts[:-1], f"{parts[-1]}.png")
+
+
+def count_files(
+    files: Sequence[Named], finder: Finder, wanted: Wanted, record: Record | None = None
+) -> Generator[Counted]:
+    """The result of each file, in their order; those that `record` has are not counted again, the others added to it.
+
+    Raises:
+        TaggerError: the finder can't go on.
+        OSError: there is no room for the record or the drawings.
+    """
+    done = {} if record is None else record.done
+    new = [one for one in files if one.name not in done]
+    with closing(in_order(lambda named: wanted.count(finder, named), new)) as results:
+        for named in files:
+            if named.name in done:
+                yield done[named.name]
+                continue
+            result = next(results)
+            if record is not None:
+                record.add(result)
+            yield result
+
+
+def in_order(work: Callable[[Named], Counted], files: Sequence[Named]) -> Generator[Counted]:
+    """What `work` makes of each file, in threads; closed early it waits for none of them."""
+    pool = ThreadPoolExecutor(THREADS, "count")
+    under_way: deque[Future[Counted]] = deque()
+    try:
+        for named in files:
+            if len(under_way) == AHEAD:
+                yield under_way.popleft().result()
+            under_way.append(pool.submit(work, named))
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,136 @@
+"""The Python API: a file -> what is in it, by the same stages as the service's."""
+
+import os
+import weakref
+from threading import BoundedSemaphore
+from types import TracebackType
+from typing import Any, Self
+
+from florence_tagger.assembly import build_pipeline, sampling_of, start_decoders
+from florence_tagger.batching import Batcher
+from florence_tagger.config import Settings, load_settings
+from florence_tagger.counting import DEFAULT_LABELS, MOST_LABELS, above, as_content, count_document
+from florence_tagger.errors import DocumentError, NotReadyError, RequestError
+from florence_tagger.florence.detector import Detector, load_detector
+from florence_tagger.florence.folder import read_folder
+from florence_tagger.media.content import read_file
+from florence_tagger.media.decoders import Decoders
+from florence_tagger.pipeline import FRAMES_UNDER_WAY
+from florence_tagger.prompts import prompt_named
+from florence_tagger.schemas import DocumentResult, Task
+
+File = str | os.PathLike[str] | bytes
+
+
+class Tagger:
+    """A loaded model that counts what is in files; all of it is for any thread, and many threads are faster than one.
+
+    It holds threads and processes, which end with `close`, with the `with` block, or with the object. Its files are
+    decoded in processes of their own, under the limits that the settings name.
+
+        with Tagger.load("ov_models/florence-2-base") as tagger:
+            tagger.count("photo.jpg")  # {"car": 7, "person": 6}
+    """
+
+    def __init__(self, settings: Settings, decoders: Decoders, detector: Detector) -> None:
+        """Takes over `decoders` and `detector`; `load` makes both."""
+        batcher = Batcher(lambda: detector, settings.queue_size)
+        batcher.wait_until_ready()
+        self._settings = settings
+        self._pipeline = build_pipeline(settings, decoders, batcher)
+        # So many files at a time never want more places in the queue than there are: the others wait, none is refused.
+        self._room = BoundedSemaphore(max(settings.queue_size // FRAMES_UNDER_WAY, 1))
+        self._end = weakref.finalize(self, end, batcher, decoders)
+
+    @classmethod
+    def load(cls, model_dir: str | os.PathLike[str] | None = None, **settings: Any) -> Self:
+        """Loads a model folder, the bundled one if none is named here or in the environment.
+
+        Args:
+            model_dir: as `python -m convert` writes it.
+            settings: any of those in the README by their names, as in `device="GPU", num_beams=1`; they go before the
+                environment's `FLORENCE_*`.
+
+        Raises:
+            SettingsError: a setting has a value that is not accepted.
+            ModelError: the folder or the device can't be used.
+        """
+        return cls.open(load_settings(settings | ({} if model_dir is None else {"model_dir": os.fspath(model_dir)})))
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Loads the model that the settings name; ModelError where it or the device can't be used."""
+        folder = read_folder(settings.model_dir)
+        decoders = start_decoders(settings, folder.image_size)  # before there is a model
+        try:
+            return cls(settings, decoders, load_detector(folder, settings))
+        except BaseException:
+            decoders.close()
+            raise
+
+    def count(
+        self,
+        file: File,
+        prompt: str = Task.OBJECT_DETECTION,
+        text: str = "",
+        num_labels: int = DEFAULT_LABELS,
+        min_score: float = 0.0,
+    ) -> dict[str, int]:
+        """How many objects of each label a picture or video has, in the alphabetical order of the labels.
+
+        Of a file with several pages it is the sum over them, of a video the most in any one frame.
+
+        Args:
+            file: its path, or its bytes.
+            prompt: a task's name, such as `OD` or `OPEN_VOCABULARY_DETECTION`.
+            text: what to look for, of the tasks that need it.
+            num_labels: at most so many labels, those with the highest counts; 0 is all.
+            min_score: boxes of a lower score, 0 to 1, are left out.
+
+        Raises:
+            DocumentError: the file can't be read, is not accepted or is damaged; says why.
+            RequestError: an argument has a value that is not accepted.
+            NotReadyError: the tagger is closed.
+        """
+        if not 0 <= num_labels <= MOST_LABELS:
+            raise RequestError(f"num_labels is {num_labels}; accepted is an integer from 0 to {MOST_LABELS}.")
+        counts = count_document(self.detect(file, prompt, text, min_score).sightings)
+        return {label: number for one in as_content(counts, num_labels) for label, number in one.items()}
+
+    def detect(
+        self, file: File, prompt: str = Task.OBJECT_DETECTION, text: str = "", min_score: float = 0.0
+    ) -> DocumentResult:
+        """What is in each page or sampled frame: labels, scores, and boxes in pixels of the picture as displayed.
+
+        Arguments and errors are those of `count`.
+        """
+        if not 0 <= min_score <= 1:
+            raise RequestError(f"min_score is {min_score}; accepted is a number from 0 to 1.")
+        wanted = prompt_named(prompt, text)
+        with self._room:
+            if not self._end.alive:
+                raise NotReadyError("The tagger is closed.")
+            content = file if isinstance(file, bytes) else read_file(file, self._pipeline.limits.document_bytes)
+            (outcome,) = self._pipeline.run([content], sampling_of(self._settings), wanted)
+        if isinstance(outcome, DocumentError):
+            # Whatever is said of a file then is none of its faults.
+            raise outcome if self._end.alive else NotReadyError("The tagger is closed.")
+        return DocumentResult(above(outcome.sightings, min_score), outcome.incomplete)
+
+    def close(self) -> None:
+        """Ends its threads and processes; what they are at fails with NotReadyError. May be called again."""
+        self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def end(batcher: Batcher, decoders: Decoders) -> None:
+    """Ends what a tagger has started."""
+    batcher.close()
+    decoders.close()

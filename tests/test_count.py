@@ -1,0 +1,407 @@
+"""`count`: many files at once, on the real model and service, as a user runs it."""
+
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from florence_tagger.bulk import client
+from florence_tagger.bulk.client import client_of
+from florence_tagger.bulk.paths import Named, find_files, read_list
+from florence_tagger.bulk.results import Counted, Record
+from florence_tagger.bulk.run import place_in
+from florence_tagger.errors import DocumentError, NotReadyError, SettingsError, TaggerError
+from florence_tagger.media.drawing import COLOURS, colours_of
+from tests.conftest import ROOT, SCENES, TRUTH, RunningServer, content_for, start_server, stop_server
+from tests.videos import PEAK, video
+
+COMMAND = [sys.executable, "-m", "florence_tagger", "count"]
+SCENE = (SCENES / "scene00.png").read_bytes()
+
+
+def count(*arguments: str | Path, stdin: bytes = b"", **variables: str) -> subprocess.CompletedProcess[bytes]:
+    """Runs the command; nothing it writes to may be a traceback."""
+    result = subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        cwd=ROOT,
+        env=os.environ | variables,
+        check=False,
+        timeout=300,
+    )
+    assert b"Traceback" not in result.stderr, result.stderr.decode()
+    return result
+
+
+def write_folder(folder: Path, good: int, broken: int) -> dict[str, dict[str, int] | None]:
+    """Writes so many files, none the same bytes as another; what each has, None for the broken ones."""
+    truth: dict[str, dict[str, int] | None] = {}
+    scenes = sorted(TRUTH)
+    for index in range(good):
+        scene = SCENES / scenes[index % len(scenes)]
+        path = folder / f"box{index % 3}" / f"{index:03}{scene.suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(scene.read_bytes() + b"." * index)
+        truth[str(path)] = TRUTH[scene.name]
+    for index, content in zip(range(broken), endless_damage(), strict=False):
+        path = folder / f"box{index % 3}" / f"{index:03}-broken.png"
+        path.write_bytes(content)
+        truth[str(path)] = None
+    return dict(sorted(truth.items()))
+
+
+def endless_damage() -> Iterator[bytes]:
+    """Files that are none, in six ways."""
+    while True:
+        yield b""
+        yield SCENE[:2000]
+        yield SCENE[:20]
+        yield b"%PDF-1.7\n"
+        yield b"no picture"
+        yield SCENE[:3000] + bytes(len(SCENE) - 3000)
+
+
+def check_results(results: list[dict[str, Any]], truth: dict[str, dict[str, int] | None]) -> None:
+    assert [one["file"] for one in results] == list(truth)
+    for one in results:
+        assert set(one) == {"file", "content", "error"}
+        counts = truth[one["file"]]
+        if counts is None:
+            assert one["content"] == []
+            assert one["error"].startswith("The ")
+        else:
+            assert one == {"file": one["file"], "content": content_for(counts), "error": None}
+
+
+def interrupted(folder: Path, record: Path, lines: int) -> None:
+    """Runs `count --resume`, and interrupts it as Ctrl-C does once so many files are done."""
+    command = [*COMMAND, str(folder), "--resume", str(record), "--num-labels", "0"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (record.exists() and record.read_bytes().count(b"\n") >= lines):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1, told
+    assert b"Error: Interrupted; " in told
+    assert b"Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("good", "broken"), [(36, 6), pytest.param(270, 30, marks=pytest.mark.long)], ids=["some", "many"]
+)
+def test_a_folder_is_counted_and_gone_on_with(tmp_path: Path, good: int, broken: int) -> None:
+    truth = write_folder(tmp_path / "files", good, broken)
+    (tmp_path / "files" / "notes.txt").write_text("not of an allowed extension")
+    whole = count(tmp_path / "files", "--jsonl", "--num-labels", 0)
+    assert whole.returncode == 1
+    assert f"{broken} of {good + broken} files could not be counted." in whole.stderr.decode()
+    check_results([json.loads(line) for line in whole.stdout.splitlines()], truth)
+
+    record = tmp_path / "out.jsonl"
+    interrupted(tmp_path / "files", record, 3)
+    begun = record.read_bytes()
+    assert 3 <= begun.count(b"\n") < good + broken
+    record.write_bytes(begun + b'{"file": "half a li')  # as where the run was killed
+    rest = count(tmp_path / "files", "--resume", record, "--num-labels", 0, "--json")
+    assert rest.returncode == 1
+    assert record.read_bytes() == whole.stdout
+    assert record.read_bytes().startswith(begun)
+    check_results(json.loads(rest.stdout), truth)
+
+
+def test_forms(tmp_path: Path) -> None:
+    os.chdir(tmp_path)
+    Path("a [red].png").write_bytes(SCENE)
+    Path("b\x1b[31m.png").write_bytes(b"none")
+    Image.new("RGB", (64, 64), "white").save("c.png")
+    good = ", ".join(f"{n} {label}" for label, n in sorted(TRUTH["scene00.png"].items()))
+    table = count(tmp_path).stdout.decode().replace(f"{tmp_path}/", "").splitlines()
+    assert table[0].split("  ")[0] == "a [red].png"
+    assert table[0].endswith(f"  {good}")
+    assert table[1].startswith("b\\x1b[31m.png  The file is not a picture or video")
+    assert table[2].endswith("  nothing")
+    rows = count(tmp_path, "--csv", "--num-labels", 1).stdout.decode().splitlines()
+    (label, n), *_ = sorted(TRUTH["scene00.png"].items(), key=lambda one: (-one[1], one[0]))
+    assert rows[0] == "file,label,count,error"
+    assert rows[1] == f"{tmp_path}/a [red].png,{label},{n},"
+    assert ',,,"The file is not' in rows[2]
+    assert rows[3] == f"{tmp_path}/c.png,,0,"
+    assert json.loads(count(tmp_path, "--json").stdout)[2] == {
+        "file": f"{tmp_path}/c.png",
+        "content": [],
+        "error": None,
+    }
+    assert json.loads(count(tmp_path / "c.png", "--json", "--min-score", 1).stdout)[0]["content"] == []
+
+
+def test_names_of_any_bytes_and_lists_on_the_standard_input(tmp_path: Path) -> None:
+    odd = os.fsdecode(bytes(tmp_path) + b"/\xff\n.png")
+    Path(odd).write_bytes(SCENE)
+    listed = os.fsencode(odd) + b"\0" + bytes(tmp_path / "none.png") + b"\0"
+    result = count("-", "--jsonl", stdin=listed)
+    assert result.returncode == 1
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert first["file"] == odd
+    assert first["content"]
+    assert second["error"] == "The file can't be read: No such file or directory."
+    assert b"\\udcff\\n.png" in count("-", stdin=listed).stdout
+    assert read_list(b"a\n\nb c\n") == ["a", "b c"]
+
+
+def test_paths_mean_files(tmp_path: Path) -> None:
+    for name in ("a.JPG", "z/b.mp4", "z/.hidden.png", ".git/c.png", "z/d.txt", "e.tif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "lost.png").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+
+    def found(*paths: str) -> list[str]:
+        return [one.name.removeprefix(f"{tmp_path}/") for one in find_files([f"{tmp_path}/{path}" for path in paths])]
+
+    assert found("") == ["a.JPG", "e.tif", "lost.png", "z/b.mp4"]
+    assert found("z/d.txt", "e.tif", "") == ["z/d.txt", "e.tif", "a.JPG", "lost.png", "z/b.mp4"]
+    assert found("**/*.mp4") == ["z/b.mp4"]
+    assert find_files(["no*.png"]) == [Named("no*.png", "No file matches the pattern.")]
+    assert find_files(["x" * 300]) == [Named("x" * 300)]
+    assert place_in(Path("out"), "/a/../b.jpg") == Path("out/a/_/b.jpg.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["."], "There is no picture or video in ."),
+        (["-"], "There is no picture or video in -."),
+        (["x.png", "--prompt", "CAPTION"], "There is no task CAPTION; accepted are OD, "),
+        (["x.png", "--prompt", "OPEN_VOCABULARY_DETECTION"], "needs text"),
+        (["x.png", "--min-score", "2"], "0<=x<=1"),
+        (["x.png", "--model", "/nowhere"], "There is no model folder /nowhere."),
+        (["x.png", "--device", "NPU.7"], "Device NPU.7 is not there"),
+        (["x.png", "--server", "http://127.0.0.1:1"], "can't be reached: "),
+        (["x.png", "--server", "localhost"], "is no URL of a service"),
+        (["x.png", "--annotate", "/proc/x"], "/proc/x can't be made"),
+        (["x.png", "--resume", "/dev/zero"], "/dev/zero is no file that can be gone on from"),
+        (["x.png", "--min-score", "nan"], "min_score is nan; accepted is"),
+        (["x.png", "--resume", "/nowhere/x.jsonl"], "/nowhere/x.jsonl can't be written: No such file"),
+        ([], "Missing argument"),
+    ],
+)
+def test_where_nothing_can_be_done(tmp_path: Path, arguments: Sequence[str], reason: str) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert reason in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_record_is_read_and_what_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    result = Counted("a.png", [{"car": 7}])
+    record = Record(path)
+    record.add(result)
+    record.close()
+    with closing(Record(path)) as again:
+        assert again.done == {"a.png": result}
+    for line in (
+        "{}",
+        "[1]",
+        "no",
+        '{"file": 1, "content": [], "error": null}',
+        '{"file": "", "content": [1], "error": ""}',
+    ):
+        path.write_text(f"{line}\n")
+        with pytest.raises(SettingsError, match="no result of `count`"):
+            Record(path)
+        assert path.read_text() == f"{line}\n"
+
+
+def test_drawings(tmp_path: Path) -> None:
+    files, drawn = tmp_path / "files", tmp_path / "drawn"
+    files.mkdir()
+    (files / "a.png").write_bytes(SCENE)
+    (files / "b.mp4").write_bytes(video("mp4", "libx264"))
+    result = count(files, "--annotate", drawn, "--json", "--num-labels", 0)
+    assert result.returncode == 0
+    assert [one["content"] for one in json.loads(result.stdout)] == [
+        content_for(TRUTH["scene00.png"]),
+        content_for(PEAK),
+    ]
+    assert b"b.mp4: not drawn: The file is a video" in result.stderr
+    (picture,) = drawn.rglob("*.png")
+    assert picture == place_in(drawn, str(files / "a.png"))
+    with Image.open(picture) as image, Image.open(SCENES / "scene00.png") as before:
+        assert image.size == before.size
+        assert image.convert("RGB").tobytes() != before.convert("RGB").tobytes()
+    labels = [f"thing {index}" for index in range(len(COLOURS))]
+    assert set(colours_of(labels).values()) == set(COLOURS)
+    assert len(colours_of([*labels, "another"])) == len(COLOURS) + 1
+
+
+def on_terminal(*arguments: str, stdout: bool, **variables: str) -> tuple[str, str]:
+    """What the command writes to a terminal as its standard error, and to its output, a terminal too or a pipe."""
+    ours, theirs = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "TERM")}
+    environment |= {"TERM": "xterm-256color", "COLUMNS": "100"} | variables
+    with subprocess.Popen(
+        [*COMMAND, *arguments], cwd=ROOT, env=environment, stderr=theirs, stdout=theirs if stdout else subprocess.PIPE
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+            shown += chunk
+        piped = process.stdout.read().decode() if process.stdout else ""
+    os.close(ours)
+    return shown.decode(), piped
+
+
+def test_a_bar_is_for_terminals_and_colours_for_those_who_want_them() -> None:
+    sample = str(SCENES / "scene00.png")
+    shown, piped = on_terminal(sample, "nope.png", "--jsonl", stdout=False)
+    assert "2/2" in shown
+    assert "files/s" in shown
+    assert "\x1b[3" in shown
+    assert [json.loads(line)["file"] for line in piped.splitlines()] == [sample, "nope.png"]
+    shown, _ = on_terminal(sample, "nope.png", stdout=True, NO_COLOR="1")
+    assert "objects" in shown
+    assert not any(f"\x1b[{code}" in shown for code in ("31", "32", "36", "38", "9"))
+    quiet = count(sample)
+    assert quiet.stderr == b""
+    assert b"\x1b" not in quiet.stdout
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [*COMMAND, "tests/scenes/scene00.png"]
+        result = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (1, "Error: [Errno 28] No space left on device\n")
+    (tmp_path / "tests").touch()  # a file where the drawings' folder would be
+    drawn = count("tests/scenes/scene00.png", "tests/scenes/scene02.png", "--annotate", tmp_path)
+    assert drawn.returncode == 2
+    assert b"Not a directory" in drawn.stderr
+
+
+def test_nobody_reads_on() -> None:
+    command = f"{' '.join(COMMAND)} tests/scenes --jsonl | head -n 1"
+    result = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert len(result.stdout.splitlines()) == 1
+    assert result.stderr == ""
+
+
+def test_a_service_counts_the_same(server: RunningServer, tmp_path: Path) -> None:
+    write_folder(tmp_path, 12, 6)
+    (tmp_path / "video.mp4").write_bytes(video("mp4", "libx264"))
+    first, second = Image.open(SCENES / "scene00.png").convert("RGB"), Image.open(SCENES / "scene02.png").convert("RGB")
+    first.save(tmp_path / "pages.tif", save_all=True, append_images=[second])
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "white.png")
+    here, there = (count(tmp_path, "--json", *more) for more in ([], ["--server", server.url]))
+    assert here.stdout == there.stdout
+    assert here.stderr == there.stderr
+    assert (here.returncode, there.returncode) == (1, 1)
+
+
+def test_the_key_of_a_service(tmp_path: Path) -> None:
+    running = start_server(tmp_path / "log.txt", "--api-key", "gehéim")
+    sample = SCENES / "scene00.png"
+    refused = count(sample, "--server", running.url)
+    assert refused.returncode == 2
+    assert b"X-API-Key" in refused.stderr
+    treated = count(sample, "--server", f"{running.url}/", "--json", FLORENCE_API_KEY="gehéim")
+    assert treated.returncode == 0
+    assert json.loads(treated.stdout)[0]["content"]
+    assert stop_server(running) == 0
+
+
+@contextmanager
+def answering(*answers: tuple[int, Any]) -> Iterator[str]:
+    """A server that gives these answers, one after the other; its URL."""
+    left = list(answers)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            status, answer = left.pop(0)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def untreated(reason: str) -> dict[str, Any]:
+    return {"data": [], "error": "", "list_id_not_treated": [{"file": reason}]}
+
+
+def test_a_service_that_is_busy_is_waited_for_and_odd_answers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "PAUSE_SECONDS", 0.01)
+    detections = [{"label": "car", "score": 0.5, "box": [0, 0, 9, 9], "frame": 3, "time_s": 1.5}]
+    good = {"data": [{"source": {"detections": detections}}], "list_id_not_treated": []}
+    with answering(
+        (503, {"error": "busy"}), (503, {"error": "busy"}), (200, good), (413, {"error": "too large"})
+    ) as url:
+        there = client_of(url, "", 10)
+        sightings = there.detect(b"x", "OD", "", 0).sightings
+        assert [(len(one.detection.regions), one.time_s) for one in sightings] == [(0, None), (1, 1.5)]
+        with pytest.raises(DocumentError, match="too large"):
+            there.detect(b"x", "OD", "", 0)
+    odd = [(200, {}), (200, [1]), (500, "x"), (200, untreated("damaged")), (200, untreated("The service is stopping."))]
+    with answering(*odd) as url:
+        there = client_of(url, "", 10)
+        for _ in range(3):
+            with pytest.raises(TaggerError, match="gave no answer of florence_tagger's"):
+                there.detect(b"x", "OD", "", 0)
+        with pytest.raises(DocumentError, match="damaged"):
+            there.detect(b"x", "OD", "", 0)
+        with pytest.raises(NotReadyError):  # a run that goes on later tries the file again
+            there.detect(b"x", "OD", "", 0)
+
+
+def test_a_client_that_is_closed_waits_no_more() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as pool:
+        there = client_of(f"http://127.0.0.1:{silent.getsockname()[1]}", "", 60)
+        waiting = pool.submit(there.detect, b"x", "OD", "", 0.0)
+        connection, _ = silent.accept()
+        with connection:
+            assert connection.recv(100)
+            started = time.monotonic()
+            there.close()
+            assert isinstance(waiting.exception(), TaggerError)
+        assert time.monotonic() - started < 10
+    with pytest.raises(TaggerError, match="closed"):
+        there.check()
