@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,25 @@ def test_a_body_that_is_broken_off_is_cancelled_and_damaged_chunks_are_refused(t
         with connect(server) as client:
             client.sendall(head(10**12))
             assert client.recv(12) == b"HTTP/1.1 413"
+
+
+def test_what_follows_a_body_is_neither_logged_nor_sent_back(tmp_path: Path) -> None:
+    """Of a Content-Length that is too small: to HTTP the rest of the document is the next request."""
+    with injected(tmp_path) as server, connect(server) as client:
+        sent = json.dumps(body_of(1)).encode()
+        client.sendall(head(len(sent)) + sent + b"TUFSSy1PRi1USEUtQ09OVEVOVA\r\n\r\n")
+        received = everything(client)
+        assert received.startswith(b"HTTP/1.1 200")
+        assert received.count(b"HTTP/1.1 400 Bad Request") == 1
+        assert b'"error": "The request could not be read or answered: Invalid' in received
+        assert b"TUFSSy1" not in received
+    assert "No request that could be read: Invalid" in server.log.read_text()
+    assert "TUFSSy1" not in server.log.read_text()
+
+
+def everything(client: socket.socket) -> bytes:
+    """What a client is sent until its connection ends."""
+    return b"".join(iter(partial(client.recv, 65536), b""))
 
 
 def test_bytes_that_wait_are_bounded(tmp_path: Path) -> None:

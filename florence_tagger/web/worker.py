@@ -6,6 +6,7 @@ clients stop it from answering anything, health checks included.
 """
 
 import errno
+import json
 import socket
 import threading
 import time
@@ -13,13 +14,18 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
+from http import HTTPStatus
 from selectors import EVENT_READ
+from traceback import format_tb
 from typing import Any
 
+from gunicorn.http import errors
 from gunicorn.http.body import ChunkedReader, LengthReader
 from gunicorn.http.errors import NoMoreData
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from florence_tagger.web.envelope import failure
 
 SEND_SECONDS = 60  # for an answer, once it is begun
 LINGER_SECONDS = 2  # for the client to read an answer before its connection is closed
@@ -28,6 +34,14 @@ SMALL_BODY = 1_000_000  # bytes
 AT_HAND_SECONDS = 0.005  # for what has arrived already
 MOST_SILENT = 500  # connections that have not sent anything; half of those that gunicorn accepts
 TRANSIENT = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED)
+
+# What gunicorn can't read as a request, and is not simply 400.
+STATUS_OF_FAULT: dict[type[Exception], HTTPStatus] = {
+    errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
+    errors.LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
+    errors.UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
+}
 
 
 class TooLateError(NoMoreData, TimeoutError):  # type: ignore[misc]
@@ -140,6 +154,22 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.poller.unregister(client)
         client.close()
 
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
+        """Answers what is no request, or a fault of ours, by its kind alone.
+
+        gunicorn logs and sends back what it could not read: of a body longer than its header says, that is a document.
+        """
+        kind = type(exc).__name__
+        if is_of_client(exc):
+            status = STATUS_OF_FAULT.get(type(exc), HTTPStatus.BAD_REQUEST)
+            self.log.warning("No request that could be read: %s", kind)
+        else:
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            self.log.error("A request failed: %s\n%s", kind, "".join(format_tb(exc.__traceback__)))
+        with suppress(OSError):
+            client.setblocking(False)
+            client.sendall(error_answer(status, kind))
+
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: requests may finish, for a while; in the last third what still waits is given up."""
         super().handle_exit(sig, frame)
@@ -151,6 +181,22 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """SIGINT and SIGQUIT: what waits is given up at once."""
         super().handle_exit(sig, frame)
         threading.Thread(target=self.app.close, daemon=True).start()
+
+
+def is_of_client(exc: Exception) -> bool:
+    """Whether an error is about what a client sent; a header of ours is not, though it has such a class."""
+    ours = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName)
+    return isinstance(exc, errors.ParseException) and not isinstance(exc, ours)
+
+
+def error_answer(status: HTTPStatus, kind: str) -> bytes:
+    """The whole answer to what never reached the application, after which the connection ends."""
+    body = json.dumps(failure(status, f"The request could not be read or answered: {kind}.")).encode()
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nX-Content-Type-Options: nosniff\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 def call(
