@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -36,12 +36,15 @@ PNG = (SCENES / "scene00.png").read_bytes()
 
 
 @contextmanager
-def injected(folder: Path, seconds: float = 0.0, **settings: Any) -> Iterator[RunningServer]:
+def injected(
+    folder: Path, seconds: float = 0.0, prefix: Sequence[str] = (), **settings: Any
+) -> Iterator[RunningServer]:
     """A service whose model takes so many seconds for a frame, and hangs while `folder` has a file `hang`."""
     port = free_port()
     given = {"host": "127.0.0.1", "port": port, "result_cache": 0, "decoder_processes": 2} | settings
     environment = os.environ | {f"FLORENCE_{name.upper()}": str(value) for name, value in given.items()}
-    command = [sys.executable, "-m", "benchmarks.injected", "--seconds", str(seconds), "--hang", str(folder / "hang")]
+    own = [sys.executable, "-m", "benchmarks.injected", "--seconds", str(seconds), "--hang", str(folder / "hang")]
+    command = [*prefix, *own]
     log = folder / "log.txt"
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, text=True, env=environment)
@@ -159,6 +162,32 @@ def test_slow_senders_stop_no_health_check(tmp_path: Path) -> None:
     print(f"health checks beside 300 slow senders: at most {max(seconds) * 1e3:.0f} ms")
     assert sorted(seconds)[10] < 0.5
     assert max(seconds) < 5, "the first comes with all the others"
+
+
+def test_descriptors_that_run_out_end_no_worker(tmp_path: Path) -> None:
+    """The soft limit is raised to the hard one; connections are bounded by it."""
+    limit = ("sh", "-c", 'ulimit -Sn 100; ulimit -Hn 300; exec "$@"', "sh")
+    with injected(tmp_path, prefix=limit) as server:
+        worker = worker_of(server)
+        assert worker.rlimit(psutil.RLIMIT_NOFILE) == (300, 300)
+        clients = [connect(server) for _ in range(500)]
+        assert probe_seconds(server) < 3
+        assert worker.num_fds() < 300
+        close_all(clients)
+        assert wait_for(lambda: worker.num_fds() < 100)
+        worker.rlimit(psutil.RLIMIT_NOFILE, (worker.num_fds() + 10, 300))
+        clients = [connect(server) for _ in range(30)]
+        time.sleep(1)
+        assert worker_of(server).pid == worker.pid
+        close_all(clients)
+        assert probe_seconds(server) < 3
+        assert worker_of(server).pid == worker.pid
+    assert "Traceback" not in server.log.read_text()
+
+
+def close_all(clients: Sequence[socket.socket]) -> None:
+    for client in clients:
+        client.close()
 
 
 def test_a_body_that_is_broken_off_is_cancelled_and_damaged_chunks_are_refused(tmp_path: Path) -> None:

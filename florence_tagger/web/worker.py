@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
+from itertools import islice
 from selectors import EVENT_READ
 from traceback import format_tb
 from typing import Any
@@ -29,11 +30,11 @@ from florence_tagger.web.envelope import failure
 
 SEND_SECONDS = 60  # for an answer, once it is begun
 LINGER_SECONDS = 2  # for the client to read an answer before its connection is closed
-MOST_LINGERING = 100
 SMALL_BODY = 1_000_000  # bytes
 AT_HAND_SECONDS = 0.005  # for what has arrived already
-MOST_SILENT = 500  # connections that have not sent anything; half of those that gunicorn accepts
 TRANSIENT = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED)
+SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+SCARCE_SECONDS = 0.5  # without accepting, where the system has no descriptor for a connection
 
 # What gunicorn can't read as a request, and is not simply 400.
 STATUS_OF_FAULT: dict[type[Exception], HTTPStatus] = {
@@ -74,6 +75,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._lingering: dict[socket.socket, float] = {}  # and until when; the first ends first
+        self._scarce_until = 0.0
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
@@ -92,14 +94,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         try:
             client, address = listener.accept()
         except OSError as exc:
-            if exc.errno in TRANSIENT:
-                return
-            raise
+            if exc.errno in SCARCE:
+                self._scarce_until = time.monotonic() + SCARCE_SECONDS
+                self.set_accept_enabled(False)
+            elif exc.errno not in TRANSIENT:
+                raise
+            return
         self.nr_conns += 1
         conn = TConn(self.cfg, client, address, listener.getsockname())
         conn.timeout = time.monotonic() + self.cfg.keepalive
         self.pending_conns.append(conn)
         self.poller.register(client, EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Called before each wait for events, so that a pause ends by itself."""
+        super().set_accept_enabled(enabled and time.monotonic() >= self._scarce_until)
 
     def handle(self, conn: TConn) -> Any:
         """Treats a request, in a thread; what it sends must come in time."""
@@ -138,14 +147,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _end_lingering(self) -> None:
         """Closes the connections that have lingered long enough, and the oldest of too many."""
         now = time.monotonic()
+        most = 0 if now < self._scarce_until else self.worker_connections // 3
         for client, until in list(self._lingering.items()):
-            if until > now and len(self._lingering) <= MOST_LINGERING:
+            if until > now and len(self._lingering) <= most:
                 break
             self._part(client)
 
     def _end_silent(self) -> None:
         """Closes the oldest of too many connections that have not sent anything."""
-        for conn in tuple(self.pending_conns)[: max(len(self.pending_conns) - MOST_SILENT, 0)]:
+        for conn in islice(self.pending_conns, max(len(self.pending_conns) - self.worker_connections // 2, 0)):
             conn.timeout = 0
         self.murder_pending()
 
