@@ -12,12 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from selectors import DefaultSelector
 from typing import Any
 
 import psutil
+import pytest
 import requests
 
 from florence_tagger.benchmark.processes import free_port
+from florence_tagger.web.lingering import Lingering
 from tests.conftest import (
     ROOT,
     SCENES,
@@ -221,6 +224,36 @@ def test_what_follows_a_body_is_neither_logged_nor_sent_back(tmp_path: Path) -> 
 def everything(client: socket.socket) -> bytes:
     """What a client is sent until its connection ends."""
     return b"".join(iter(partial(client.recv, 65536), b""))
+
+
+def test_a_refused_client_may_upload_on_and_reads_its_answer_then(tmp_path: Path) -> None:
+    with injected(tmp_path) as server, connect(server) as client:
+        client.sendall(head(10**12))
+        for _ in range(8):
+            client.sendall(bytes(8192))
+            time.sleep(0.4)
+        assert client.recv(12) == b"HTTP/1.1 413"
+
+
+def test_lingering_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a client is silent for long enough, has sent for long enough, or there are too many."""
+    poller = DefaultSelector()
+    lingering = Lingering(poller)
+    for seconds, most in (("IDLE_SECONDS", 9), ("ALL_SECONDS", 9), ("", 0)):
+        with monkeypatch.context() as patch:
+            if seconds:
+                patch.setattr(f"florence_tagger.web.lingering.{seconds}", -1)
+            ours, theirs = socket.socketpair()
+            lingering.add(ours)
+        theirs.sendall(b"x")
+        if seconds == "ALL_SECONDS":
+            for key, _ in poller.select(1):
+                key.data(key.fileobj)
+        lingering.end(most)
+        assert ours.fileno() == -1
+        assert not poller.get_map()
+        theirs.close()
+    poller.close()
 
 
 def test_bytes_that_wait_are_bounded(tmp_path: Path) -> None:

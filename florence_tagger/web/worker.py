@@ -27,9 +27,9 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from florence_tagger.web.envelope import failure
+from florence_tagger.web.lingering import Lingering
 
 SEND_SECONDS = 60  # for an answer, once it is begun
-LINGER_SECONDS = 2  # for the client to read an answer before its connection is closed
 SMALL_BODY = 1_000_000  # bytes
 AT_HAND_SECONDS = 0.005  # for what has arrived already
 TRANSIENT = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED)
@@ -74,18 +74,22 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._lingering: dict[socket.socket, float] = {}  # and until when; the first ends first
         self._scarce_until = 0.0
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
         self.wsgi: Any = partial(call, self.wsgi)
 
+    def run(self) -> None:
+        self._lingering = Lingering(self.poller)
+        super().run()
+
     def notify(self) -> None:
         """gunicorn's sign of life, in its main thread."""
         super().notify()
         # Here and not where they come: a connection must not be closed while its event may be about to be treated.
-        self._end_lingering()
+        scarce = time.monotonic() < self._scarce_until
+        self._lingering.end(0 if scarce else self.worker_connections // 3)
         self._end_silent()
         self.app.watch()
 
@@ -125,44 +129,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             return
         self.nr_conns -= 1
         try:
-            conn.sock.setblocking(False)
-            conn.sock.shutdown(socket.SHUT_WR)
-            self.poller.register(conn.sock, EVENT_READ, self._drain)
+            self._lingering.add(conn.sock)
         except (OSError, ValueError):
             conn.close()
-            return
-        self._lingering[conn.sock] = time.monotonic() + LINGER_SECONDS
-
-    def _drain(self, client: socket.socket) -> None:
-        """Throws away what a client sends after its answer: closing at once could cost it the answer."""
-        try:
-            ended = not client.recv(65536)
-        except BlockingIOError:
-            ended = False
-        except OSError:
-            ended = True
-        if ended:
-            self._part(client)
-
-    def _end_lingering(self) -> None:
-        """Closes the connections that have lingered long enough, and the oldest of too many."""
-        now = time.monotonic()
-        most = 0 if now < self._scarce_until else self.worker_connections // 3
-        for client, until in list(self._lingering.items()):
-            if until > now and len(self._lingering) <= most:
-                break
-            self._part(client)
 
     def _end_silent(self) -> None:
         """Closes the oldest of too many connections that have not sent anything."""
         for conn in islice(self.pending_conns, max(len(self.pending_conns) - self.worker_connections // 2, 0)):
             conn.timeout = 0
         self.murder_pending()
-
-    def _part(self, client: socket.socket) -> None:
-        del self._lingering[client]
-        self.poller.unregister(client)
-        client.close()
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
         """Answers what is no request, or a fault of ours, by its kind alone.
