@@ -1,4 +1,4 @@
-"""gunicorn's threaded worker, made safe from clients that send slowly, and watchful of the model.
+"""gunicorn's threaded worker, made safe from clients that send or read slowly, and watchful of the model.
 
 As it comes, a thread waits for a client's first byte, for its body without end, and up to five seconds more for a body
 that nobody reads; and the one thread that accepts connections waits up to two seconds to close one. A few hundred slow
@@ -7,11 +7,12 @@ clients stop it from answering anything, health checks included.
 
 import errno
 import json
+import re
+import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -21,17 +22,15 @@ from traceback import format_tb
 from typing import Any
 
 from gunicorn.http import errors
-from gunicorn.http.body import ChunkedReader, LengthReader
-from gunicorn.http.errors import NoMoreData
-from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from florence_tagger.web.envelope import failure
 from florence_tagger.web.lingering import Lingering
+from florence_tagger.web.punctual import PunctualUnreader, call
 
-SEND_SECONDS = 60  # for an answer, once it is begun
-SMALL_BODY = 1_000_000  # bytes
-AT_HAND_SECONDS = 0.005  # for what has arrived already
+PROBE = re.compile(rb"(?:GET|HEAD) /(?:health-check|test)[ ?]")
+PROBE_BYTES = 4096  # of a probe's head, at most
+PROBE_THREADS = 2
 TRANSIENT = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED)
 SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 SCARCE_SECONDS = 0.5  # without accepting, where the system has no descriptor for a connection
@@ -43,27 +42,6 @@ STATUS_OF_FAULT: dict[type[Exception], HTTPStatus] = {
     errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
     errors.UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
 }
-
-
-class TooLateError(NoMoreData, TimeoutError):  # type: ignore[misc]
-    """A request did not arrive in time: to gunicorn the end of it, to the application a timeout."""
-
-
-class PunctualUnreader(SocketUnreader):  # type: ignore[misc]
-    """Reads a connection until a deadline, a monotonic time that is set for each request."""
-
-    deadline = 0.0
-
-    def chunk(self, size_hint: int | None = None) -> bytes:
-        own = self.sock.gettimeout() or SEND_SECONDS
-        left = self.deadline - time.monotonic()
-        try:
-            self.sock.settimeout(max(min(own, left), 0.001))
-            return bytes(super().chunk(size_hint))
-        except TimeoutError as exc:
-            raise TooLateError from exc
-        finally:
-            self.sock.settimeout(own)
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -79,6 +57,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def load_wsgi(self) -> None:
         super().load_wsgi()
         self.wsgi: Any = partial(call, self.wsgi)
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        self._probes = ThreadPoolExecutor(PROBE_THREADS)
+        pool: ThreadPoolExecutor = super().get_thread_pool()
+        return pool
 
     def run(self) -> None:
         self._lingering = Lingering(self.poller)
@@ -114,6 +97,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Called before each wait for events, so that a pause ends by itself."""
         super().set_accept_enabled(enabled and time.monotonic() >= self._scarce_until)
 
+    def enqueue_req(self, conn: TConn) -> None:
+        """Has a request treated; probes in threads of their own, so that they wait behind nothing."""
+        done = (self._probes if is_probe(conn) else self.tpool).submit(self.handle, conn)
+        done.add_done_callback(lambda future: self.method_queue.defer(self.finish_request, conn, future))
+
     def handle(self, conn: TConn) -> Any:
         """Treats a request, in a thread; what it sends must come in time."""
         conn.init()
@@ -121,6 +109,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             conn.parser.unreader = PunctualUnreader(conn.sock)
         conn.parser.unreader.deadline = time.monotonic() + self.app.settings.body_seconds
         return super().handle(conn)
+
+    def handle_request(self, req: Any, conn: TConn) -> bool:
+        """Whether the connection is kept; one whose client does not take its answer is not."""
+        try:
+            return bool(super().handle_request(req, conn))
+        except TimeoutError:
+            self.log.debug("A client did not take its answer.")
+            return False
 
     def finish_request(self, conn: TConn, done: "Future[Any]") -> None:
         """Keeps a connection for further requests, or closes it without waiting for its client."""
@@ -168,6 +164,24 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         threading.Thread(target=self.app.close, daemon=True).start()
 
 
+def is_probe(conn: TConn) -> bool:
+    """Whether a connection has all of a probe's head to read, and room for its answer: no thread has to wait for it."""
+    if conn.parser is not None and conn.parser.unreader.buf.getvalue():  # a request that was sent ahead
+        return False
+    try:
+        head = conn.sock.recv(PROBE_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return False
+    return bool(PROBE.match(head)) and b"\r\n\r\n" in head and has_room(conn.sock)
+
+
+def has_room(client: socket.socket) -> bool:
+    """Whether a short answer can be sent without waiting."""
+    poll = select.poll()
+    poll.register(client, select.POLLOUT)
+    return bool(poll.poll(0))
+
+
 def is_of_client(exc: Exception) -> bool:
     """Whether an error is about what a client sent; a header of ours is not, though it has such a class."""
     ours = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName)
@@ -182,30 +196,3 @@ def error_answer(status: HTTPStatus, kind: str) -> bytes:
         f"Content-Length: {len(body)}\r\nX-Content-Type-Options: nosniff\r\n\r\n"
     )
     return head.encode() + body
-
-
-def call(
-    application: Callable[..., Iterable[bytes]], environ: Mapping[str, Any], start_response: Callable[..., Any]
-) -> Iterable[bytes]:
-    """Calls an application; a request whose body has not arrived when it is refused is the last of its connection.
-
-    gunicorn would wait for the rest to keep the connection, for which a thread waits as long as the client likes.
-    """
-
-    def start(*args: Any) -> Any:
-        if not is_read(environ["wsgi.input"].reader):
-            start_response.__self__.force_close()  # type: ignore[attr-defined]  # gunicorn's Response
-        return start_response(*args)
-
-    return application(environ, start)
-
-
-def is_read(reader: Any) -> bool:
-    """Whether nothing of a body is left to come; what is left of a small one is read if it is there already."""
-    if not isinstance(reader, LengthReader):
-        return not (isinstance(reader, ChunkedReader) and reader.parser is not None)
-    if 0 < reader.length <= SMALL_BODY and isinstance(reader.unreader, PunctualUnreader):
-        reader.unreader.deadline = time.monotonic() + AT_HAND_SECONDS
-        with suppress(OSError):
-            reader.read(reader.length)
-    return bool(reader.length == 0)
