@@ -14,7 +14,6 @@ PIECE = 65536  # bytes of an answer
 PIECE_SECONDS = 5  # in which a client must have room for one
 ANSWER_SECONDS = 60  # for all of them
 SMALL_BODY = 1_000_000  # bytes
-AT_HAND_SECONDS = 0.005  # for what has arrived already
 
 
 class TooLateError(NoMoreData, TimeoutError):  # type: ignore[misc]
@@ -29,9 +28,9 @@ class PunctualUnreader(SocketUnreader):  # type: ignore[misc]
     def chunk(self, size_hint: int | None = None) -> bytes:
         own = self.sock.gettimeout()
         try:
-            self.sock.settimeout(max(self.deadline - time.monotonic(), 0.001))
+            self.sock.settimeout(max(self.deadline - time.monotonic(), 0.0))  # 0: what is there, without waiting
             return bytes(super().chunk(size_hint))
-        except TimeoutError as exc:
+        except (TimeoutError, BlockingIOError) as exc:
             raise TooLateError from exc
         finally:
             self.sock.settimeout(own)
@@ -70,11 +69,11 @@ def in_time(answer: Iterable[bytes], connection: socket.socket) -> Iterator[byte
 
 
 def is_read(reader: Any) -> bool:
-    """Whether nothing of a body is left to come; what is left of a small one is read if it is there already."""
+    """Whether nothing of a body is left to come; what is left of a small one is read if it has arrived already."""
     if not isinstance(reader, LengthReader):
         return not (isinstance(reader, ChunkedReader) and reader.parser is not None)
     if 0 < reader.length <= SMALL_BODY and isinstance(reader.unreader, PunctualUnreader):
-        reader.unreader.deadline = time.monotonic() + AT_HAND_SECONDS
+        reader.unreader.deadline = 0.0
         with suppress(OSError):
             reader.read(reader.length)
     return bool(reader.length == 0)
