@@ -226,6 +226,25 @@ def close_all(clients: Sequence[socket.socket]) -> None:
         client.close()
 
 
+def test_a_body_that_comes_too_slowly_gives_up_its_place(tmp_path: Path) -> None:
+    """Long before `body_seconds`; one that comes slowly but steadily is read to its end."""
+    with injected(tmp_path, http_threads=5) as server, connect(server) as steady:
+        sent = json.dumps(body_of(1) | {"padding": "x" * 100_000}).encode()
+        steady.sendall(head(len(sent)))
+        slow = [connect(server) for _ in range(2)]
+        for client in slow:
+            client.sendall(head(1_000_000) + b"{")
+        assert wait_for(lambda: len(server.get("/work/status").json()) == 3)
+        assert server.post(body_of(1)).status_code == 503
+        for start in range(0, len(sent), len(sent) // 10):
+            time.sleep(0.6)
+            steady.sendall(sent[start : start + len(sent) // 10])
+        assert [client.recv(12) for client in slow] == [b"HTTP/1.1 408"] * 2
+        assert server.post(body_of(1)).status_code == 200
+        assert steady.recv(12) == b"HTTP/1.1 200"
+        close_all(slow)
+
+
 def test_a_body_that_is_broken_off_is_cancelled_and_damaged_chunks_are_refused(tmp_path: Path) -> None:
     with injected(tmp_path) as server:
         with connect(server) as client:

@@ -10,6 +10,8 @@ from gunicorn.http.body import ChunkedReader, LengthReader
 from gunicorn.http.errors import NoMoreData
 from gunicorn.http.unreader import SocketUnreader
 
+START_SECONDS = 5  # for the first bytes of a request, and more for what came:
+SLOWEST = 4000  # bytes a second
 PIECE = 65536  # bytes of an answer
 PIECE_SECONDS = 5  # in which a client must have room for one
 ANSWER_SECONDS = 60  # for all of them
@@ -21,19 +23,29 @@ class TooLateError(NoMoreData, TimeoutError):  # type: ignore[misc]
 
 
 class PunctualUnreader(SocketUnreader):  # type: ignore[misc]
-    """Reads a connection until a deadline, a monotonic time that is set for each request."""
+    """Reads a connection as long as each request on it comes in time, and fast enough to be worth a thread."""
 
-    deadline = 0.0
+    _began = _deadline = 0.0
+    _received = 0
+
+    def expect(self, seconds: float) -> None:
+        """Begins the time of a request, in which all of it must arrive."""
+        self._began = time.monotonic()
+        self._deadline = self._began + seconds
+        self._received = 0
 
     def chunk(self, size_hint: int | None = None) -> bytes:
+        until = min(self._deadline, self._began + START_SECONDS + self._received / SLOWEST)
         own = self.sock.gettimeout()
         try:
-            self.sock.settimeout(max(self.deadline - time.monotonic(), 0.0))  # 0: what is there, without waiting
-            return bytes(super().chunk(size_hint))
+            self.sock.settimeout(max(until - time.monotonic(), 0.0))  # 0: what is there, without waiting
+            part = bytes(super().chunk(size_hint))
         except (TimeoutError, BlockingIOError) as exc:
             raise TooLateError from exc
         finally:
             self.sock.settimeout(own)
+        self._received += len(part)
+        return part
 
 
 def call(
@@ -73,7 +85,7 @@ def is_read(reader: Any) -> bool:
     if not isinstance(reader, LengthReader):
         return not (isinstance(reader, ChunkedReader) and reader.parser is not None)
     if 0 < reader.length <= SMALL_BODY and isinstance(reader.unreader, PunctualUnreader):
-        reader.unreader.deadline = 0.0
+        reader.unreader.expect(0)
         with suppress(OSError):
             reader.read(reader.length)
     return bool(reader.length == 0)

@@ -107,7 +107,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         conn.init()
         if not isinstance(conn.parser.unreader, PunctualUnreader):
             conn.parser.unreader = PunctualUnreader(conn.sock)
-        conn.parser.unreader.deadline = time.monotonic() + self.app.settings.body_seconds
+        conn.parser.unreader.expect(self.app.settings.body_seconds)
         return super().handle(conn)
 
     def handle_request(self, req: Any, conn: TConn) -> bool:
