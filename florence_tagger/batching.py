@@ -199,7 +199,9 @@ class Batcher:
     def abandon(self, error: Exception) -> None:
         """Takes nothing more and fails all frames, even those that the model is at and may never be done with."""
         waiting = self._stop()
-        for work in (*waiting, *(work for work, _ in self._encoded), *self._decoding, self._encoding):
+        with self._changed:  # the model's threads may come back all the same
+            under_way = (*(work for work, _ in self._encoded), *self._decoding, self._encoding)
+        for work in (*waiting, *under_way):
             if work is not None:
                 with suppress(InvalidStateError):  # it is done with, or given up
                     work.result.set_exception(error)

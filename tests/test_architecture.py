@@ -53,7 +53,7 @@ OWNERS = {
     "pydantic_settings": ("config.py",),
     "flask": ("web",),
     "werkzeug": ("web",),
-    "gunicorn": ("web/server.py", "web/worker.py", "web/bodies.py", "web/logs.py"),
+    "gunicorn": ("web/server.py", "web/worker.py", "web/punctual.py", "web/bodies.py", "web/logs.py"),
     "pythonjsonlogger": ("web/logs.py",),
     "psutil": ("web/envelope.py", "web/measures.py", "benchmark/processes.py"),
     "click": ("cli.py",),

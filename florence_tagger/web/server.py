@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import resource
 import shlex
 import sys
 import time
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 SAMPLE = SAMPLES / "street.png"
 M_ARENA_MAX = -8  # mallopt(3)
+MOST_DESCRIPTORS = 16_384  # that are used, however many the system gives
+OWN_DESCRIPTORS = 200  # for all that is no connection: decoders, files of the model, event queues
 HUNG = 70  # exit code of a worker whose model hangs; gunicorn starts another one
 ANSWERING_SECONDS = 2  # in which the requests of a model that hangs are answered
 
@@ -52,6 +55,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "workers": 1,
             "worker_class": Worker,
             "threads": self.settings.http_threads,
+            "worker_connections": connections_for(raise_descriptors()),
             "preload_app": False,
             "graceful_timeout": int(self.settings.stop_seconds),
             "worker_exit": lambda server, worker: self.close(),
@@ -113,6 +117,20 @@ def share_one_heap() -> None:
     """
     with suppress(OSError, AttributeError):  # another C library, without such a setting
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+
+
+def raise_descriptors() -> int:
+    """Takes as many descriptors as the system gives without asking, for this process and its children; how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+def connections_for(descriptors: int) -> int:
+    """The most connections at a time; a third as many may linger after their answer."""
+    return (descriptors - min(OWN_DESCRIPTORS, descriptors // 2)) * 3 // 4
 
 
 def give_up(error: Exception) -> None:
