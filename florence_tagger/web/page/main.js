@@ -41,6 +41,7 @@ async function addSample(name) {
 async function work() {
   if (working || textIsMissing()) return;
   working = true;
+  tell("");
   for (let next = waiting(); next; next = waiting()) await count(next);
   working = false;
   byId("work").hidden = true;
@@ -142,7 +143,7 @@ function summary() {
   if (!documents.length) return "";
   if (documents.length > 1) return `${plural(counted, "file")} counted` + (failed ? `, ${failed} not.` : ".");
   const [one] = documents;
-  return failed ? "" : `${one.name}: ${totalOf(countDocument(one.shots, minScore))}.`;
+  return failed ? `${one.name} could not be counted.` : `${one.name}: ${totalOf(countDocument(one.shots, minScore))}.`;
 }
 
 function totalOf(rows) {

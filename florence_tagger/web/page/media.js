@@ -44,8 +44,9 @@ async function frameAt(video, time) {
 
 /** Animations are decoded by hand: a canvas only ever gets the first picture of an element. */
 async function openAnimation(file) {
+  if (!(await ImageDecoder.isTypeSupported(file.type))) throw new Error("no animation that is known here");
   const decoder = new ImageDecoder({ data: await file.arrayBuffer(), type: file.type });
-  await decoder.completed;
+  await Promise.all([decoder.tracks.ready, decoder.completed]);
   const starts = await startsOf(decoder);
   const { image } = await decoder.decode();
   const at = async (shot) => {

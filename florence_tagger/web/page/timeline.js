@@ -43,8 +43,14 @@ export function updateStrip(buttons, shots, shown, minScore) {
     const number = above(shots[place], minScore).length;
     button.setAttribute("aria-pressed", shots[place] === shown);
     button.setAttribute("aria-label", `${placeOf(shots[place])}: ${number} found`);
-    button.dataset.number = number;
+    if (shots[place] === shown) bringIntoView(button);
   }
+}
+
+/** Moves the strip, and not the page. */
+function bringIntoView(button) {
+  const strip = button.parentElement;
+  strip.scrollLeft = button.offsetLeft - (strip.clientWidth - button.clientWidth) / 2;
 }
 
 /** The counts of each label over the shots, as lines, with the shown one marked. */
