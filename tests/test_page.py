@@ -356,6 +356,7 @@ def test_what_the_browser_cannot_show_has_boxes_all_the_same(
 ) -> None:
     choose(page, (name, make()))
     expect(page.locator(".frame.unseen")).to_be_visible()
+    expect(page.locator("#note")).to_contain_text("This browser can't show the file")
     page.locator("#strip button").first.click()
     expect(page.locator("#strip button").first).to_contain_text(place)
     expect(page.locator(".box").first).to_be_visible()
@@ -433,6 +434,7 @@ def test_the_annotated_picture_is_saved(page: Page, server: RunningServer) -> No
     with page.expect_download() as download:
         page.get_by_role("button", name="Save PNG").click()
     assert download.value.suggested_filename == "scene00-counted.png"
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     shutil.copy(download.value.path(), SCREENSHOTS / "annotated.png")
     image = Image.open(download.value.path()).convert("RGB")
     assert image.size == (320, 320)

@@ -7,7 +7,7 @@ import { openMedia } from "./media.js";
 import { dress } from "./palette.js";
 import { countObjects, ServiceError, UNREACHED } from "./service.js";
 import { annotated, stageOf } from "./stage.js";
-import { placeOf, plotOf, stripOf, updateStrip } from "./timeline.js";
+import { plotOf, stripOf, updateStrip, whereOf } from "./timeline.js";
 
 const documents = []; // {file, name, state: waiting, working, done or failed; reason, shots, media, shot, strip, …}
 let shown = null; // the document on the stage
@@ -84,6 +84,7 @@ function textIsMissing() {
 
 function countAgain(event) {
   event.preventDefault();
+  if (working || textIsMissing()) return;
   for (const one of documents) one.state = "waiting";
   work();
 }
@@ -161,10 +162,11 @@ function inShort(device) {
   return devices.size === 1 ? [...devices][0] : device;
 }
 
-function noteOf({ truncated, incomplete }) {
+function noteOf({ truncated, incomplete, media }) {
   const notes = [];
   if (truncated) notes.push("There is more to see than the model could tell; these counts are too low.");
   if (incomplete) notes.push("A part of this file is damaged; the rest was counted.");
+  if (media.unseen) notes.push("This browser can't show the file; the boxes are where things were found.");
   return notes.join(" ");
 }
 
@@ -232,7 +234,7 @@ function rowOf({ label, count, shot, most: inOne }, most) {
     pin(label);
     if (isPlace) showShot(shot);
   };
-  if (isPlace) button.append(element("small", { textContent: `${inOne} at ${placeOf(shot)}` }));
+  if (isPlace) button.append(element("small", { textContent: `${inOne} ${whereOf(shot)}` }));
   const bar = element("span", { className: "bar" });
   bar.style.width = `${(100 * count) / most}%`;
   const cells = [element("th", { scope: "row" }, button), element("td", {}, bar), element("td", { textContent: count })];

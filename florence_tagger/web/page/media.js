@@ -1,4 +1,5 @@
-// What the browser can show of a file: {width, height, at(shot)}, where `at` gives an element, or null where it can't.
+// What the browser can show of a file: {width, height, at(shot)}, where `at` gives an element, or null where it can't;
+// `unseen` where it can show nothing.
 
 import { element, once } from "./dom.js";
 import { isTimed } from "./counting.js";
@@ -77,5 +78,5 @@ export function drawn(source, width, height) {
 /** As large as the boxes in it. */
 function unseen(detections) {
   const most = (side) => detections.reduce((size, { box }) => Math.max(size, box[side]), 1);
-  return { width: most(2), height: most(3), at: async () => null };
+  return { width: most(2), height: most(3), unseen: true, at: async () => null };
 }

@@ -16,6 +16,9 @@ export function placeOf({ time, page }) {
   return `${minutes}:${(time - 60 * minutes).toFixed(time % 1 ? 1 : 0).padStart(time % 1 ? 4 : 2, "0")}`;
 }
 
+/** The same within a sentence. */
+export const whereOf = (shot) => `${shot.page === undefined ? "at" : "on"} ${placeOf(shot)}`;
+
 /** A button for each shot. Its picture comes when the browser has it. */
 export function stripOf(shots, media, choose) {
   const buttons = shots.map((shot) => thumbOf(shot, media, () => choose(shot)));
@@ -86,4 +89,4 @@ const nearest = (shots, x, wanted) =>
   shots.reduce((best, shot) => (Math.abs(x(shot) - wanted) < Math.abs(x(best) - wanted) ? shot : best));
 
 const described = (rows) =>
-  `Counts over time. ${rows.map(({ label, most, shot }) => `${label}: most, ${most}, at ${placeOf(shot)}`).join("; ")}`;
+  `Counts over time. ${rows.map(({ label, most, shot }) => `${label}: most, ${most}, ${whereOf(shot)}`).join("; ")}`;
