@@ -184,10 +184,13 @@ function showShot(shot) {
 }
 
 function renderFiles() {
+  const buttons = () => [...byId("list").querySelectorAll("button")];
+  const focused = buttons().indexOf(document.activeElement);
   byId("results").hidden = !documents.length;
   byId("again").disabled = !documents.length;
   document.body.classList.toggle("counting", documents.length > 0);
   byId("list").replaceChildren(...documents.map(fileItem));
+  buttons()[focused]?.focus();
 }
 
 function fileItem(one) {
@@ -334,6 +337,10 @@ byId("clear").addEventListener("click", clear);
 byId("threshold").addEventListener("input", setThreshold);
 for (const event of ["pointerover", "focusin"]) byId("found").addEventListener(event, lightUnder);
 for (const event of ["pointerleave", "focusout"]) byId("found").addEventListener(event, () => light(pinned));
+byId("stage").addEventListener("click", ({ target }) => {
+  const box = target.closest(".box");
+  if (box) pin(box.dataset.label);
+});
 byId("copy").addEventListener("click", copyJson);
 byId("csv").addEventListener("click", saveCsv);
 byId("png").addEventListener("click", savePng);
