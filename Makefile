@@ -7,12 +7,12 @@ MODEL := ov_models/florence-2-tiny
 SERVING := $(VENV)/serving.installed
 DEVELOPMENT := $(VENV)/development.installed
 
-.PHONY: run test test-long check format readme setup setup-dev model image-check lock clean
+.PHONY: run test test-long check format readme setup setup-dev browser model image-check lock clean
 
 run: setup  ## serve the bundled model on port 5011; the FLORENCE_* variables are obeyed
 	@exec $(BIN)/python -m florence_tagger serve
 
-test: setup-dev  ## the fast tests
+test: setup-dev browser  ## the fast tests
 	$(BIN)/python -m pytest
 
 test-long: setup-dev  ## the tests of large models
@@ -39,6 +39,15 @@ image-check:  ## build the image with and without the GPU driver by buildah, run
 setup: $(SERVING)  ## install what serves into .venv
 
 setup-dev: $(DEVELOPMENT)  ## install what converts, trains and tests, too
+
+browser:  ## install Chromium, for the tests of the page, where there is none and packages may be installed
+	@for name in chromium chromium-browser google-chrome; do command -v $$name > /dev/null && exit; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		echo "Installing Chromium for the tests of the page"; \
+		apt-get -qq update && apt-get -qq install --no-install-recommends chromium > /dev/null; \
+	else \
+		echo "The tests of the page need Chromium: sudo apt-get install chromium"; \
+	fi
 
 $(SERVING): requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: set PYTHON."; exit 1; }

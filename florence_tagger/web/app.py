@@ -14,7 +14,7 @@ from florence_tagger.batching import Batcher
 from florence_tagger.config import Settings
 from florence_tagger.errors import BusyError, LateBodyError, NotReadyError, RequestError, TooManyDocumentsError
 from florence_tagger.media.decoders import Decoders
-from florence_tagger.web import health, metrics, openapi, process
+from florence_tagger.web import health, metrics, openapi, page, process
 from florence_tagger.web.bodies import Room
 from florence_tagger.web.envelope import failure
 from florence_tagger.web.measures import Measures
@@ -67,6 +67,7 @@ def create_app(
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)
     app.register_blueprint(openapi.blueprint_for(settings))
+    app.register_blueprint(page.blueprint)
     if not settings.api_key:
         logger.warning("No API key is set (FLORENCE_API_KEY): whoever reaches the port may send documents.")
     app.after_request(secured)

@@ -1,0 +1,346 @@
+// The page: files in, one request after the other, results out.
+
+import { above, countDocument, shotsOf } from "./counting.js";
+import { byId, element } from "./dom.js";
+import { asCsv, asJson, copy, save } from "./exports.js";
+import { openMedia } from "./media.js";
+import { dress } from "./palette.js";
+import { countObjects, ServiceError, UNREACHED } from "./service.js";
+import { annotated, stageOf } from "./stage.js";
+import { plotOf, stripOf, updateStrip, whereOf } from "./timeline.js";
+
+const documents = []; // {file, name, state: waiting, working, done or failed; reason, shots, media, shot, strip, …}
+let shown = null; // the document on the stage
+let minScore = 0;
+let pinned = null; // the label that stays lit
+let working = false;
+let stopper = null; // of the request under way
+
+// ---- files in -------------------------------------------------------------------------------------------------------
+
+function add(files) {
+  const added = [...files].map((file) => ({ file, name: file.name, state: "waiting", shots: [] }));
+  if (!added.length) return;
+  documents.push(...added);
+  show(added[0]);
+  work();
+}
+
+async function addSample(name) {
+  try {
+    const response = await fetch(`/page/samples/${name}`);
+    add([new File([await response.blob()], name, { type: response.headers.get("Content-Type") })]);
+  } catch {
+    tell(UNREACHED);
+  }
+}
+
+// ---- work -----------------------------------------------------------------------------------------------------------
+
+/** Counts what waits, one file after the other. */
+async function work() {
+  if (working || textIsMissing()) return;
+  working = true;
+  tell("");
+  for (let next = waiting(); next; next = waiting()) await count(next);
+  working = false;
+  byId("work").hidden = true;
+  tell(summary());
+}
+
+const waiting = () => documents.find(({ state }) => state === "waiting");
+
+async function count(one) {
+  one.state = "working";
+  stopper = new AbortController();
+  tellProgress(one, 0);
+  renderFiles();
+  const hooks = { signal: stopper.signal, onUpload: (share) => tellProgress(one, share), askForKey };
+  try {
+    const found = await countObjects(one.file, task(), hooks);
+    Object.assign(one, found, { state: "done", reason: "", shots: shotsOf(found.detections) });
+    one.media = await openMedia(one.file, found.detections);
+    one.shot = one.shots.reduce((best, shot) => (shot.detections.length > best.detections.length ? shot : best));
+    one.strip = one.shots.length > 1 ? stripOf(one.shots, one.media, showShot) : [];
+  } catch (error) {
+    Object.assign(one, { state: "failed", reason: error.message, shots: [] });
+  }
+  if (documents.includes(one)) renderFiles();
+  if (one === shown) renderShown();
+}
+
+function task() {
+  return { prompt: byId("prompt").value, text: byId("text").hidden ? "" : byId("text").value.trim() };
+}
+
+function textIsMissing() {
+  const missing = !byId("text").hidden && !byId("text").value.trim();
+  if (missing) {
+    tell("Say what to look for, then count.");
+    byId("text").focus();
+  }
+  return missing;
+}
+
+function countAgain(event) {
+  event.preventDefault();
+  if (working || textIsMissing()) return;
+  for (const one of documents) one.state = "waiting";
+  work();
+}
+
+function stop() {
+  stopper.abort(new ServiceError("Stopped."));
+  for (const one of documents.filter(({ state }) => state === "waiting")) {
+    Object.assign(one, { state: "failed", reason: "Stopped." });
+  }
+}
+
+function clear() {
+  if (working) stop();
+  documents.length = 0;
+  show(null);
+  byId("files").focus();
+}
+
+/** Asks for the API key; nothing where none is given. */
+function askForKey(refused) {
+  const dialog = byId("key");
+  byId("key-help").textContent = refused ? "The service did not accept this key." : "It is kept until this tab is closed.";
+  byId("key-text").value = "";
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    const answer = () => {
+      const key = dialog.returnValue === "use" ? byId("key-text").value : "";
+      if (!key) stop(); // the other files need it, too
+      resolve(key);
+    };
+    dialog.addEventListener("close", answer, { once: true });
+  });
+}
+
+// ---- words ----------------------------------------------------------------------------------------------------------
+
+function tell(text) {
+  byId("told").textContent = text;
+}
+
+function tellProgress(one, sent) {
+  const [place, number] = [documents.indexOf(one), documents.length];
+  const progress = byId("progress");
+  byId("work").hidden = false;
+  byId("working").textContent = `${sent < 1 ? "Sending" : "Counting"} ${one.name}` + (number > 1 ? ` (${place + 1} of ${number})` : "");
+  if (number > 1) progress.value = (place + sent / 2) / number;
+  else if (sent < 1) progress.value = sent;
+  else progress.removeAttribute("value"); // how long one file takes is not known
+}
+
+const plural = (number, one) => `${number} ${one}${number === 1 ? "" : "s"}`;
+
+function summary() {
+  const failed = documents.filter(({ state }) => state === "failed").length;
+  const counted = documents.length - failed;
+  if (!documents.length) return "";
+  if (documents.length > 1) return `${plural(counted, "file")} counted` + (failed ? `, ${failed} not.` : ".");
+  const [one] = documents;
+  return failed ? `${one.name} could not be counted.` : `${one.name}: ${totalOf(countDocument(one.shots, minScore))}.`;
+}
+
+function totalOf(rows) {
+  const total = rows.reduce((sum, { count }) => sum + count, 0);
+  return rows.length ? `${plural(total, "object")}, ${plural(rows.length, "label")}` : "Nothing found";
+}
+
+function aboutOf({ model, device, seconds }) {
+  return (model ? `Counted by ${model} on ${inShort(device)}` : "Counted") + ` in ${seconds.toFixed(seconds < 10 ? 2 : 0)} s.`;
+}
+
+/** "vision on CPU, encoder on CPU" is CPU. */
+function inShort(device) {
+  const devices = new Set(device.split(", ").map((part) => part.split(" on ").at(-1)));
+  return devices.size === 1 ? [...devices][0] : device;
+}
+
+function noteOf({ truncated, incomplete, media }) {
+  const notes = [];
+  if (truncated) notes.push("There is more to see than the model could tell; these counts are too low.");
+  if (incomplete) notes.push("A part of this file is damaged; the rest was counted.");
+  if (media.unseen) notes.push("This browser can't show the file; the boxes are where things were found.");
+  return notes.join(" ");
+}
+
+// ---- results out ----------------------------------------------------------------------------------------------------
+
+function show(one) {
+  shown = one;
+  renderFiles();
+  renderShown();
+}
+
+function showShot(shot) {
+  shown.shot = shot;
+  renderShot();
+}
+
+function renderFiles() {
+  const buttons = () => [...byId("list").querySelectorAll("button")];
+  const focused = buttons().indexOf(document.activeElement);
+  byId("results").hidden = !documents.length;
+  byId("again").disabled = !documents.length;
+  document.body.classList.toggle("counting", documents.length > 0);
+  byId("list").replaceChildren(...documents.map(fileItem));
+  buttons()[focused]?.focus();
+}
+
+function fileItem(one) {
+  const button = element("button", { type: "button", onclick: () => show(one), dataset: { state: one.state } });
+  button.append(element("span", { textContent: one.name }), element("b", { textContent: stateOf(one) }));
+  button.setAttribute("aria-pressed", one === shown);
+  return element("li", {}, button);
+}
+
+function stateOf({ state, shots }) {
+  if (state === "done") return countDocument(shots, minScore).reduce((sum, { count }) => sum + count, 0);
+  return { waiting: "waits", working: "…", failed: "failed" }[state];
+}
+
+function renderShown() {
+  const done = shown?.state === "done" && shown.media !== undefined;
+  const failed = shown?.state === "failed";
+  byId("found").hidden = !done;
+  byId("reason").hidden = !failed;
+  byId("reason").textContent = failed ? `${shown.name}: ${shown.reason}` : "";
+  if (!done) return;
+  const note = noteOf(shown);
+  byId("note").hidden = !note;
+  byId("note").textContent = note;
+  byId("about").textContent = aboutOf(shown);
+  byId("timeline").hidden = shown.shots.length < 2;
+  byId("strip").replaceChildren(...shown.strip);
+  renderCounts();
+  renderShot();
+}
+
+function renderCounts() {
+  const rows = countDocument(shown.shots, minScore);
+  const most = rows[0]?.count ?? 1;
+  byId("total").textContent = totalOf(rows);
+  byId("rows").replaceChildren(...rows.map((row) => rowOf(row, most)));
+}
+
+function rowOf({ label, count, shot, most: inOne }, most) {
+  const isPlace = shown.shots.length > 1;
+  const button = element("button", { type: "button" }, element("span", { className: "swatch" }), label);
+  button.setAttribute("aria-pressed", label === pinned);
+  button.onclick = () => {
+    pin(label);
+    if (isPlace) showShot(shot);
+  };
+  if (isPlace) button.append(element("small", { textContent: `${inOne} ${whereOf(shot)}` }));
+  const bar = element("span", { className: "bar" });
+  bar.style.width = `${(100 * count) / most}%`;
+  const cells = [element("th", { scope: "row" }, button), element("td", {}, bar), element("td", { textContent: count })];
+  return dress(element("tr", { dataset: { label } }, ...cells), label);
+}
+
+/** Draws the shown shot; a picture that comes after another shot was chosen is left out. */
+async function renderShot() {
+  const { shot, media, shots, strip } = shown;
+  const picture = await media.at(shot);
+  if (shown?.shot !== shot) return;
+  byId("stage").replaceChildren(stageOf(picture, media, above(shot, minScore)));
+  if (shots.length > 1) {
+    updateStrip(strip, shots, shot, minScore);
+    byId("plot").replaceChildren(...plotOf(shots, countDocument(shots, minScore), shot, minScore, showShot));
+  }
+  light(pinned);
+}
+
+function setThreshold(event) {
+  minScore = Number(event.target.value);
+  byId("least").textContent = minScore.toFixed(2);
+  renderFiles();
+  renderCounts();
+  renderShot();
+}
+
+// ---- boxes and rows -------------------------------------------------------------------------------------------------
+
+/** Makes the boxes, the row and the line of a label stand out; of none, all are alike. */
+function light(label) {
+  const labelled = [...byId("found").querySelectorAll("[data-label]")];
+  const some = labelled.some(({ dataset }) => dataset.label === label);
+  byId("found").classList.toggle("some-lit", some);
+  for (const one of labelled) one.classList.toggle("lit", one.dataset.label === label);
+}
+
+function lightUnder({ target }) {
+  light(target.closest?.("[data-label]")?.dataset.label ?? pinned);
+}
+
+function pin(label) {
+  pinned = pinned === label ? null : label;
+  for (const row of byId("rows").children) {
+    row.querySelector("button").setAttribute("aria-pressed", row.dataset.label === pinned);
+  }
+  light(pinned);
+}
+
+// ---- exports --------------------------------------------------------------------------------------------------------
+
+async function copyJson() {
+  await copy(asJson(documents, minScore));
+  tell("Copied.");
+}
+
+function saveCsv() {
+  save("counts.csv", new Blob([asCsv(documents, minScore)], { type: "text/csv" }));
+}
+
+async function savePng() {
+  const { name, media, shot } = shown;
+  const canvas = annotated(await media.at(shot), media, above(shot, minScore));
+  canvas.toBlob((blob) => save(`${name.replace(/\.\w+$/, "")}-counted.png`, blob));
+}
+
+// ---- wiring ---------------------------------------------------------------------------------------------------------
+
+byId("files").addEventListener("change", ({ target }) => {
+  add(target.files);
+  target.value = ""; // the same file may be chosen again
+});
+for (const button of document.querySelectorAll("[data-sample]")) {
+  button.addEventListener("click", () => addSample(button.dataset.sample));
+}
+document.addEventListener("paste", ({ clipboardData }) => add(clipboardData.files));
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  byId("drop").classList.add("over");
+});
+document.addEventListener("dragleave", ({ relatedTarget }) => {
+  if (!relatedTarget) byId("drop").classList.remove("over");
+});
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  byId("drop").classList.remove("over");
+  add(event.dataTransfer.files);
+});
+byId("prompt").addEventListener("change", ({ target }) => {
+  const { text } = target.selectedOptions[0].dataset;
+  byId("text").hidden = !text;
+  byId("text").placeholder = text ?? "";
+});
+byId("task").addEventListener("submit", countAgain);
+byId("stop").addEventListener("click", stop);
+byId("clear").addEventListener("click", clear);
+byId("threshold").addEventListener("input", setThreshold);
+for (const event of ["pointerover", "focusin"]) byId("found").addEventListener(event, lightUnder);
+for (const event of ["pointerleave", "focusout"]) byId("found").addEventListener(event, () => light(pinned));
+byId("stage").addEventListener("click", ({ target }) => {
+  const box = target.closest(".box");
+  if (box) pin(box.dataset.label);
+});
+byId("copy").addEventListener("click", copyJson);
+byId("csv").addEventListener("click", saveCsv);
+byId("png").addEventListener("click", savePng);

@@ -1,0 +1,94 @@
+// What is asked of the service: POST /process, and /work/status for who treated it.
+
+const KEY = "florence_tagger.key"; // kept for this tab alone
+
+export const UNREACHED = "The service can't be reached. Is it running?";
+
+/** A failure with a message for people. */
+export class ServiceError extends Error {}
+
+/** What the service finds in a file: its detections, and the model, device and seconds that it took. */
+export async function countObjects(file, task, { signal, onUpload, askForKey }) {
+  const started = performance.now();
+  const body = JSON.stringify({
+    documents: [{ id: file.name, source: { content: await base64(file), file_name: file.name } }],
+    num_labels: 0,
+    return_boxes: true,
+    ...task,
+  });
+  const answer = await postWithKey(body, { signal, onUpload, askForKey });
+  const seconds = (performance.now() - started) / 1000;
+  return { ...sourceOf(answer), seconds, ...(await workerOf(answer.job)) };
+}
+
+function base64(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
+    reader.onerror = () => reject(new ServiceError("The browser can't read this file."));
+    reader.readAsDataURL(file);
+  });
+}
+
+/** Posts, and asks for a key as long as the service wants another one. */
+async function postWithKey(body, { signal, onUpload, askForKey }) {
+  for (;;) {
+    const answer = await post(body, signal, onUpload);
+    if (answer.status !== 401) return answer;
+    const refused = sessionStorage.getItem(KEY) !== null;
+    sessionStorage.removeItem(KEY);
+    const key = await askForKey(refused);
+    if (!key) throw new ServiceError("The service wants an API key.");
+    sessionStorage.setItem(KEY, key);
+  }
+}
+
+/** One POST to /process. It is no fetch, since only XMLHttpRequest tells how much is sent. */
+function post(body, signal, onUpload) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", "/process");
+    request.setRequestHeader("Content-Type", "application/json");
+    for (const [name, value] of Object.entries(keyHeader())) request.setRequestHeader(name, value);
+    request.upload.onprogress = ({ loaded, total }) => onUpload(loaded / total);
+    request.onload = () =>
+      resolve({ status: request.status, envelope: parsed(request.responseText), job: request.getResponseHeader("X-Job-Id") });
+    request.onerror = () => reject(new ServiceError(UNREACHED));
+    request.onabort = () => reject(signal.reason);
+    signal.throwIfAborted();
+    signal.addEventListener("abort", () => request.abort());
+    request.send(body);
+  });
+}
+
+function keyHeader() {
+  const key = sessionStorage.getItem(KEY);
+  return key === null ? {} : { "X-API-Key": key };
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null; // from a proxy, say
+  }
+}
+
+/** The one document's source, or the reason that there is none. */
+function sourceOf({ status, envelope }) {
+  if (status !== 200 || envelope === null) throw new ServiceError(envelope?.error || `The service answered ${status}.`);
+  const [untreated] = envelope.list_id_not_treated;
+  if (untreated) throw new ServiceError(Object.values(untreated)[0]);
+  return envelope.data[0].source;
+}
+
+/** The model and the device of a job; nothing where they can't be had. */
+async function workerOf(job) {
+  try {
+    const response = await fetch(`/work/status?id=${encodeURIComponent(job)}`, { headers: keyHeader() });
+    const { model, device } = (await response.json())[job];
+    return { model, device };
+  } catch {
+    return {};
+  }
+}

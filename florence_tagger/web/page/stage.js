@@ -1,0 +1,68 @@
+// A shot with its boxes, on the page and in a picture to save.
+
+import { element } from "./dom.js";
+import { drawn } from "./media.js";
+import { dress, lookOf } from "./palette.js";
+
+const CROWD = 24; // boxes; of more, the names are shown only where one points
+
+/** The picture of a shot, or plain ground where there is none, with boxes over it. */
+export function stageOf(picture, { width, height }, detections) {
+  const frame = element("div", { className: picture ? "frame" : "frame unseen" });
+  frame.style.aspectRatio = `${width} / ${height}`;
+  frame.style.setProperty("--ratio", width / height);
+  frame.classList.toggle("crowded", detections.length > CROWD);
+  if (picture) frame.append(picture);
+  const largestFirst = [...detections].sort((a, b) => area(b.box) - area(a.box)); // the small ones can be pointed at
+  frame.append(...largestFirst.map((one) => boxOf(one, width, height)));
+  return frame;
+}
+
+const area = ([x1, y1, x2, y2]) => (x2 - x1) * (y2 - y1);
+
+function boxOf({ label, score, box: [x1, y1, x2, y2] }, width, height) {
+  const tag = element("span", { textContent: label });
+  const box = element("button", { type: "button", className: "box", dataset: { label } }, tag);
+  box.setAttribute("aria-label", `${label}, score ${score.toFixed(2)}`);
+  box.title = `${label} ${score.toFixed(2)}`;
+  box.classList.toggle("at-top", y1 < height * 0.06); // no room above for the name
+  Object.assign(box.style, {
+    left: percent(x1 / width),
+    top: percent(y1 / height),
+    width: percent((x2 - x1) / width),
+    height: percent((y2 - y1) / height),
+  });
+  return dress(box, label);
+}
+
+const percent = (share) => `${100 * share}%`;
+
+/** A canvas with the picture and its boxes. */
+export function annotated(picture, { width, height }, detections) {
+  const canvas = picture ? drawn(picture, width, height) : element("canvas", { width, height });
+  const context = canvas.getContext("2d");
+  const unit = Math.max(width, height) / 640;
+  context.font = `600 ${14 * unit}px system-ui, sans-serif`;
+  context.textBaseline = "top";
+  for (const one of detections) drawBox(context, one, unit);
+  return canvas;
+}
+
+function drawBox(context, { label, box: [x1, y1, x2, y2] }, unit) {
+  const { colour, ink, dashes } = lookOf(label);
+  outline(context, [x1, y1, x2 - x1, y2 - y1], { colour: "#000a", width: 5 * unit, dashes: [] });
+  outline(context, [x1, y1, x2 - x1, y2 - y1], { colour, width: 3 * unit, dashes: dashes.map((dash) => dash * unit) });
+  const height = 19 * unit;
+  const top = Math.max(y1 - height, 0);
+  context.fillStyle = colour;
+  context.fillRect(x1, top, context.measureText(label).width + 8 * unit, height);
+  context.fillStyle = ink;
+  context.fillText(label, x1 + 4 * unit, top + 3 * unit);
+}
+
+function outline(context, rectangle, { colour, width, dashes }) {
+  context.strokeStyle = colour;
+  context.lineWidth = width;
+  context.setLineDash(dashes);
+  context.strokeRect(...rectangle);
+}
