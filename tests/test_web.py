@@ -627,7 +627,7 @@ def test_headers_of_every_answer(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize("host", ["evil.example", "x:99999", "a b", "<script>", ""])
 def test_the_host_is_not_repeated(client: FlaskClient, host: str) -> None:
-    for path in ("/test/", "/work//status", "/docs//swagger/start.js", "//test"):
+    for path in ("/test/", "/work//status", "/docs//swagger/start.js"):
         response = client.get(path, headers={"Host": host})
         assert response.status_code in (400, 404)
         check_envelope(response.json)
