@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     )
     batch_size: int = Field(8, ge=1, le=64, description="Most frames whose answers are decoded together.")
     http_threads: int = Field(
-        80, ge=4, le=1024, description="Threads of the server; a tenth of them is kept for health checks and refusals."
+        80, ge=4, le=1024, description="Threads of the server; a tenth of them is kept for refusals and other routes."
     )
     queue_size: int = Field(
         64, ge=1, le=100_000, description="Most frames that wait for the model, at most 8 of a request."
