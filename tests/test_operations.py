@@ -70,7 +70,11 @@ def connect(server: RunningServer, receives: int | None = None) -> socket.socket
     client.settimeout(30)
     if receives is not None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
-    client.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+    try:
+        client.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+    except OSError:
+        client.close()
+        raise
     return client
 
 

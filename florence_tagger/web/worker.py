@@ -33,7 +33,7 @@ PROBE_BYTES = 4096  # of a probe's head, at most
 PROBE_THREADS = 2
 TRANSIENT = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED)
 SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-SCARCE_SECONDS = 0.5  # without accepting, where the system has no descriptor for a connection
+SCARCE_SECONDS = 0.2  # without accepting, where the system has no descriptor for a connection
 
 # What gunicorn can't read as a request, and is not simply 400.
 STATUS_OF_FAULT: dict[type[Exception], HTTPStatus] = {
@@ -59,11 +59,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.wsgi: Any = partial(call, self.wsgi)
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
+        """The threads for all but probes; called once, after the fork."""
         self._probes = ThreadPoolExecutor(PROBE_THREADS)
         pool: ThreadPoolExecutor = super().get_thread_pool()
         return pool
 
     def run(self) -> None:
+        """Treats connections until it is told to stop."""
         self._lingering = Lingering(self.poller)
         super().run()
 
@@ -96,6 +98,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def set_accept_enabled(self, enabled: bool) -> None:
         """Called before each wait for events, so that a pause ends by itself."""
         super().set_accept_enabled(enabled and time.monotonic() >= self._scarce_until)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Waits no longer than a pause of accepting lasts: nothing else would wake it then."""
+        pause = self._scarce_until - time.monotonic()
+        super().wait_for_and_dispatch_events(min(timeout, pause) if pause > 0 else timeout)
 
     def enqueue_req(self, conn: TConn) -> None:
         """Has a request treated; probes in threads of their own, so that they wait behind nothing."""
