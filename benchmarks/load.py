@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from statistics import median, quantiles
 
 import click
 
-from florence_tagger.benchmark.processes import Serving, free_port
+from florence_tagger.benchmark.processes import free_port, wait_until_ready
 
 PICTURE = Path(__file__).resolve().parent.parent / "florence_tagger" / "web" / "samples" / "street.png"
 START_SECONDS = 4  # in which the users are started, one by one; not counted
@@ -137,27 +136,18 @@ def served(delay: float, folder: Path) -> Iterator[str]:
     settings = {"HOST": "127.0.0.1", "PORT": port, "RESULT_CACHE": 0, "QUEUE_SIZE": 16, "DECODER_PROCESSES": 1}
     environment = os.environ | {f"FLORENCE_{name}": str(value) for name, value in settings.items()}
     command = [sys.executable, "-m", "benchmarks.injected", "--seconds", str(delay)]
-    with (folder / "service.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)  # noqa: S603
+    log = folder / "service.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)  # noqa: S603
     try:
-        wait_until_ready(Serving(process, port, 0))
+        try:
+            wait_until_ready(process, port)
+        except ConnectionError as exc:
+            raise SystemExit(f"The service failed ({exc}):\n{log.read_text()[-2000:]}") from exc
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait()
-
-
-def wait_until_ready(service: Serving) -> None:
-    """Until its health check is good."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            if service.request("GET", "/health-check").get("message") == "OK":
-                return
-        except OSError:
-            pass
-        time.sleep(0.1)
-    raise SystemExit("The service did not get ready.")
 
 
 def measure(delay: float, seconds: float, times: float) -> tuple[Load, Load]:

@@ -4,6 +4,7 @@ import base64
 import http.client
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -23,6 +24,7 @@ from florence_tagger.config import PREFIX, Settings
 from florence_tagger.errors import TaggerError
 
 READY_SECONDS = 600  # the first start on a GPU compiles its kernels
+PORTS = range(20_000, 32_768)  # below those of outgoing connections (ip(7), ip_local_port_range)
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,12 @@ def service(settings: Settings) -> Iterator[Serving]:
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port that nothing listens on, and that the system gives to no connection before a service can take it."""
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
