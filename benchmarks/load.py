@@ -6,7 +6,6 @@ busy, then sends ten times that, each client waiting its time and never for a pl
 
 import base64
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,9 +18,10 @@ from statistics import median, quantiles
 
 import click
 
-from florence_tagger.benchmark.processes import free_port, wait_until_ready
+from florence_tagger.benchmark.processes import service
+from florence_tagger.config import SAMPLES, load_settings
 
-PICTURE = Path(__file__).resolve().parent.parent / "florence_tagger" / "web" / "samples" / "street.png"
+PICTURE = SAMPLES / "street.png"
 START_SECONDS = 4  # in which the users are started, one by one; not counted
 USERS = 200  # many more than the places that they ask for, so that those who wait do not slow the others down
 
@@ -58,16 +58,8 @@ def run_users(url: str, users: int, pause: float, seconds: float) -> Load:
         script, told = Path(folder) / "users.py", Path(folder) / "told.json"
         script.write_text(USER.format(pause=pause, told=str(told), body=body()))
         command = [sys.executable, "-m", "locust", "-f", str(script), "--headless", "--host", url, "--only-summary"]
-        command += [
-            "-u",
-            str(users),
-            "-r",
-            f"{users / START_SECONDS:g}",
-            "-t",
-            f"{START_SECONDS + seconds:g}s",
-            "--exit-code-on-error",
-            "0",
-        ]
+        command += ["-u", str(users), "-r", f"{users / START_SECONDS:g}", "-t", f"{START_SECONDS + seconds:g}s"]
+        command += ["--exit-code-on-error", "0"]
         command += ["--stop-timeout", "0", "--loglevel", "ERROR"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
         told_outcomes = json.loads(told.read_text())
@@ -130,29 +122,16 @@ def spread(values: list[float]) -> tuple[float, float] | None:
 
 
 @contextmanager
-def served(delay: float, folder: Path) -> Iterator[str]:
+def served(delay: float) -> Iterator[str]:
     """A service whose model takes `delay` seconds for a picture; its URL."""
-    port = free_port()
-    settings = {"HOST": "127.0.0.1", "PORT": port, "RESULT_CACHE": 0, "QUEUE_SIZE": 16, "DECODER_PROCESSES": 1}
-    environment = os.environ | {f"FLORENCE_{name}": str(value) for name, value in settings.items()}
-    command = [sys.executable, "-m", "benchmarks.injected", "--seconds", str(delay)]
-    log = folder / "service.log"
-    with log.open("w") as file:
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)  # noqa: S603
-    try:
-        try:
-            wait_until_ready(process, port)
-        except ConnectionError as exc:
-            raise SystemExit(f"The service failed ({exc}):\n{log.read_text()[-2000:]}") from exc
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
+    settings = load_settings({"result_cache": 0, "queue_size": 16, "decoder_processes": 1})
+    with service(settings, ("benchmarks.injected", "--seconds", str(delay))) as running:
+        yield f"http://127.0.0.1:{running.port}"
 
 
 def measure(delay: float, seconds: float, times: float) -> tuple[Load, Load]:
     """The most that the service does, and what it does when `times` as much is asked of it."""
-    with tempfile.TemporaryDirectory() as folder, served(delay, Path(folder)) as url:
+    with served(delay) as url:
         peak = run_users(url, 8, 0, seconds)
         overload = run_users(url, USERS, USERS / (times * peak.per_second), seconds)
     return peak, overload

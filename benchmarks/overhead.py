@@ -2,9 +2,7 @@
 
 import http.client
 import re
-import tempfile
 import time
-from pathlib import Path
 from statistics import mean, median, quantiles
 
 import click
@@ -16,7 +14,7 @@ from benchmarks.load import body, served
 @click.option("--requests", "number", default=500, show_default=True, help="Sent one after the other.")
 def main(number: int) -> None:
     """Prints the median and the 99th percentile, milliseconds."""
-    with tempfile.TemporaryDirectory() as folder, served(0, Path(folder)) as url:
+    with served(0) as url:
         connection = http.client.HTTPConnection(url.removeprefix("http://"))
         sent = body().encode()
         times: list[float] = []

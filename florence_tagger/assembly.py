@@ -6,8 +6,7 @@ from florence_tagger.batching import Batcher
 from florence_tagger.config import Settings
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.limits import Confinement, Limits, Sampling
-from florence_tagger.pipeline import Limits as PipelineLimits
-from florence_tagger.pipeline import Pipeline
+from florence_tagger.pipeline import Pipeline, RequestLimits
 from florence_tagger.results import Results
 from florence_tagger.telemetry import Telemetry
 
@@ -26,7 +25,7 @@ def build_pipeline(
     settings: Settings, decoders: Decoders, batcher: Batcher, telemetry: Telemetry | None = None
 ) -> Pipeline:
     """The stages in order, for frames that `decoders` make and a model that `batcher` feeds."""
-    limits = PipelineLimits(int(settings.max_document_mb * 1e6), settings.request_seconds)
+    limits = RequestLimits(int(settings.max_document_mb * 1e6), settings.request_seconds)
     return Pipeline(decoders, batcher, Results(settings.result_cache), limits, telemetry or Telemetry())
 
 

@@ -12,23 +12,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import Enum
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from florence_tagger.errors import BusyError, NotReadyError
+from florence_tagger.errors import NOT_READY, STOPPING, BusyError, NotReadyError
 from florence_tagger.schemas import OBJECT_DETECTION, Detection, Frame, Prompt
 from florence_tagger.telemetry import Stage, Telemetry
-
-
-class Phase(Enum):
-    """What the model does with a frame, one after the other."""
-
-    ENCODING = "encode"
-    DECODING = "decode"
-
-
-STAGES = {Phase.ENCODING: Stage.ENCODE, Phase.DECODING: Stage.DECODE_STEP}
 
 
 class Model(Protocol):
@@ -95,8 +84,7 @@ class Batcher:
         self._encoding: Work | None = None
         self._encoded: list[tuple[Work, Any]] = []
         self._decoding: set[Work] = set()
-        self._busy_since: dict[Phase, float] = {}
-        self._totals = dict.fromkeys(Phase, (0, 0.0))
+        self._busy_since: dict[Stage, float] = {}
         self._ready = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="encode", daemon=True)
@@ -118,11 +106,6 @@ class Batcher:
         return 0.0 if since is None else time.monotonic() - since
 
     @property
-    def totals(self) -> dict[Phase, tuple[int, float]]:
-        """How often and for how many seconds the model has been in each phase."""
-        return dict(self._totals)
-
-    @property
     def waiting(self) -> int:
         """How many frames wait."""
         return len(self._queue)
@@ -135,7 +118,7 @@ class Batcher:
     @property
     def under_way(self) -> int:
         """How many frames the model is at."""
-        return len(self._encoded) + len(self._decoding) + (Phase.ENCODING in self._busy_since)
+        return len(self._encoded) + len(self._decoding) + (Stage.ENCODE in self._busy_since)
 
     def check(self) -> None:
         """Whether a place could be reserved.
@@ -144,9 +127,15 @@ class Batcher:
             NotReadyError: the model is not loaded, or the service is about to stop.
             BusyError: there is none.
         """
+        self._check_ready()
+        self._check_room(len(self._queue) + self._reserved)
+
+    def _check_ready(self) -> None:
         if not self.ready:
-            raise NotReadyError("The service is stopping." if self._closed else "The model is not ready yet.")
-        if len(self._queue) + self._reserved >= self._queue_size:
+            raise NotReadyError(STOPPING if self._closed else NOT_READY)
+
+    def _check_room(self, taken: int) -> None:
+        if taken >= self._queue_size:
             raise BusyError("As many documents wait as are accepted.")
 
     def reserve(self) -> None:
@@ -181,10 +170,9 @@ class Batcher:
         with self._places:
             # Places that others reserved are not counted here: what waits has work behind it that those may wait for.
             self._places.wait_for(lambda: reserved or not self.ready or len(self._queue) < self._queue_size, timeout)
-            if not self.ready:
-                raise NotReadyError("The service is stopping." if self._closed else "The model is not ready yet.")
-            if not reserved and len(self._queue) >= self._queue_size:
-                raise BusyError("As many documents wait as are accepted.")
+            self._check_ready()
+            if not reserved:
+                self._check_room(len(self._queue))
             self._reserved -= reserved
             self._queue.append(work)
             self._changed.notify_all()
@@ -236,9 +224,9 @@ class Batcher:
             try:
                 encoded = model.encode(work.frame, work.prompt)
             except Exception as exc:  # noqa: BLE001 - one frame's failure is its sender's, the thread lives on
-                self._end(Phase.ENCODING, {work: exc})
+                self._end(Stage.ENCODE, {work: exc})
             else:
-                self._end(Phase.ENCODING, encoded=[(work, encoded)])
+                self._end(Stage.ENCODE, encoded=[(work, encoded)])
 
     def _decode_frames(self, model: Model) -> None:
         """Decodes what is encoded, until the service stops and nothing is under way."""
@@ -254,17 +242,17 @@ class Batcher:
                 outcomes |= model.step()
             except Exception as exc:  # noqa: BLE001 - it strikes all frames of the step, the thread lives on
                 outcomes = dict.fromkeys(self._decoding, exc)
-            self._end(Phase.DECODING, outcomes)
+            self._end(Stage.DECODE_STEP, outcomes)
 
     def _may_encode(self, model: Model) -> bool:
-        return bool(self._queue) and self.under_way < model.capacity and not self._blocked(model, Phase.DECODING)
+        return bool(self._queue) and self.under_way < model.capacity and not self._blocked(model, Stage.DECODE_STEP)
 
     def _may_decode(self, model: Model) -> bool:
         waits = model.takes_turns and self._queue and self.under_way < model.capacity
-        return bool(self._encoded or self._decoding) and not waits and not self._blocked(model, Phase.ENCODING)
+        return bool(self._encoded or self._decoding) and not waits and not self._blocked(model, Stage.ENCODE)
 
-    def _blocked(self, model: Model, other: Phase) -> bool:
-        """Whether the other phase has the turn."""
+    def _blocked(self, model: Model, other: Stage) -> bool:
+        """Whether the other stage has the turn."""
         return model.takes_turns and other in self._busy_since
 
     def _next_frame(self, model: Model) -> Work | None:
@@ -278,7 +266,7 @@ class Batcher:
                 self._places.notify()
                 if work.result.set_running_or_notify_cancel():
                     self._encoding = work
-                    self._busy_since[Phase.ENCODING] = time.monotonic()
+                    self._busy_since[Stage.ENCODE] = time.monotonic()
                     return work
                 self._changed.notify_all()  # nothing comes of it: decoding, which let it go first, need not wait
 
@@ -290,16 +278,16 @@ class Batcher:
                 return None
             arrived, self._encoded = self._encoded, []
             self._decoding.update(work for work, _ in arrived)
-            self._busy_since[Phase.DECODING] = time.monotonic()
+            self._busy_since[Stage.DECODE_STEP] = time.monotonic()
             return arrived
 
     def _end(
         self,
-        phase: Phase,
+        stage: Stage,
         outcomes: Mapping[Work, Detection | Exception] = MappingProxyType({}),
         encoded: Sequence[tuple[Work, Any]] = (),
     ) -> None:
-        """Ends a phase's turn: with frames that are done, or frames that are encoded."""
+        """Ends a stage's turn: with frames that are done, or frames that are encoded."""
         for work, outcome in outcomes.items():
             with suppress(InvalidStateError):  # it was abandoned
                 if isinstance(outcome, Exception):
@@ -308,13 +296,11 @@ class Batcher:
                     self._telemetry.detected(outcome)
                     work.result.set_result(outcome)
         with self._changed:
-            self._encoding = None if phase is Phase.ENCODING else self._encoding
+            self._encoding = None if stage is Stage.ENCODE else self._encoding
             self._decoding.difference_update(outcomes)
             self._encoded.extend(encoded)
-            number, seconds = self._totals[phase]
-            took = time.monotonic() - self._busy_since.pop(phase)
-            self._totals[phase] = (number + 1, seconds + took)
+            took = time.monotonic() - self._busy_since.pop(stage)
             # Whoever wakes takes a core from the next step: after most steps there is nothing for them to do.
             if self._queue or outcomes or encoded or self._closed:
                 self._changed.notify_all()
-        self._telemetry.took(STAGES[phase], took)
+        self._telemetry.took(stage, took)

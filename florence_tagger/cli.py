@@ -4,7 +4,8 @@ import errno
 import json
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,9 @@ def serve(**given: Any) -> None:
     from florence_tagger.web.logs import configure_logs
     from florence_tagger.web.server import Server
 
-    try:
+    with told(2):
         settings = load_settings({name: value for name, value in given.items() if value is not None})
         folder = read_folder(settings.model_dir)
-    except TaggerError as exc:
-        click.echo(f"Error: {exc}", err=True)
-        sys.exit(2)
     configure_logs(settings.log_format)
     for problem in unknown_variables():
         logger.warning("%s", problem)
@@ -94,14 +92,12 @@ def count(paths: tuple[str, ...], model: str | None, device: str | None, **given
 
     chosen = {name: value for name, value in (("model_dir", model), ("device", device)) if value is not None}
     try:
-        settings = load_settings(chosen)
-        code = run_count(CountOptions(paths, **given), settings)
+        with told(2):
+            settings = load_settings(chosen)
+            code = run_count(CountOptions(paths, **given), settings)
     except KeyboardInterrupt:
         click.echo("Interrupted.", err=True)
         sys.exit(1)
-    except TaggerError as exc:
-        click.echo(f"Error: {exc}", err=True)
-        sys.exit(2)
     except OSError as exc:
         if exc.errno == errno.EPIPE:  # nobody reads on, as with `| head`: click ends quietly then
             raise
@@ -114,26 +110,20 @@ def count(paths: tuple[str, ...], model: str | None, device: str | None, **given
 @click.option("--update", type=click.Path(path_type=Path, exists=True), help="Page whose table is made anew.")
 def print_settings(update: Path | None) -> None:
     """Prints all settings as a table in Markdown, or writes it into a page."""
-    try:
+    with told(1):
         if update:
             update.write_text(updated(update.read_text()))
         else:
             click.echo(settings_table(), nl=False)
-    except TaggerError as exc:
-        click.echo(f"Error: {exc}", err=True)
-        sys.exit(1)
 
 
 @main.command()
 @click.argument("model_dir", type=click.Path(path_type=Path))
 def check(model_dir: Path) -> None:
     """Reads every file of a model folder and compares it with the folder's manifest."""
-    try:
+    with told(1):
         folder = read_folder(model_dir)
         check_hashes(folder)
-    except TaggerError as exc:
-        click.echo(f"Error: {exc}", err=True)
-        sys.exit(1)
     click.echo(f"{folder.name} ({folder.precision}, {folder.sha256[:12]}) is complete and unchanged.")
 
 
@@ -155,16 +145,13 @@ def benchmark(device: str | None, json_file: Path | None, **given: Any) -> None:
     """
     from florence_tagger.benchmark.run import BenchmarkOptions, report, run_benchmark  # loads OpenVINO
 
-    try:
+    with told(1, (TaggerError, OSError)):
         settings = load_settings({"device": device} if device else {})
         figures = run_benchmark(
             BenchmarkOptions(**given), settings, lambda what: click.echo(f"measuring {what}", err=True)
         )
         if json_file:
             json_file.write_text(json.dumps(figures, indent=2) + "\n")
-    except (TaggerError, OSError) as exc:
-        click.echo(f"Error: {exc}", err=True)
-        sys.exit(1)
     report(figures)
 
 
@@ -189,11 +176,18 @@ def doctor() -> None:
 
 def configured() -> Settings:
     """The settings of the environment, or the end of the command."""
-    try:
+    with told(2):
         return load_settings()
-    except TaggerError as exc:
+
+
+@contextmanager
+def told(code: int, kinds: tuple[type[Exception], ...] = (TaggerError,)) -> Iterator[None]:
+    """Tells an error of these kinds in the block, and ends the command with `code`."""
+    try:
+        yield
+    except kinds as exc:
         click.echo(f"Error: {exc}", err=True)
-        sys.exit(2)
+        sys.exit(code)
 
 
 def tell(findings: Iterable[Any]) -> None:

@@ -2,6 +2,12 @@
 
 from enum import StrEnum
 
+# Why a document is untreated that another time would not be.
+STOPPING = "The service is stopping."
+STARTED_ANEW = "The model hung, and is started anew."
+
+NOT_READY = "The model is not ready yet."
+
 
 class TaggerError(Exception):
     """Base of all errors of this package; its text is fit to be shown."""

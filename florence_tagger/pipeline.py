@@ -11,10 +11,10 @@ from typing import Any
 
 from florence_tagger.batching import Batcher
 from florence_tagger.documents import Part, cancel, gather
-from florence_tagger.errors import BusyError, DocumentError, GoneError, NotReadyError, Reason
+from florence_tagger.errors import STOPPING, BusyError, DocumentError, GoneError, NotReadyError, Reason
 from florence_tagger.media.content import check_size, decode_base64
 from florence_tagger.media.decoders import Decoders
-from florence_tagger.media.limits import Sampling
+from florence_tagger.media.limits import LOOK_SECONDS, Sampling
 from florence_tagger.results import Results, key_of
 from florence_tagger.schemas import OBJECT_DETECTION, Detection, DocumentResult, Frame, Prompt
 from florence_tagger.telemetry import Stage, Telemetry
@@ -28,8 +28,6 @@ Outcome = DocumentResult | DocumentError
 # to keep the model busy: files are decoded faster than they are looked at.
 DOCUMENTS_UNDER_WAY = 8
 FRAMES_UNDER_WAY = 8
-
-LOOK_SECONDS = 0.25  # how often a request that waits looks whether somebody still waits for its answer
 
 
 class Progress:
@@ -49,7 +47,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """Of one document and one request: bytes, seconds."""
 
     document_bytes: int
@@ -63,7 +61,7 @@ class Pipeline:
     decoders: Decoders
     batcher: Batcher
     results: Results
-    limits: Limits
+    limits: RequestLimits
     telemetry: Telemetry = field(default_factory=Telemetry)
 
     def run(
@@ -253,7 +251,7 @@ class Run:
 def as_outcome(failure: BaseException) -> DocumentError:
     """What is said of a document whose result failed."""
     if isinstance(failure, CancelledError):
-        return DocumentError("The service is stopping.", Reason.STOPPING)
+        return DocumentError(STOPPING, Reason.STOPPING)
     if isinstance(failure, DocumentError):
         return failure
     if isinstance(failure, NotReadyError):

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import hypothesis
 import pytest
 import requests
 
-from florence_tagger.assembly import start_decoders
+from florence_tagger.assembly import build_pipeline, start_decoders
 from florence_tagger.batching import Batcher
 from florence_tagger.benchmark.processes import free_port
 from florence_tagger.config import DEFAULT_MODEL, load_settings
@@ -23,9 +24,9 @@ from florence_tagger.florence.detector import Detector, load_detector
 from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.folder import read_folder
 from florence_tagger.media.limits import Sampling
-from florence_tagger.pipeline import Limits, Outcome, Pipeline
-from florence_tagger.results import Results
+from florence_tagger.pipeline import Outcome, Pipeline
 from florence_tagger.schemas import Detection, Frame, Prompt, Region
+from florence_tagger.telemetry import Stage, Telemetry
 
 # A busy machine is no fault of a test: pytest's own timeout ends what hangs.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -77,15 +78,25 @@ def detector() -> Detector:
     return Detector(folder, RuntimeOptions("CPU", "f32"), folder.generation)
 
 
+class Heard(Telemetry):
+    """Counts how often each stage was gone through."""
+
+    def __init__(self) -> None:
+        self.times: Counter[Stage] = Counter()
+
+    def took(self, stage: Stage, seconds: float) -> None:
+        self.times[stage] += 1
+
+
 @pytest.fixture(scope="session")
 def pipeline() -> Iterator[Pipeline]:
     """All stages with the committed model and default settings, but that nothing is answered from memory."""
-    settings, folder = load_settings(), read_folder(DEFAULT_MODEL)
+    settings, folder = load_settings({"result_cache": 0}), read_folder(DEFAULT_MODEL)
     decoders = start_decoders(settings, folder.image_size)
-    batcher = Batcher(lambda: load_detector(folder, settings), settings.queue_size)
+    heard = Heard()
+    batcher = Batcher(lambda: load_detector(folder, settings), settings.queue_size, telemetry=heard)
     assert wait_for(lambda: batcher.ready)
-    limits = Limits(int(settings.max_document_mb * 1e6), settings.request_seconds)
-    yield Pipeline(decoders, batcher, Results(0), limits)
+    yield build_pipeline(settings, decoders, batcher, heard)
     batcher.close()
     decoders.close()
 
@@ -170,18 +181,8 @@ class RunningServer:
 def start_server(log: Path, *options: str, prefix: Sequence[str] = ()) -> RunningServer:
     """Starts a service, with a command before its own, and waits until it is ready; `log` gets what it prints."""
     port = free_port()
-    command = [
-        *prefix,
-        sys.executable,
-        "-m",
-        "florence_tagger",
-        "serve",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        *options,
-    ]
+    command = [*prefix, sys.executable, "-m", "florence_tagger", "serve"]
+    command += ["--host", "127.0.0.1", "--port", str(port), *options]
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, text=True)
     return until_ready(RunningServer(f"http://127.0.0.1:{port}", process, log))

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from florence_tagger.batching import Phase
 from florence_tagger.counting import count_document
 from florence_tagger.documents import Part, gather
 from florence_tagger.media.frames import open_frames
@@ -16,7 +15,8 @@ from florence_tagger.media.limits import Limits, Sampling
 from florence_tagger.media.similarity import MOST_CHANGE, block_means, near_identical
 from florence_tagger.pipeline import Pipeline
 from florence_tagger.schemas import Detection, DocumentResult, Frame, Region, Sighting
-from tests.conftest import counted
+from florence_tagger.telemetry import Stage
+from tests.conftest import Heard, counted
 from tests.pictures import pages
 from tests.variants import SIDE, STREET, YARD, Scene, picture
 from tests.videos import PEAK, RATE, animation, joined, video
@@ -106,11 +106,12 @@ def test_the_smallest_object_is_a_change() -> None:
 
 def test_repeated_frames_are_not_looked_at_again(pipeline: Pipeline) -> None:
     content = video("mp4", "libx264", scenes=[STREET] * 3 + [YARD])
-    before = pipeline.batcher.totals[Phase.ENCODING][0]
+    assert isinstance(pipeline.telemetry, Heard)
+    before = pipeline.telemetry.times[Stage.ENCODE]
     (result,) = counted(pipeline, content)
     assert isinstance(result, DocumentResult)
     assert [sighting.time_s for sighting in result.sightings] == [0, 1, 2, 3]
-    assert pipeline.batcher.totals[Phase.ENCODING][0] - before == 2
+    assert pipeline.telemetry.times[Stage.ENCODE] - before == 2
     assert result.sightings[0].detection == result.sightings[2].detection != result.sightings[3].detection
 
 

@@ -96,16 +96,19 @@ def peak_rss(pid: int) -> int:
 
 
 @contextmanager
-def service(settings: Settings) -> Iterator[Serving]:
-    """A service with these settings on a port of its own, ended with the block; TaggerError where it does not start."""
+def service(settings: Settings, command: Sequence[str] = ("florence_tagger", "serve")) -> Iterator[Serving]:
+    """A service with these settings on a port of its own, ended with the block; TaggerError where it does not start.
+
+    `command` is the module that serves, and what it is told.
+    """
     port = free_port()
     values = {name: value for name, value in settings.model_dump().items() if value is not None}
     values |= {"host": "127.0.0.1", "port": port, "api_key": ""}
     environment = os.environ | {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items()}
     started = time.perf_counter()
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "florence_tagger", "serve"], env=environment, stdout=log, stderr=subprocess.STDOUT
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", *command], env=environment, stdout=log, stderr=subprocess.STDOUT
         )
         try:
             wait_until_ready(process, port)

@@ -15,13 +15,21 @@ from threading import Event
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from florence_tagger.errors import DocumentError, NotReadyError, RequestError, SettingsError, TaggerError
+from florence_tagger.errors import (
+    STARTED_ANEW,
+    STOPPING,
+    DocumentError,
+    NotReadyError,
+    RequestError,
+    SettingsError,
+    TaggerError,
+)
 from florence_tagger.schemas import Detection, DocumentResult, Region, Sighting
 
 SPARE_SECONDS = 30  # beyond the service's own deadline
 PATIENCE_SECONDS = 300  # with a service that loads its model, or has no room
 PAUSE_SECONDS = 0.5
-UNDONE = ("The service is stopping.", "The model hung, and is started anew.")  # no reasons of the file's
+UNDONE = (STOPPING, STARTED_ANEW)  # no reasons of the file's
 CONNECTIONS = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
 
 

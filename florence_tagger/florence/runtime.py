@@ -41,8 +41,8 @@ class Runtime:
         vision = self._compiler.read(folder.path / "vision.xml")
         self._vision = self._compiler.compile(vision, "vision", "f32" if is_small else "").create_infer_request()
         self._encoder_path = folder.path / "encoder.xml"
-        image_tokens = self._vision.get_output_tensor(0).shape[1]
-        self.most_prompt_tokens = folder.max_positions - image_tokens
+        self._image_tokens = self._vision.get_output_tensor(0).shape[1]
+        self.most_prompt_tokens = folder.max_positions - self._image_tokens
         self._encoder = lru_cache(PROMPT_LENGTHS_COMPILED)(self._compile_encoder)
         decoder, table = (self._compiler.read(folder.path / "decoder.xml") for _ in range(2))
         self._embedding = self._compiler.compile_lookup(embedding_of(table)).create_infer_request()
@@ -67,8 +67,7 @@ class Runtime:
         encoder.set_tensor("image_features", self._vision.get_output_tensor(0))
         encoder.infer({"prompt_embeddings": self._embed(prompt_ids)}, share_inputs=True)
         attended = {output.any_name: encoder.get_tensor(output).data.copy() for output in encoder.model_outputs}
-        tokens = self._vision.get_output_tensor(0).shape[1] + len(prompt_ids)
-        return attended | {MASK: np.zeros((1, 1, 1, tokens), np.float32)}
+        return attended | {MASK: np.zeros((1, 1, 1, self._image_tokens + len(prompt_ids)), np.float32)}
 
     def image_features(self, pixels: UInt8Array) -> FloatArray:
         """What the vision tower makes of pixels (H, W, 3): features (1, tokens, d_model)."""

@@ -27,23 +27,8 @@ BANNED_PHRASES = frozenset(
         *("his", "image", "images", "it", "its", "itself", "lots", "many", "me", "mine", "myself", "nobody", "none"),
         *("one", "one another", "oneself", "other objects", "our", "ours", "ourselves", "several", "she", "some"),
         *("somebody", "someone", "something", "that", "the", "the image", "their", "theirs", "them", "themselves"),
-        *(
-            "these",
-            "they",
-            "this",
-            "those",
-            "us",
-            "we",
-            "what",
-            "which",
-            "who",
-            "whom",
-            "whose",
-            "you",
-            "your",
-            "yours",
-        ),
-        *("yourself", "yourselves"),
+        *("these", "they", "this", "those", "us", "we", "what", "which", "who", "whom", "whose", "you", "your"),
+        *("yours", "yourself", "yourselves"),
     )
 )
 

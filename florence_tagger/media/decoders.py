@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 
-from florence_tagger.errors import NotReadyError
-from florence_tagger.media.limits import Confinement, Sampling
-from florence_tagger.media.process import LOOK_SECONDS, DecoderProcess
+from florence_tagger.errors import STOPPING, NotReadyError
+from florence_tagger.media.limits import LOOK_SECONDS, Confinement, Sampling
+from florence_tagger.media.process import DecoderProcess
 from florence_tagger.schemas import Frame
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Decoders:
                 continue
             if process is None or self._closed.is_set():
                 self._idle.put(None)  # for the next one
-                raise NotReadyError("The service is stopping.")
+                raise NotReadyError(STOPPING)
             if process.alive:
                 return process
             self._replace(process)

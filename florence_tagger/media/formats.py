@@ -78,42 +78,9 @@ SIGNATURES: tuple[tuple[re.Pattern[bytes], Format], ...] = tuple(
 EXTENSIONS = frozenset(
     f".{extension}"
     for extension in (
-        *(
-            "jpg",
-            "jpeg",
-            "jpe",
-            "jfif",
-            "png",
-            "apng",
-            "gif",
-            "bmp",
-            "dib",
-            "webp",
-            "tif",
-            "tiff",
-            "heic",
-            "heif",
-            "avif",
-        ),
-        *(
-            "ico",
-            "jp2",
-            "j2k",
-            "jpx",
-            "ppm",
-            "pgm",
-            "pbm",
-            "pnm",
-            "mp4",
-            "m4v",
-            "mov",
-            "3gp",
-            "avi",
-            "mkv",
-            "webm",
-            "mpg",
-        ),
-        *("mpeg", "m2ts", "mts", "vob", "wmv", "asf", "flv"),
+        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "bmp", "dib", "webp", "tif", "tiff", "heic", "heif"),
+        *("avif", "ico", "jp2", "j2k", "jpx", "ppm", "pgm", "pbm", "pnm", "mp4", "m4v", "mov", "3gp", "avi", "mkv"),
+        *("webm", "mpg", "mpeg", "m2ts", "mts", "vob", "wmv", "asf", "flv"),
     )
 )
 

@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 
 from florence_tagger.errors import DocumentError
-from florence_tagger.media.limits import Confinement, Sampling
+from florence_tagger.media.limits import LOOK_SECONDS, Confinement, Sampling
 from florence_tagger.schemas import Frame, UInt8Array
 
 logger = logging.getLogger(__name__)
 
 PACKAGES = Path(__file__).resolve().parents[2]  # where this package is, for a process that imports it anew
 MOST_MESSAGE = 100_000  # bytes; reasons are short
-LOOK_SECONDS = 0.25  # between looks at whether the file is still wanted
 
 # Of glibc (mallopt(3)): one heap, which keeps what a photo of twelve megapixels took, so that the next one need not ask
 # the system for it page by page. That is a quarter of the time (`python -m benchmarks.media`).

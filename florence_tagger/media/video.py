@@ -35,20 +35,8 @@ CODECS = {
     *("mjpeg", "wmv1", "wmv2", "wmv3", "vc1", "flv", "h263", "theora", "prores", "dvvideo", "qtrle", "rawvideo"),
     *("vp6f", "gif", "apng", "dnxhd", "cinepak", "svq1", "svq3"),
     # of screen recordings
-    *(
-        "flashsv",
-        "flashsv2",
-        "png",
-        "mss1",
-        "mss2",
-        "camtasia",
-        "tscc2",
-        "zmbv",
-        "msvideo1",
-        "msrle",
-        "ffv1",
-        "huffyuv",
-    ),
+    *("flashsv", "flashsv2", "png", "mss1", "mss2", "camtasia", "tscc2", "zmbv", "msvideo1", "msrle", "ffv1"),
+    "huffyuv",
 }
 
 # Decoders of VP8 and VP9 that know their transparency, unlike ffmpeg's own, which do with less memory.

@@ -6,6 +6,7 @@ from flask import Blueprint, jsonify, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import NotFound
 
+from florence_tagger.errors import NOT_READY
 from florence_tagger.web.service import current_service
 
 blueprint = Blueprint("health", __name__)
@@ -26,7 +27,7 @@ def health_check() -> ResponseReturnValue:
         message = f"The model has not answered for {batcher.busy_seconds:.0f} s."
         return jsonify(message=message), HTTPStatus.SERVICE_UNAVAILABLE
     if not batcher.ready:
-        return jsonify(message="The model is not ready yet."), HTTPStatus.SERVICE_UNAVAILABLE
+        return jsonify(message=NOT_READY), HTTPStatus.SERVICE_UNAVAILABLE
     return jsonify(message="OK")
 
 

@@ -17,6 +17,7 @@ from florence_tagger.telemetry import Stage, Telemetry
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+CLIENT_GONE = 499  # nginx' code for it; only the log and the metrics see it
 FRAMES = (1, 2, 4, 8, 16, 32, 64)
 
 # What becomes of requests; codes that are not listed are one reason, so that their number is bounded.
@@ -27,7 +28,7 @@ REASONS = {
     HTTPStatus.METHOD_NOT_ALLOWED: "wrong_method",
     HTTPStatus.REQUEST_TIMEOUT: "late_body",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too_large",
-    499: "client_gone",
+    CLIENT_GONE: "client_gone",
     HTTPStatus.INTERNAL_SERVER_ERROR: "fault",
     HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
 }

@@ -17,13 +17,13 @@ from florence_tagger.web.clients import is_gone
 from florence_tagger.web.envelope import answer
 from florence_tagger.web.jobs import Status
 from florence_tagger.web.logs import job_id
+from florence_tagger.web.measures import CLIENT_GONE
 from florence_tagger.web.request import ProcessRequest, content_of, parse_request
 from florence_tagger.web.service import Service, current_service
 
 logger = logging.getLogger(__name__)
 
 PATH = "/process"
-CLIENT_GONE = 499  # nginx' code for it; only the log and the metrics see it
 
 blueprint = Blueprint("process", __name__)
 

@@ -17,7 +17,7 @@ from gunicorn.arbiter import Arbiter
 from florence_tagger.assembly import start_decoders
 from florence_tagger.batching import Batcher, Model
 from florence_tagger.config import SAMPLES, Settings
-from florence_tagger.errors import NotReadyError
+from florence_tagger.errors import STARTED_ANEW, NotReadyError
 from florence_tagger.florence.folder import ModelFolder
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.web.app import create_app
@@ -99,7 +99,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         elif self.batcher is not None and self.batcher.busy_seconds > self.settings.hang_seconds:
             logger.critical("The model has not answered for %.0f s; it is started anew.", self.batcher.busy_seconds)
             self._hung_since = time.monotonic()
-            self.batcher.abandon(NotReadyError("The model hung, and is started anew."))
+            self.batcher.abandon(NotReadyError(STARTED_ANEW))
 
     def close(self) -> None:
         """Ends the model's thread, what waits for it being answered as not treated, and the decoder processes."""
