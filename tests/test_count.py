@@ -126,10 +126,9 @@ def test_a_folder_is_counted_and_gone_on_with(tmp_path: Path, good: int, broken:
 
 
 def test_forms(tmp_path: Path) -> None:
-    os.chdir(tmp_path)
-    Path("a [red].png").write_bytes(SCENE)
-    Path("b\x1b[31m.png").write_bytes(b"none")
-    Image.new("RGB", (64, 64), "white").save("c.png")
+    (tmp_path / "a [red].png").write_bytes(SCENE)
+    (tmp_path / "b\x1b[31m.png").write_bytes(b"none")
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "c.png")
     good = ", ".join(f"{n} {label}" for label, n in sorted(TRUTH["scene00.png"].items()))
     table = count(tmp_path).stdout.decode().replace(f"{tmp_path}/", "").splitlines()
     assert table[0].split("  ")[0] == "a [red].png"
