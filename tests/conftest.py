@@ -63,6 +63,15 @@ def content_for(counts: dict[str, int]) -> list[dict[str, int]]:
     return [{label: counts[label]} for label in sorted(counts)]
 
 
+def assert_alike(ours: Sequence[Detection], others: Sequence[Detection]) -> None:
+    """The same regions; scores may differ by rounding, since products of more rows add up in another order."""
+    for one, other in zip(ours, others, strict=True):
+        assert (one.truncated, one.tokens) == (other.truncated, other.tokens)
+        for region, same in zip(one.regions, other.regions, strict=True):
+            assert (region.label, region.box) == (same.label, same.box)
+            assert region.score == pytest.approx(same.score, abs=1e-4)
+
+
 def wait_for(condition: Any) -> bool:
     """Whether a condition becomes true within ten seconds."""
     deadline = time.monotonic() + 10

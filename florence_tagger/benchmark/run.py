@@ -55,23 +55,29 @@ def run_benchmark(options: BenchmarkOptions, settings: Settings, tell: Callable[
         TaggerError: the model or the checkpoint can't be used, or the service fails.
     """
     options = replace(options, beams=options.beams or settings.num_beams)
+    compared = options.compare
     with tempfile.TemporaryDirectory() as place:
-        pictures = find_pictures(options.images, options.concurrency, Path(place))
         folder = adjusted(read_folder(options.model), options, Path(place) / "model")
         # what the folder says of generation goes for both sides
         own = dict.fromkeys(("num_beams", "no_repeat_ngram", "max_new_tokens"))
         settings = settings.model_copy(update={"model_dir": folder.path, "result_cache": 0} | own)
-        tell("the machine's limits and the stages")
-        stages, limits = measure_inside(load_detector(folder, settings), settings, pictures[: options.rounds])
-        tell("the service" + (" and PyTorch" if options.compare else ""))
-        with service(settings) as serving:
-            rounds = measure_rounds(serving, options, pictures, tell)
-            alone = [serving.post(pictures[:1]) for _ in range(options.rounds)]
-            peak = serving.peak_rss_mb()
+        detector = load_detector(folder, settings)
+        pictures = find_pictures(options.images, options.concurrency, Path(place))
+        with reference(compared, options.beams, options.tokens) if compared else nullcontext() as theirs:
+            if theirs:
+                tell("PyTorch's first picture")  # it counts on neither side; what can't be compared is known at once
+                theirs(pictures[0])
+            tell("the machine's limits and the stages")
+            stages, limits = measure_inside(detector, settings, pictures[: options.rounds])
+            tell("the service" + (" and PyTorch" if compared else ""))
+            with service(settings) as serving:
+                rounds = measure_rounds(serving, theirs, options, pictures, tell)
+                alone = [serving.post(pictures[:1]) for _ in range(options.rounds)]
+                peak = serving.peak_rss_mb()
     whole = statistics.median(one.seconds for one in alone)
     stages["http"] = statistics.median(one.seconds - one.inside for one in alone)
     images_per_s = options.concurrency / statistics.median(one.seconds for one, _ in rounds)
-    theirs = [seconds for _, seconds in rounds if seconds is not None]
+    compared_seconds = [seconds for _, seconds in rounds if seconds is not None]
     tokens = stages.pop("tokens")
     outside = sum(stages[name] for name in OUTSIDE)
     model_seconds = stages["vision"] + stages["encoder"] + stages["decoder"]
@@ -84,8 +90,8 @@ def run_benchmark(options: BenchmarkOptions, settings: Settings, tell: Callable[
         "images_per_s": images_per_s,
         "tokens_per_picture": tokens,
         "tokens_per_s": images_per_s * tokens,
-        "reference_seconds": statistics.median(theirs) if theirs else None,
-        "speedup": statistics.median(theirs) * images_per_s if theirs else None,
+        "reference_seconds": statistics.median(compared_seconds) if compared_seconds else None,
+        "speedup": statistics.median(compared_seconds) * images_per_s if compared_seconds else None,
         "stages": stages,
         "outside_seconds": outside,
         "outside_model_share": outside / whole,
@@ -131,22 +137,22 @@ def adjusted(folder: ModelFolder, options: BenchmarkOptions, place: Path) -> Mod
 
 
 def measure_rounds(
-    serving: Serving, options: BenchmarkOptions, pictures: Sequence[Path], tell: Callable[[str], None]
+    serving: Serving,
+    theirs: Callable[[Path], float] | None,
+    options: BenchmarkOptions,
+    pictures: Sequence[Path],
+    tell: Callable[[str], None],
 ) -> list[tuple[Timing, float | None]]:
     """Rounds of requests to the service, each with a picture through PyTorch after it if that is wanted."""
-    compared = options.compare
-    with reference(compared, options.beams, options.tokens) if compared else nullcontext() as theirs:
-        serving.post(pictures[:1])
-        if theirs:
-            theirs(pictures[0])  # neither side's first picture counts
-        rounds: list[tuple[Timing, float | None]] = []
-        for index in range(options.rounds):
-            tell(f"round {index + 1} of {options.rounds}")
-            start = index * options.concurrency % len(pictures)
-            chosen = [pictures[(start + place) % len(pictures)] for place in range(options.concurrency)]
-            ours = serving.post(chosen)
-            rounds.append((ours, theirs(chosen[0]) if theirs else None))
-        return rounds
+    serving.post(pictures[:1])
+    rounds: list[tuple[Timing, float | None]] = []
+    for index in range(options.rounds):
+        tell(f"round {index + 1} of {options.rounds}")
+        start = index * options.concurrency % len(pictures)
+        chosen = [pictures[(start + place) % len(pictures)] for place in range(options.concurrency)]
+        ours = serving.post(chosen)
+        rounds.append((ours, theirs(chosen[0]) if theirs else None))
+    return rounds
 
 
 def report(figures: dict[str, Any]) -> None:
