@@ -77,7 +77,6 @@ def create_app(
     app.register_error_handler(HTTPException, on_http_error)
     app.register_error_handler(MethodNotAllowed, on_wrong_method)
     app.register_error_handler(NotFound, on_unknown_path)
-    app.register_error_handler(RecursionError, on_recursion)
     app.register_error_handler(Exception, on_unexpected_error)
     return app
 
@@ -125,11 +124,6 @@ def on_unknown_path(error: NotFound) -> Response:
     if request.routing_exception is None:  # a route's own word
         return on_http_error(error)
     return failed(HTTPStatus.NOT_FOUND, f"There is no {request.path}; documents go to /process.")
-
-
-def on_recursion(error: RecursionError) -> Response:
-    """JSON that could just be read may be nested too deeply to be written again."""
-    return failed(HTTPStatus.BAD_REQUEST, "The body is nested too deeply.")
 
 
 def on_unexpected_error(error: Exception) -> Response:

@@ -20,6 +20,10 @@ from florence_tagger.schemas import Prompt
 from florence_tagger.web.parameters import RequestBody, body_type, schema_of
 
 MOST_VALUES = 500  # a document may have, on average over as many as are accepted; Detect's have a dozen
+MOST_DEPTH = (
+    200  # objects and lists in one another; what is deeper might be read, and treated, and then not be written again
+)
+TOO_DEEP = f"The body is nested too deeply: {MOST_DEPTH} objects and lists in one another are accepted."
 
 NO_REQUEST = 'The body must be a JSON object with a list "documents", each with its file in base64 in source.content.'
 
@@ -56,6 +60,7 @@ def parse_request(body: bytes, max_documents: int, sampling: Sampling) -> Proces
     """
     check_values(body, MOST_VALUES * max_documents)
     values = parse_json(body)
+    check_depth(values)
     kind = body_type(max_documents, sampling)
     try:
         wanted = kind.model_validate(values)
@@ -97,9 +102,24 @@ def parse_json(body: bytes) -> Any:
     try:
         return json.loads(body, parse_constant=refuse, parse_float=finite)
     except RecursionError:
-        raise RequestError("The body is nested too deeply.") from None
+        raise RequestError(TOO_DEEP) from None
     except ValueError as exc:  # JSON, UTF-8, or an integer of too many digits
         raise RequestError(f"The body is not JSON: {exc}.") from exc
+
+
+def check_depth(values: Any) -> None:
+    """RequestError where more objects and lists than MOST_DEPTH are in one another."""
+    level = containers_in([values])
+    for _ in range(MOST_DEPTH):
+        level = [inner for one in level for inner in containers_in(one)]
+    if level:
+        raise RequestError(TOO_DEEP)
+
+
+def containers_in(container: dict[str, Any] | list[Any]) -> list[dict[str, Any] | list[Any]]:
+    """The objects and lists that are values of one."""
+    values = container.values() if isinstance(container, dict) else container
+    return [value for value in values if isinstance(value, dict | list)]
 
 
 def refusal(kind: type[RequestBody], values: Any, places: list[tuple[int | str, ...]]) -> RequestError:
