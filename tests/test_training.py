@@ -1,10 +1,12 @@
 """What trains the bundled model: its world of scenes, what a step sees, and that a run goes on where one ended."""
 
 import csv
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -13,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from convert.conversion import ConversionOptions, convert
 from florence_tagger.florence.folder import read_folder
 from tests.conftest import Told
-from training import train
+from training import clips, train
 from training.batches import NOTHING, Batches, cell_targets, world_at
 from training.boxes import covered, iou
 from training.model import END, GRID, SIDE, build_tokenizer
@@ -56,6 +58,21 @@ def test_scenes_are_what_their_world_allows() -> None:
     shapes = [scene.pixels.shape[1] / scene.pixels.shape[0] for scene in scenes]
     assert min(shapes) < 0.7
     assert max(shapes) > 1.5
+
+
+def test_clips_are_videos_of_known_frames(tmp_path: Path) -> None:
+    result = CliRunner().invoke(clips.main, ["--output", str(tmp_path), "--count", "3", "--seconds", "3", "--fps", "4"])
+    assert result.exit_code == 0, result.output
+    truth = json.loads((tmp_path / "truth.json").read_text())["frames"]
+    assert any(len({json.dumps(frame["counts"]) for frame in frames}) > 1 for frames in truth.values())
+    for name, frames in truth.items():
+        with av.open(str(tmp_path / name)) as video:
+            pictures = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+        assert len(pictures) == len(frames) == 12
+        for picture, frame in zip(pictures, frames, strict=True):
+            boxes = [one["box"] for one in frame["objects"]]
+            assert all(0 <= x1 < x2 <= picture.shape[1] + 1 for x1, _, x2, _ in boxes)
+            assert all(covered(a, b) <= RICH.hidden for index, a in enumerate(boxes) for b in boxes[:index])
 
 
 def test_a_step_sees_the_same_whenever_it_is_taken(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -188,17 +188,27 @@ def find_place(rng: Generator, world: World, canvas: Canvas, sprite: Pixels, tak
 def paste(rng: Generator, canvas: Canvas, sprite: Pixels, box: Rectangle, recoloured: float = 0.0) -> None:
     """Draws a sprite into its box, in a light of its own, with that probability in colours of its own."""
     x1, y1, x2, y2 = box
-    drawn = cv2.resize(sprite, (x2 - x1, y2 - y1), interpolation=cv2.INTER_AREA).astype(np.float32)
-    alpha = drawn[..., 3:] / 255
+    blend(canvas, lit(rng, sprite, (x2 - x1, y2 - y1), recoloured), box)
+
+
+def lit(rng: Generator, sprite: Pixels, size: tuple[int, int], recoloured: float) -> Canvas:
+    """A sprite of a width and height, float32 (h, w, 4), in a light of its own, and perhaps in other colours."""
+    drawn = cv2.resize(sprite, size, interpolation=cv2.INTER_AREA).astype(np.float32)
     colours: NDArray[Any] = drawn[..., :3]
     if recoloured and rng.random() < recoloured:
         colours = colours[..., rng.permutation(3)]
     colours = colours * rng.uniform(0.72, 1.0)
     if rng.random() < 0.4:
-        colours = colours + alpha * rng.uniform(0, 40)
+        colours = colours + drawn[..., 3:] / 255 * rng.uniform(0, 40)
+    return np.concatenate([colours, drawn[..., 3:]], axis=2, dtype=np.float32)
+
+
+def blend(canvas: Canvas, drawn: Canvas, box: Rectangle) -> None:
+    """Lays what `lit` gave over its box."""
+    x1, y1, x2, y2 = box
     part = canvas[y1:y2, x1:x2]
-    part *= 1 - alpha
-    part += colours
+    part *= 1 - drawn[..., 3:] / 255
+    part += drawn[..., :3]
 
 
 def finish(rng: Generator, canvas: Canvas, world: World) -> Pixels:
