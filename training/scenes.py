@@ -6,7 +6,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -233,11 +233,12 @@ def finish(rng: Generator, canvas: Canvas, world: World) -> Pixels:
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for pictures and truth.json.")
 @click.option("--count", type=click.IntRange(min=1), default=100, show_default=True, help="Scenes to draw.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Other seeds draw other scenes.")
-@click.option("--side", type=click.IntRange(min=64), default=384, show_default=True, help="Of a picture, pixels.")
+@click.option("--rich", is_flag=True, help="Draw scenes of the richer world, not of the bundled model's.")
+@click.option("--side", type=click.IntRange(min=64), default=384, show_default=True, help="Of a square one, pixels.")
 @click.option("--most", type=click.IntRange(min=0), default=8, show_default=True, help="Most objects in a scene.")
-def main(output: Path, count: int, seed: int, side: int, most: int) -> None:
+def main(output: Path, count: int, seed: int, rich: bool, side: int, most: int) -> None:
     """Draws scenes with known objects."""
-    rng, world = np.random.default_rng(seed), World(side=side, most=most)
+    rng, world = np.random.default_rng(seed), replace(RICH if rich else World(), side=side, most=most)
     output.mkdir(parents=True, exist_ok=True)
     truth = {}
     for index in range(count):
