@@ -7,7 +7,7 @@ MODEL := ov_models/florence-2-tiny
 SERVING := $(VENV)/serving.installed
 DEVELOPMENT := $(VENV)/development.installed
 
-.PHONY: run test test-long check format readme setup setup-dev browser model image-check lock clean
+.PHONY: run test test-long check format model train evaluate readme setup setup-dev browser image-check lock clean
 
 run: setup  ## serve the bundled model on port 5011; the FLORENCE_* variables are obeyed
 	@exec $(BIN)/python -m florence_tagger serve
@@ -29,6 +29,12 @@ format: setup-dev  ## put the code into its form
 
 model: setup-dev  ## convert the bundled model anew from its checkpoint
 	$(BIN)/python -m convert --model training/florence-2-tiny --output $(MODEL)
+
+train: setup-dev  ## train a model of the richer world, or go on with it; 100 minutes a run, until all steps are taken
+	$(BIN)/python -m training.train
+
+evaluate: setup-dev  ## how well what was trained counts: the table, on scenes that nothing has seen
+	$(BIN)/python -m training.evaluate
 
 readme: setup  ## make the table of settings in README.md anew
 	$(BIN)/python -m florence_tagger settings --update README.md

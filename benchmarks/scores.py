@@ -16,7 +16,8 @@ from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.florence.detector import Detector
 from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.folder import read_folder
-from florence_tagger.schemas import Box, Frame, Region
+from florence_tagger.schemas import Frame, Region
+from training.boxes import iou
 from training.scenes import Scene, SceneObject, World, draw_scene
 
 PICTURE = Path(__file__).parents[1] / "docs" / "scores.svg"
@@ -26,21 +27,13 @@ OVERLAP = 0.5  # of the boxes' union, from which on a box is right
 THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def overlap(one: Box | Sequence[int], other: Box | Sequence[int]) -> float:
-    """Intersection over union of two boxes x1, y1, x2, y2."""
-    width = max(min(one[2], other[2]) - max(one[0], other[0]), 0)
-    height = max(min(one[3], other[3]) - max(one[1], other[1]), 0)
-    areas = ((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return width * height / (sum(areas) - width * height)
-
-
 def judge(regions: Sequence[Region], scene: Scene) -> Iterator[bool]:
     """Whether each region is an object of the scene that no stronger region has claimed, the strongest first."""
     left: list[SceneObject] = list(scene.objects)
     for region in sorted(regions, key=lambda one: -one.score):
-        fitting = [one for one in left if one.label == region.label and overlap(region.box, one.box) >= OVERLAP]
+        fitting = [one for one in left if one.label == region.label and iou(region.box, one.box) >= OVERLAP]
         if fitting:
-            left.remove(max(fitting, key=lambda one: overlap(region.box, one.box)))
+            left.remove(max(fitting, key=lambda one: iou(region.box, one.box)))
         yield bool(fitting)
 
 

@@ -20,7 +20,8 @@ from tests.conftest import Heard, counted
 from tests.pictures import pages
 from tests.variants import SIDE, STREET, YARD, Scene, picture
 from tests.videos import PEAK, RATE, animation, joined, video
-from training.scenes import LABELS, World, draw_background, draw_scene, load_sprites, paste
+from training.grounds import draw_ground
+from training.scenes import LABELS, World, draw_scene, load_sprites, paste
 
 SIZE = (192, 192)
 
@@ -90,7 +91,7 @@ def test_the_smallest_object_is_a_change() -> None:
     world, changes = World(), []
     for seed in range(300):
         rng = np.random.default_rng(seed)
-        ground = draw_background(rng, world.side)
+        ground = draw_ground(rng, (world.side, world.side))
         variants = load_sprites()[LABELS[seed % len(LABELS)]]
         sprite = variants[int(rng.integers(0, len(variants)))]
         scale = world.smallest * world.side / max(sprite.shape[:2])

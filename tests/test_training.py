@@ -1,0 +1,162 @@
+"""What trains the bundled model: its world of scenes, what a step sees, and that a run goes on where one ended."""
+
+import csv
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from transformers import PreTrainedTokenizerFast
+
+from convert.conversion import ConversionOptions, convert
+from florence_tagger.florence.folder import read_folder
+from tests.conftest import Told
+from training import clips, train
+from training.batches import NOTHING, Batches, cell_targets, world_at
+from training.boxes import covered, iou
+from training.model import END, GRID, SIDE, build_tokenizer
+from training.scenes import LABELS, MORE_LABELS, RICH, UNSEEN_DESIGN, SceneObject, draw_scene, load_sprites
+from training.score import matches, read, score
+
+CUP = SceneObject("cup", (0.1, 0.1, 0.3, 0.2))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return build_tokenizer()
+
+
+def test_every_label_is_drawn_in_every_design() -> None:
+    assert len(MORE_LABELS) >= 16
+    assert set(LABELS) < set(MORE_LABELS)
+    assert UNSEEN_DESIGN not in RICH.designs
+    for design in (*RICH.designs, UNSEEN_DESIGN):
+        assert set(load_sprites(design)) == set(MORE_LABELS)
+
+
+def test_scenes_are_what_their_world_allows() -> None:
+    rng = np.random.default_rng(0)
+    scenes = [draw_scene(rng, RICH) for _ in range(120)]
+    for scene in scenes:
+        height, width = scene.pixels.shape[:2]
+        assert height * width == pytest.approx(RICH.side**2, rel=0.02)
+        assert max(height / width, width / height) <= 1.01 * RICH.widest
+        assert len(scene.objects) <= RICH.most
+        boxes = [one.box for one in scene.objects]
+        for x1, y1, x2, y2 in boxes:
+            assert 0 <= x1 < x2 <= width
+            assert 0 <= y1 < y2 <= height
+            assert max(x2 - x1, y2 - y1) <= 1.2 * RICH.largest * RICH.side
+        assert all(covered(a, b) <= RICH.hidden for index, a in enumerate(boxes) for b in boxes[:index])
+        assert all(0 <= side <= 1 for one in scene.relative for side in one.box)
+    assert {label for scene in scenes for label in scene.counts} == set(MORE_LABELS)
+    assert {len(scene.objects) for scene in scenes} >= set(range(10))
+    shapes = [scene.pixels.shape[1] / scene.pixels.shape[0] for scene in scenes]
+    assert min(shapes) < 0.7
+    assert max(shapes) > 1.5
+
+
+def test_clips_are_videos_of_known_frames(tmp_path: Path) -> None:
+    result = CliRunner().invoke(clips.main, ["--output", str(tmp_path), "--count", "3", "--seconds", "3", "--fps", "4"])
+    assert result.exit_code == 0, result.output
+    truth = json.loads((tmp_path / "truth.json").read_text())["frames"]
+    assert any(len({json.dumps(frame["counts"]) for frame in frames}) > 1 for frames in truth.values())
+    for name, frames in truth.items():
+        with av.open(str(tmp_path / name)) as video:
+            pictures = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+        assert len(pictures) == len(frames) == 12
+        for picture, frame in zip(pictures, frames, strict=True):
+            boxes = [one["box"] for one in frame["objects"]]
+            assert all(0 <= x1 < x2 <= picture.shape[1] + 1 for x1, _, x2, _ in boxes)
+            assert all(covered(a, b) <= RICH.hidden for index, a in enumerate(boxes) for b in boxes[:index])
+
+
+def test_a_step_sees_the_same_whenever_it_is_taken(tokenizer: PreTrainedTokenizerFast) -> None:
+    one, again = (Batches(tokenizer, 100, seed=3)[41] for _ in range(2))
+    assert all((getattr(one, name) == getattr(again, name)).all() for name in vars(one))
+    assert (Batches(tokenizer, 100, seed=3)[42].pixels != one.pixels).any()
+    assert (Batches(tokenizer, 100, seed=4)[41].pixels != one.pixels).any()
+    assert one.pixels.shape == (16, SIDE, SIDE, 3)
+
+
+def test_answers_name_what_is_there(tokenizer: PreTrainedTokenizerFast) -> None:
+    batch = Batches(tokenizer, 100, seed=0)[99]
+    for answer, asked, found, covers in zip(batch.answers, batch.asked, batch.found, batch.covers, strict=True):
+        objects = read(tokenizer, [END, *(answer[answer != NOTHING]).tolist()])
+        assert objects == sorted(objects, key=lambda one: one.label)
+        label = tokenizer.decode([asked])
+        wanted = [one for one in objects if one.label == label]
+        assert read(tokenizer, [END, *(found[found != NOTHING]).tolist()]) == wanted
+        assert {MORE_LABELS[number - 1] for number in covers.tolist() if number} <= {one.label for one in objects}
+
+
+def test_what_no_answer_says(tokenizer: PreTrainedTokenizerFast) -> None:
+    def said(text: str) -> list[SceneObject]:
+        return read(tokenizer, [END, *tokenizer(text, add_special_tokens=False).input_ids])
+
+    places = "".join(f"<loc_{place}>" for place in (100, 100, 300, 200))
+    (cup,) = said(f"<s>cup{places}</s>dog{places}")
+    assert cup.label == "cup"
+    assert iou(cup.box, CUP.box) > 0.95
+    for text in (
+        "<s></s>",
+        f"<s>{places}</s>",
+        f"<s>cup{places}<loc_1></s>",
+        "<s>cup<loc_1>dog</s>",
+        f"{places}{places}",
+    ):
+        assert said(text) == []
+
+
+def test_the_grid_knows_the_smallest_object() -> None:
+    behind = SceneObject("bus", (0.0, 0.0, 1.0, 1.0))
+    covers, centres, boxes = cell_targets([CUP, behind])
+    names = Counter(MORE_LABELS[number - 1] for number in covers)
+    assert set(names) == {"cup", "bus"}
+    assert names["cup"] < 0.05 * GRID**2
+    assert Counter(centres.tolist())[0] == GRID**2 - 2
+    assert {tuple(np.float32(one.box)) for one in (CUP, behind)} == {tuple(box) for box in boxes}
+
+
+def test_scenes_get_harder() -> None:
+    assert world_at(0).most < world_at(0.1).most < world_at(0.3).most == RICH.most
+    assert world_at(0).smallest > world_at(0.1).smallest > world_at(0.3).smallest == RICH.smallest
+
+
+def test_scores() -> None:
+    moved, other = replace(CUP, box=(0.11, 0.1, 0.31, 0.2)), replace(CUP, label="dog")
+    assert matches([moved, moved], [CUP]) == matches([moved], [CUP, CUP]) == 1
+    assert matches([other], [CUP]) == 0
+    assert score([[moved], [other]], [[CUP], [CUP]]) == train.Score(0.5, 0.5)
+    assert score([[]], [[]]).exact == 1
+
+
+@pytest.mark.long
+def test_training_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "CHOSEN_SCENES", 2)
+    options = ["--steps", "6", "--between", "2", "--run"]
+
+    def run(folder: Path, *more: str) -> list[dict[str, str]]:
+        result = CliRunner().invoke(train.main, [*options, str(folder), *more], catch_exceptions=False)
+        assert result.exit_code == 0
+        with (folder / "log.csv").open(newline="") as log:
+            return list(csv.DictReader(log))
+
+    whole = run(tmp_path / "whole")
+    assert [row["step"] for row in whole] == ["2", "4", "6"]
+    run(tmp_path / "parts", "--minutes", "0")
+    assert [row["step"] for row in run(tmp_path / "parts")] == ["1", "2", "4", "6"]
+    last = [run(tmp_path / name)[-1] for name in ("whole", "parts")]
+    for name in ("labels", "locations", "found", "dense"):
+        assert float(last[0][name]) == pytest.approx(float(last[1][name]), rel=0.02)
+    checkpoint = tmp_path / "whole" / "checkpoint"
+    assert (tmp_path / "whole" / "log.png").stat().st_size > 1000
+    assert (checkpoint / "model.safetensors").stat().st_size < 12e6
+    convert(ConversionOptions(str(checkpoint), tmp_path / "model"), Told())  # and compares it with PyTorch
+    assert read_folder(tmp_path / "model").image_size == (SIDE, SIDE)
+    again = run(tmp_path / "again", "--start", str(checkpoint), "--steps", "8")
+    assert [row["step"] for row in again] == ["8"]

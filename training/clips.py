@@ -1,0 +1,110 @@
+"""Short videos with known objects: some come, move and go over one ground.
+
+`python -m training.clips --output DIR --count 10 --seed 1` writes MP4 files and `truth.json`.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+from numpy.random import Generator
+
+from training.boxes import covered
+from training.grounds import Canvas, draw_ground
+from training.scenes import RICH, Rectangle, Scene, SceneObject, World, blend, draw_shape, finish, lit, load_sprites
+
+ATTEMPTS = 40
+LARGEST_MOVE = 0.5  # of the picture's side in a clip
+SHORTEST_STAY = 0.3  # of a clip
+
+
+@dataclass(frozen=True)
+class Mover:
+    """An object as it is drawn, (h, w, 4), and its box in each frame, None where it is not there."""
+
+    label: str
+    drawn: Canvas
+    boxes: tuple[Rectangle | None, ...]
+
+
+def draw_clip(rng: Generator, world: World, frames: int) -> list[Scene]:
+    """Frames of one clip, each a scene of its own with what is in it."""
+    ground = draw_ground(rng, draw_shape(rng, world), world.photographs)
+    movers: list[Mover] = []
+    for _ in range(int(rng.integers(world.least, world.most + 1))):
+        attempts = (draw_mover(rng, world, ground, frames) for _ in range(ATTEMPTS))
+        mover = next((one for one in attempts if all(apart(one, other, world.hidden) for other in movers)), None)
+        if mover is not None:
+            movers.append(mover)
+    camera = int(rng.integers(2**32))  # one for all frames
+    return [draw_frame(np.random.default_rng(camera), world, ground, movers, index) for index in range(frames)]
+
+
+def draw_mover(rng: Generator, world: World, ground: Canvas, frames: int) -> Mover:
+    """An object that moves evenly from somewhere to somewhere else while it is there."""
+    label = str(rng.choice(world.labels))
+    variants = load_sprites(str(rng.choice(world.designs)))[label]
+    sprite = variants[int(rng.integers(len(variants)))]
+    scale = rng.uniform(world.smallest, world.largest) * world.side / max(sprite.shape[:2])
+    size = np.maximum(1, np.round(np.array(sprite.shape[1::-1]) * scale)).astype(int)
+    room = np.maximum(0, np.array(ground.shape[1::-1]) - size)
+    start = rng.uniform(0, room)
+    end = np.clip(start + rng.uniform(-LARGEST_MOVE, LARGEST_MOVE, 2) * world.side, 0, room)
+    stay = int(rng.integers(max(1, round(SHORTEST_STAY * frames)), frames + 1))
+    first = int(rng.integers(frames - stay + 1))
+    boxes: list[Rectangle | None] = [None] * frames
+    for index in range(stay):
+        x, y = np.round(start + (end - start) * index / max(1, frames - 1)).astype(int).tolist()
+        boxes[first + index] = (x, y, x + int(size[0]), y + int(size[1]))
+    return Mover(label, lit(rng, sprite, (int(size[0]), int(size[1])), world.recoloured), tuple(boxes))
+
+
+def apart(one: Mover, other: Mover, most: float) -> bool:
+    """Whether two objects never hide more than `most` of each other."""
+    return all(a is None or b is None or covered(a, b) <= most for a, b in zip(one.boxes, other.boxes, strict=True))
+
+
+def draw_frame(rng: Generator, world: World, ground: Canvas, movers: list[Mover], index: int) -> Scene:
+    """The ground with what is there in a frame."""
+    canvas, objects = ground.copy(), []
+    for mover in movers:
+        box = mover.boxes[index]
+        if box is not None:
+            blend(canvas, mover.drawn, box)
+            objects.append(SceneObject(mover.label, box))
+    objects.sort(key=lambda one: (one.label, *one.box[:2]))
+    return Scene(finish(rng, canvas, world), tuple(objects))
+
+
+def write_video(path: Path, frames: list[Scene], fps: float) -> None:
+    """Writes frames as MPEG-4, with even sides."""
+    height, width = (side - side % 2 for side in frames[0].pixels.shape[:2])
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+    for frame in frames:
+        video.write(np.ascontiguousarray(frame.pixels[:height, :width, ::-1]))
+    video.release()
+
+
+@click.command()
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for videos and truth.json.")
+@click.option("--count", type=click.IntRange(min=1), default=10, show_default=True, help="Videos to draw.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Other seeds draw other videos.")
+@click.option("--seconds", type=click.IntRange(1, 60), default=8, show_default=True)
+@click.option("--fps", type=click.IntRange(1, 30), default=4, show_default=True)
+def main(output: Path, count: int, seed: int, seconds: int, fps: int) -> None:
+    """Draws videos with known objects."""
+    rng = np.random.default_rng(seed)
+    output.mkdir(parents=True, exist_ok=True)
+    truth = {}
+    for index in range(count):
+        frames, name = draw_clip(rng, RICH, seconds * fps), f"clip{index:04d}.mp4"
+        write_video(output / name, frames, fps)
+        truth[name] = [{"counts": one.counts, "objects": [asdict(each) for each in one.objects]} for one in frames]
+    (output / "truth.json").write_text(json.dumps({"fps": fps, "frames": truth}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""Trains the bundled model: `python -m training.train --minutes 100`, as often as it takes.
+
+It goes on from the state that the run before left, where there is none from `--start`'s weights, else from nothing.
+What it has learnt is written as a checkpoint beside the state, with a log (CSV) and a picture of the curves.
+"""
+
+import copy
+import csv
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Florence2ForConditionalGeneration
+
+from training.batches import BATCH, CHOOSING, Batches, model_input
+from training.model import build_model, build_processor, build_tokenizer
+from training.objective import Losses, Objective
+from training.scenes import RICH, Scene, draw_scene
+from training.score import Score, answer, score
+
+RATE, WARM_UP, KEPT_RATE = 1e-3, 200, 0.02
+DECAY, BETAS, LARGEST_GRADIENT = 0.02, (0.9, 0.98), 1.0
+AVERAGING = 0.998
+HAS_BF16 = (
+    torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
+)  # else it is emulated
+ABOUT = "training.json"
+STATEFUL = ("objective", "average", "optimiser")
+DENSE_ONLY = 0.06  # of the training
+WIDEST, NARROWEST = 8.0, 4.0  # bins of a location's target, at the start and at the end
+STEPS_BETWEEN = 500  # two looks at how well it counts
+CHOSEN_SCENES = 150
+LOG_FIELDS = ["step", "minutes", "rate", "labels", "locations", "found", "dense", "exact", "f1"]
+
+
+@dataclass
+class Training:
+    """What training changes.
+
+    Attributes:
+        average: of the weights over the last some hundred steps, which counts better than the last ones.
+        step, minutes: taken so far.
+    """
+
+    objective: Objective
+    average: Florence2ForConditionalGeneration
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    minutes: float = 0.0
+
+    def save(self, path: Path) -> None:
+        """Writes the state beside its place and then puts it there: a run that is ended meanwhile loses nothing."""
+        parts = {name: getattr(self, name).state_dict() for name in STATEFUL}
+        torch.save(parts | {"step": self.step, "minutes": self.minutes}, path.with_suffix(".new"))
+        path.with_suffix(".new").replace(path)
+
+    def load(self, path: Path) -> None:
+        """Goes on from a state."""
+        state = torch.load(path, weights_only=True)
+        for name in STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
+        self.step, self.minutes = state["step"], state["minutes"]
+
+    def start_from(self, folder: Path) -> None:
+        """Takes a checkpoint's weights and the step it was written at; the dense heads and the optimiser begin anew."""
+        weights = Florence2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).state_dict()
+        self.objective.model.load_state_dict(weights)
+        self.average.load_state_dict(weights)
+        about = json.loads((folder / ABOUT).read_text())
+        self.step, self.minutes = about["step"], about["minutes"]
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Moves the average towards the weights, at first by much."""
+        kept = min(AVERAGING, (1 + self.step) / (10 + self.step))
+        for mean, weight in zip(self.average.parameters(), self.objective.model.parameters(), strict=True):
+            mean.lerp_(weight, 1 - kept)
+
+
+def prepare(seed: int) -> Training:
+    """Everything as it is before the first step."""
+    tokenizer = build_tokenizer()
+    objective = Objective(build_model(tokenizer, seed), tokenizer)
+    matrices = [weight for weight in objective.parameters() if weight.ndim >= 2]
+    rest = [weight for weight in objective.parameters() if weight.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": DECAY}, {"params": rest, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=RATE, betas=BETAS, fused=True)
+    return Training(objective, copy.deepcopy(objective.model).eval(), optimiser)
+
+
+def rate_at(step: int, steps: int, begun: int) -> float:
+    """Warm-up after each start without a state, constant for half of the steps, then falling in a line."""
+    falling = max(KEPT_RATE, 1 - max(0.0, step / steps - 0.5) * 2 * (1 - KEPT_RATE))
+    return RATE * min(1.0, (step - begun + 1) / WARM_UP) * falling
+
+
+def learn(training: Training, steps: int, seed: int, begun: int) -> Iterator[tuple[int, Losses]]:
+    """Takes one step after the other, and yields after each the number of steps taken and its losses."""
+    batches = Batches(build_tokenizer(), steps, seed)
+    order = range(training.step, steps)
+    loader = DataLoader(
+        batches, batch_size=None, sampler=order, num_workers=1, prefetch_factor=8, multiprocessing_context="spawn"
+    )
+    objective, weights = training.objective, list(training.objective.parameters())
+    for step, batch in zip(order, loader, strict=True):
+        progress = step / steps
+        for group in training.optimiser.param_groups:
+            group["lr"] = rate_at(step, steps, begun)
+        objective.train()
+        torch.manual_seed(step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BF16):
+            loss, losses = objective(batch, step, WIDEST + (NARROWEST - WIDEST) * progress, progress < DENSE_ONLY)
+        training.optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, LARGEST_GRADIENT)
+        training.optimiser.step()
+        training.step = step + 1
+        training.update_average()
+        yield training.step, losses
+
+
+def choosing_scenes() -> list[Scene]:
+    """The scenes by which progress is told; no others decide anything."""
+    rng = np.random.default_rng([CHOOSING, 0])
+    return [draw_scene(rng, RICH) for _ in range(CHOSEN_SCENES)]
+
+
+def look(training: Training, scenes: list[Scene]) -> Score:
+    """How well the averaged weights count, greedily."""
+    pictures = torch.from_numpy(np.stack([model_input(scene.pixels) for scene in scenes]))
+    return score(answer(training.average, build_tokenizer(), pictures), [scene.relative for scene in scenes])
+
+
+def write_checkpoint(training: Training, folder: Path, result: Score) -> None:
+    """The averaged weights in fp16 with all that a checkpoint has, and what is to be known to go on from them."""
+    processor = build_processor(build_tokenizer())
+    model = build_model(processor.tokenizer, 0)
+    model.load_state_dict(training.average.state_dict())
+    model.half().save_pretrained(folder)
+    for part in (processor, processor.image_processor, processor.tokenizer):
+        part.save_pretrained(folder)
+    about = {"step": training.step, "minutes": round(training.minutes, 1), **asdict(result)}
+    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+
+
+def append_log(path: Path, row: dict[str, float]) -> None:
+    """Adds a row to the log."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, LOG_FIELDS)
+        if new:
+            writer.writeheader()
+        writer.writerow({name: round(value, 6) for name, value in row.items()})
+
+
+def draw_curves(log: Path) -> None:
+    """Losses and accuracy over the steps, as a picture beside the log."""
+    with log.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    figure, (losses, accuracy) = plt.subplots(2, 1, sharex=True, figsize=(8, 6), layout="constrained")
+    steps = [int(row["step"]) for row in rows]
+    for axes, names, title in (
+        (losses, ("labels", "locations", "found", "dense"), "loss"),
+        (accuracy, ("exact", "f1"), f"of {CHOSEN_SCENES} scenes"),
+    ):
+        for name in names:
+            axes.plot(steps, [float(row[name]) for row in rows], label=name)
+        axes.set_ylabel(title)
+        axes.legend()
+        axes.grid(alpha=0.3)
+    losses.set_yscale("log")
+    accuracy.set_xlabel(f"step, {BATCH} pictures each")
+    figure.savefig(log.with_suffix(".png"), dpi=110)
+    plt.close(figure)
+
+
+@click.command()
+@click.option(
+    "--run", type=click.Path(path_type=Path), default="training/run", show_default=True, help="What a run writes."
+)
+@click.option("--start", type=click.Path(path_type=Path), help="Checkpoint to go on from where the run has no state.")
+@click.option("--minutes", default=100.0, show_default=True, help="Most that this run takes.")
+@click.option("--steps", default=24_000, show_default=True, help="Of the whole training.")
+@click.option(
+    "--between", default=STEPS_BETWEEN, show_default=True, help="Steps between two looks at how well it counts."
+)
+@click.option("--seed", default=0, show_default=True)
+def main(run: Path, start: Path | None, minutes: float, steps: int, between: int, seed: int) -> None:
+    """Trains, or goes on with it."""
+    torch.set_flush_denormal(True)
+    run.mkdir(parents=True, exist_ok=True)
+    training, state = prepare(seed), run / "state.pt"
+    begun = 0
+    if state.exists():
+        training.load(state)
+    elif start is not None and (start / ABOUT).exists():
+        training.start_from(start)
+        begun = training.step
+    scenes, taken, started, before = choosing_scenes(), [], time.monotonic(), training.minutes
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as progress:
+        bar = progress.add_task("steps", total=steps, completed=training.step)
+        for step, losses in learn(training, steps, seed, begun):
+            training.minutes = before + (time.monotonic() - started) / 60
+            ended = step == steps or training.minutes - before >= minutes
+            taken.append(losses)
+            progress.update(bar, completed=step)
+            if step % between and not ended:
+                continue
+            result = look(training, scenes)
+            means = {
+                name: float(np.mean([getattr(one, name) for one in taken])) for name in Losses.__dataclass_fields__
+            }
+            row = {"step": step, "minutes": training.minutes, "rate": training.optimiser.param_groups[0]["lr"]}
+            append_log(run / "log.csv", row | means | asdict(result))
+            draw_curves(run / "log.csv")
+            training.save(state)
+            write_checkpoint(training, run / "checkpoint", result)
+            progress.console.print(
+                f"step {step:,}, {training.minutes:.0f} min: {result.exact:.1%} counted exactly, F1 {result.f1:.3f}; "
+                + ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+            )
+            taken = []
+            if ended:
+                break
+
+
+if __name__ == "__main__":
+    main()
