@@ -1,8 +1,7 @@
-"""What is installed, and what the README says of the command line and of Python."""
+"""What is installed, and the command's options in the README."""
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -87,27 +86,6 @@ def test_the_version_is_in_one_place() -> None:
     places = [path for path in (ROOT / "florence_tagger").rglob("*.py") if f'"{__version__}"' in path.read_text()]
     assert places == [ROOT / "florence_tagger" / "__init__.py"]
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
-
-
-def samples(title: str) -> list[tuple[str, str]]:
-    """The blocks of a section of the README in pairs: what is run, and what it prints."""
-    section = (ROOT / "README.md").read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"^```\w*\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
-    assert blocks
-    return list(zip(blocks[::2], blocks[1::2], strict=True))
-
-
-@pytest.mark.parametrize(("command", "printed"), samples("From the command line"))
-def test_the_readme_s_commands_print_what_it_says(command: str, printed: str) -> None:
-    program, *arguments = shlex.split(command)
-    assert program == ".venv/bin/python"
-    assert run([sys.executable, *arguments], ROOT).stdout == printed
-
-
-def test_the_readme_s_python_prints_what_it_says() -> None:
-    ((code, printed),) = samples("From Python")
-    result = run([sys.executable, "-c", code], ROOT)
-    assert (result.stdout, result.stderr) == (printed, "")
 
 
 def test_the_readme_has_the_command_s_options() -> None:

@@ -22,9 +22,10 @@ from tests.conftest import ROOT, SCENES, TRUTH, RunningServer, document, start_s
 from tests.variants import QUEUE, STREET, YARD, picture, saved
 from tests.videos import animation, video
 
+PAGE = SAMPLES.parent / "page"
 SCREENSHOTS = ROOT / "build" / "screenshots"
 AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text()
-MOST_BYTES = 150_000  # of all that the page loads, but for the samples
+MOST_BYTES = 150_000  # of all that the page loads at first, headers included
 
 Visit = Callable[..., Page]
 
@@ -540,18 +541,27 @@ def test_motion_is_reduced_where_that_is_wished(visit: Visit) -> None:
     assert page.locator("*").evaluate_all(moves) == 0
 
 
+@pytest.mark.parametrize("name", ["street", "yard", "room"])
+def test_small_pictures_are_those_of_the_samples(name: str) -> None:
+    small = Image.open(PAGE / f"{name}.jpg")
+    sample = Image.open(SAMPLES / f"{name}.png").convert("RGB").resize(small.size)
+    assert np.abs(np.asarray(small, int) - np.asarray(sample, int)).mean() < 10, "make it anew: 256 pixels, quality 75"
+
+
+LOADED = """() => {
+  const sent = performance.getEntries().filter((one) => one.entryType === "navigation" || one.entryType === "resource");
+  const bytes = sent.reduce((sum, one) => sum + one.transferSize, 0);
+  return [sent.length, bytes, performance.getEntriesByName("first-contentful-paint")[0].startTime];
+}"""
+
+
 def test_the_page_is_light_and_closed(visit: Visit, server: RunningServer) -> None:
     page = visit()
-    sizes: dict[str, int] = {}
-
-    def measure(request: Request) -> None:
-        if "/samples/" not in request.url and request.url.startswith(server.url):
-            sizes[request.url] = request.sizes()["responseBodySize"] + request.sizes()["responseHeadersSize"]
-
-    page.on("requestfinished", measure)
-    page.reload(wait_until="networkidle")
-    assert len(sizes) > 8
-    assert sum(sizes.values()) < MOST_BYTES
+    page.wait_for_load_state("networkidle")
+    files, weight, paint = page.evaluate(LOADED)
+    print(f"{weight / 1000:.0f} kB in {files} files, first paint after {paint:.0f} ms")
+    assert files > 12
+    assert 10_000 < weight < MOST_BYTES
     policy = server.get("/").headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
