@@ -249,7 +249,7 @@ INSTEAD: dict[str, Check] = {
     **dict.fromkeys(
         (
             *("make run", "make test", "make test-long", "make check", "make format", "make model", "make readme"),
-            *("make lock", "make setup-dev", "make image-check"),
+            *("make train", "make evaluate", "make lock", "make setup-dev", "make image-check"),
             "FLORENCE_MODEL_DIR=ov_models/florence-2-base make run",
             "FLORENCE_API_KEY=secret make run",
         ),
