@@ -28,8 +28,9 @@ from florence_tagger.tagger import Tagger
 from training.batches import CHOOSING, HELD_OUT, ask
 from training.scenes import RICH, UNSEEN_DESIGN, Scene, SceneObject, World, draw_scene
 from training.score import read, score
+from training.train import RUN
 
-CHECKPOINT = Path(__file__).parent / "run" / "checkpoint"
+CHECKPOINT = RUN / "checkpoint"
 CALIBRATION_SCENES = 100
 FEW = 8  # objects
 

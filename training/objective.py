@@ -59,7 +59,7 @@ class Objective(nn.Module):
         features = self.model.get_image_features(normalised(batch.pixels)).pooler_output
         dense = self._dense(0, features, batch)
         if dense_only:
-            return dense, Losses(0, 0, 0, float(dense))
+            return dense, Losses(0, 0, 0, dense.item())
         encoded = self._encode(features, self.question.expand(len(features), -1))
         labels, locations, said = self._answer(encoded, batch.answers, sigma)
         again = self._dense(1, encoded, batch)
@@ -67,7 +67,7 @@ class Objective(nn.Module):
         asked = torch.where(other == self.asked, batch.asked[:, None], other)
         *_, found = self._answer(self._encode(features, asked), batch.found, sigma)
         loss = said + FOUND_WEIGHT * found + FEATURES_WEIGHT * dense + ENCODED_WEIGHT * again
-        return loss, Losses(float(labels), float(locations), float(found), float(again))
+        return loss, Losses(labels.item(), locations.item(), found.item(), again.item())
 
     def _encode(self, features: Tensor, question: Tensor) -> Tensor:
         words = self.model.get_input_embeddings()(question)

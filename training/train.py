@@ -8,7 +8,7 @@ import copy
 import csv
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Florence2ForConditionalGeneration
 
+from convert.quiet import quiet_libraries
 from training.batches import BATCH, CHOOSING, Batches, model_input
 from training.model import build_model, build_processor, build_tokenizer
 from training.objective import Losses, Objective
@@ -30,14 +31,12 @@ from training.score import Score, answer, score
 RATE, WARM_UP, KEPT_RATE = 1e-3, 200, 0.02
 DECAY, BETAS, LARGEST_GRADIENT = 0.02, (0.9, 0.98), 1.0
 AVERAGING = 0.998
-HAS_BF16 = (
-    torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
-)  # else it is emulated
-ABOUT = "training.json"
+HAS_BF16 = torch.cpu._is_avx512_bf16_supported()  # elsewhere it is emulated, ten times slower than f32
+RUN = Path(__file__).parent / "run"
+STATE, LOG, ABOUT = "state.pt", "log.csv", "training.json"
 STATEFUL = ("objective", "average", "optimiser")
 DENSE_ONLY = 0.06  # of the training
 WIDEST, NARROWEST = 8.0, 4.0  # bins of a location's target, at the start and at the end
-STEPS_BETWEEN = 500  # two looks at how well it counts
 CHOSEN_SCENES = 150
 LOG_FIELDS = ["step", "minutes", "rate", "labels", "locations", "found", "dense", "exact", "f1"]
 
@@ -103,8 +102,8 @@ def rate_at(step: int, steps: int, begun: int) -> float:
     return RATE * min(1.0, (step - begun + 1) / WARM_UP) * falling
 
 
-def learn(training: Training, steps: int, seed: int, begun: int) -> Iterator[tuple[int, Losses]]:
-    """Takes one step after the other, and yields after each the number of steps taken and its losses."""
+def learn(training: Training, steps: int, seed: int, begun: int) -> Iterator[Losses]:
+    """Takes one step after the other, and yields its losses after each."""
     batches = Batches(build_tokenizer(), steps, seed)
     order = range(training.step, steps)
     loader = DataLoader(
@@ -125,7 +124,7 @@ def learn(training: Training, steps: int, seed: int, begun: int) -> Iterator[tup
         training.optimiser.step()
         training.step = step + 1
         training.update_average()
-        yield training.step, losses
+        yield losses
 
 
 def choosing_scenes() -> list[Scene]:
@@ -183,53 +182,57 @@ def draw_curves(log: Path) -> None:
     plt.close(figure)
 
 
+def restore(state: Path, start: Path | None, seed: int) -> tuple[Training, int]:
+    """Training as it was left, and the step since which its optimiser has been learning."""
+    training = prepare(seed)
+    if state.exists():
+        training.load(state)
+    elif start is not None:
+        training.start_from(start)
+        return training, training.step
+    return training, 0
+
+
+def keep(training: Training, taken: Sequence[Losses], scenes: list[Scene], run: Path) -> str:
+    """Writes all that there is after some steps, and says in a line how well they went."""
+    result = look(training, scenes)
+    means = {name: float(np.mean([getattr(one, name) for one in taken])) for name in Losses.__dataclass_fields__}
+    rate = training.optimiser.param_groups[0]["lr"]
+    append_log(run / LOG, {"step": training.step, "minutes": training.minutes, "rate": rate, **means, **asdict(result)})
+    draw_curves(run / LOG)
+    training.save(run / STATE)
+    write_checkpoint(training, run / "checkpoint", result)
+    losses = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+    counted = f"{result.exact:.1%} counted exactly, F1 {result.f1:.3f}"
+    return f"step {training.step:,}, {training.minutes:.0f} min: {counted}; {losses}"
+
+
 @click.command()
-@click.option(
-    "--run", type=click.Path(path_type=Path), default="training/run", show_default=True, help="What a run writes."
-)
+@click.option("--run", type=click.Path(path_type=Path), default=RUN, help="What a run writes; training/run.")
 @click.option("--start", type=click.Path(path_type=Path), help="Checkpoint to go on from where the run has no state.")
 @click.option("--minutes", default=100.0, show_default=True, help="Most that this run takes.")
 @click.option("--steps", default=24_000, show_default=True, help="Of the whole training.")
-@click.option(
-    "--between", default=STEPS_BETWEEN, show_default=True, help="Steps between two looks at how well it counts."
-)
-@click.option("--seed", default=0, show_default=True)
+@click.option("--between", default=500, show_default=True, help="Steps between two looks at how well it counts.")
+@click.option("--seed", default=0, show_default=True, help="Of scenes and weights.")
 def main(run: Path, start: Path | None, minutes: float, steps: int, between: int, seed: int) -> None:
     """Trains, or goes on with it."""
+    quiet_libraries()
     torch.set_flush_denormal(True)
     run.mkdir(parents=True, exist_ok=True)
-    training, state = prepare(seed), run / "state.pt"
-    begun = 0
-    if state.exists():
-        training.load(state)
-    elif start is not None and (start / ABOUT).exists():
-        training.start_from(start)
-        begun = training.step
-    scenes, taken, started, before = choosing_scenes(), [], time.monotonic(), training.minutes
+    training, begun = restore(run / STATE, start, seed)
+    scenes, started, before = choosing_scenes(), time.monotonic(), training.minutes
+    taken: list[Losses] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
         bar = progress.add_task("steps", total=steps, completed=training.step)
-        for step, losses in learn(training, steps, seed, begun):
+        for losses in learn(training, steps, seed, begun):
             training.minutes = before + (time.monotonic() - started) / 60
-            ended = step == steps or training.minutes - before >= minutes
+            ended = training.step == steps or training.minutes - before >= minutes
             taken.append(losses)
-            progress.update(bar, completed=step)
-            if step % between and not ended:
-                continue
-            result = look(training, scenes)
-            means = {
-                name: float(np.mean([getattr(one, name) for one in taken])) for name in Losses.__dataclass_fields__
-            }
-            row = {"step": step, "minutes": training.minutes, "rate": training.optimiser.param_groups[0]["lr"]}
-            append_log(run / "log.csv", row | means | asdict(result))
-            draw_curves(run / "log.csv")
-            training.save(state)
-            write_checkpoint(training, run / "checkpoint", result)
-            progress.console.print(
-                f"step {step:,}, {training.minutes:.0f} min: {result.exact:.1%} counted exactly, F1 {result.f1:.3f}; "
-                + ", ".join(f"{name} {value:.3f}" for name, value in means.items())
-            )
-            taken = []
+            progress.update(bar, completed=training.step)
+            if ended or training.step % between == 0:
+                progress.console.print(keep(training, taken, scenes, run), highlight=False, soft_wrap=True)
+                taken = []
             if ended:
                 break
 
