@@ -1,4 +1,4 @@
-"""What trains the bundled model: its world of scenes, what a step sees, and that a run goes on where one ended."""
+"""What trains the bundled model's successor: its world, what a step sees, and that a run goes on where one ended."""
 
 import csv
 import json
@@ -14,11 +14,13 @@ from transformers import PreTrainedTokenizerFast
 
 from convert.conversion import ConversionOptions, convert
 from florence_tagger.florence.folder import read_folder
+from florence_tagger.florence.tasks import QUESTIONS
 from tests.conftest import Told
 from training import clips, train
 from training.batches import NOTHING, Batches, cell_targets, world_at
 from training.boxes import covered, iou
-from training.model import END, GRID, SIDE, build_tokenizer
+from training.model import END, GRID, SIDE, build_model, build_tokenizer
+from training.objective import ASKED_TASKS, Objective
 from training.scenes import LABELS, MORE_LABELS, RICH, UNSEEN_DESIGN, SceneObject, draw_scene, load_sprites
 from training.score import matches, read, score
 
@@ -88,10 +90,20 @@ def test_answers_name_what_is_there(tokenizer: PreTrainedTokenizerFast) -> None:
     for answer, asked, found, covers in zip(batch.answers, batch.asked, batch.found, batch.covers, strict=True):
         objects = read(tokenizer, [END, *(answer[answer != NOTHING]).tolist()])
         assert objects == sorted(objects, key=lambda one: one.label)
-        label = tokenizer.decode([asked])
+        label = tokenizer.decode([asked]).strip()
         wanted = [one for one in objects if one.label == label]
         assert read(tokenizer, [END, *(found[found != NOTHING]).tolist()]) == wanted
         assert {MORE_LABELS[number - 1] for number in covers.tolist() if number} <= {one.label for one in objects}
+
+
+def test_each_picture_is_asked_for_its_own_label(tokenizer: PreTrainedTokenizerFast) -> None:
+    objective = Objective(build_model(tokenizer, seed=0), tokenizer)
+    batch = Batches(tokenizer, 100, seed=0)[50]
+    for number, task in enumerate(ASKED_TASKS):
+        for question, asked in zip(objective.question_for(number, batch.asked), batch.asked, strict=True):
+            label = tokenizer.decode([asked]).strip()
+            assert tokenizer.decode(question) == f"<s>{QUESTIONS[task].format(text=label)}</s>"
+            assert question.tolist() == tokenizer(tokenizer.decode(question), add_special_tokens=False).input_ids
 
 
 def test_what_no_answer_says(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -150,9 +162,9 @@ def test_training_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.Mon
     assert [row["step"] for row in whole] == ["2", "4", "6"]
     run(tmp_path / "parts", "--minutes", "0")
     assert [row["step"] for row in run(tmp_path / "parts")] == ["1", "2", "4", "6"]
-    last = [run(tmp_path / name)[-1] for name in ("whole", "parts")]
+    first, second = (run(tmp_path / name)[-1] for name in ("whole", "parts"))
     for name in ("labels", "locations", "found", "dense"):
-        assert float(last[0][name]) == pytest.approx(float(last[1][name]), rel=0.02)
+        assert float(first[name]) == pytest.approx(float(second[name]), rel=0.02)
     checkpoint = tmp_path / "whole" / "checkpoint"
     assert (tmp_path / "whole" / "log.png").stat().st_size > 1000
     assert (checkpoint / "model.safetensors").stat().st_size < 12e6

@@ -34,7 +34,7 @@ class Batch:
     Attributes:
         pixels: uint8 (B, SIDE, SIDE, 3), RGB.
         answers: int64 (B, T), the tokens that name all objects, NOTHING behind their end.
-        asked: int64 (B,), the token of the label that the second question asks for.
+        asked: int64 (B,), the token in the second question of the label that it asks for.
         found: int64 (B, T'), the tokens of the answer to it.
         covers, centres: int64 (B, cells), 1 + the index of the label that covers the middle of a cell, or that has its
             own middle in the cell; 0 for none.
@@ -55,6 +55,7 @@ class Batches(Dataset[Batch]):
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int) -> None:
         self._labels = {label: token(tokenizer, label) for label in MORE_LABELS}
+        self._words = {label: word(tokenizer, label) for label in MORE_LABELS}
         self._first_location = token(tokenizer, "<loc_0>")
         self._steps = steps
         self._seed = seed
@@ -73,7 +74,7 @@ class Batches(Dataset[Batch]):
         return Batch(
             torch.from_numpy(np.stack([model_input(scene.pixels) for scene in scenes])),
             self._padded([self._tokens(one) for one in objects]),
-            torch.tensor([self._labels[label] for label in asked]),
+            torch.tensor([self._words[label] for label in asked]),
             self._padded(
                 [self._tokens([o for o in one if o.label == label]) for one, label in zip(objects, asked, strict=True)]
             ),
@@ -99,13 +100,23 @@ def token(tokenizer: PreTrainedTokenizerFast, text: str) -> int:
     return int(number)
 
 
+def word(tokenizer: PreTrainedTokenizerFast, label: str) -> int:
+    """The one token that a label is within a text, where a blank stands before it."""
+    return token(tokenizer, f" {label}")
+
+
 def world_at(progress: float) -> World:
     """From few large objects to all that there may be."""
     share = min(1.0, progress / CURRICULUM)
     if share == 1:
         return RICH
-    most = round(EASY.most + share * (RICH.most - EASY.most))
-    return replace(RICH, most=most, smallest=EASY.smallest + share * (RICH.smallest - EASY.smallest))
+
+    def between(name: str) -> float:
+        easy, rich = (float(getattr(world, name)) for world in (EASY, RICH))
+        return easy + share * (rich - easy)
+
+    most, smallest, hidden, greys = map(between, ("most", "smallest", "hidden", "greys"))
+    return replace(RICH, most=round(most), smallest=smallest, hidden=hidden, greys=greys)
 
 
 def crowded(rng: Generator, world: World) -> World:

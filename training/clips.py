@@ -57,7 +57,7 @@ def draw_mover(rng: Generator, world: World, ground: Canvas, frames: int) -> Mov
     first = int(rng.integers(frames - stay + 1))
     boxes: list[Rectangle | None] = [None] * frames
     for index in range(stay):
-        x, y = np.round(start + (end - start) * index / max(1, frames - 1)).astype(int).tolist()
+        x, y = np.round(start + (end - start) * index / max(1, stay - 1)).astype(int).tolist()
         boxes[first + index] = (x, y, x + int(size[0]), y + int(size[1]))
     return Mover(label, lit(rng, sprite, (int(size[0]), int(size[1])), world.recoloured), tuple(boxes))
 
@@ -83,6 +83,8 @@ def write_video(path: Path, frames: list[Scene], fps: float) -> None:
     """Writes frames as MPEG-4, with even sides."""
     height, width = (side - side % 2 for side in frames[0].pixels.shape[:2])
     video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+    if not video.isOpened():
+        raise click.ClickException(f"{path} can't be written as MPEG-4 by this OpenCV.")
     for frame in frames:
         video.write(np.ascontiguousarray(frame.pixels[:height, :width, ::-1]))
     video.release()

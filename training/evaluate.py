@@ -59,7 +59,7 @@ def asked_for_one(tagger: Tagger, drawn: Sequence[tuple[Path, Scene]], task: Tas
     right = 0
     for path, scene in track(drawn, f"asking for one label ({task})", transient=True):
         label = ask(rng, scene.objects)
-        right += tagger.count(path, prompt=task, text=label).get(label, 0) == scene.counts.get(label, 0)
+        right += tagger.count(path, prompt=task, text=label, num_labels=0).get(label, 0) == scene.counts.get(label, 0)
     return right / len(drawn)
 
 

@@ -1,6 +1,7 @@
 """What training makes small: the errors of two answers, and of two dense heads that are dropped afterwards."""
 
 from dataclasses import dataclass
+from math import nan
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -9,7 +10,7 @@ from transformers import Florence2ForConditionalGeneration, PreTrainedTokenizerF
 
 from florence_tagger.florence.tasks import QUESTIONS
 from florence_tagger.schemas import Task
-from training.batches import BOX_TOKENS, NOTHING, Batch, token
+from training.batches import BOX_TOKENS, NOTHING, Batch, token, word
 from training.model import DEVIATION, END, IMAGE_TOKENS, LOCATIONS, MEAN, PAD, WIDTH
 from training.scenes import MORE_LABELS
 
@@ -25,7 +26,7 @@ BOX_SCALE = 0.03  # shares of a side, below which an error of the dense boxes co
 
 @dataclass(frozen=True)
 class Losses:
-    """Means of labels and ends, of locations (0 is the best), of the other answer, and of a dense head."""
+    """Means of labels and ends, of locations (0 is the best), of the other answer, and of the first dense head."""
 
     labels: float
     locations: float
@@ -44,7 +45,7 @@ class Objective(nn.Module):
         self.model = model
         self.heads = nn.ModuleList(nn.Linear(WIDTH, 2 * (len(MORE_LABELS) + 1) + 4) for _ in range(2))
         self.first_location = token(tokenizer, "<loc_0>")
-        self.asked = token(tokenizer, MORE_LABELS[0])
+        self.asked = word(tokenizer, MORE_LABELS[0])
         self.question = self._question(tokenizer, Task.OBJECT_DETECTION)
         self.questions = [self._question(tokenizer, task) for task in ASKED_TASKS]
 
@@ -54,20 +55,24 @@ class Objective(nn.Module):
         text = QUESTIONS[task].format(text=MORE_LABELS[0])
         return torch.tensor([tokenizer(f"<s>{text}</s>", add_special_tokens=False).input_ids])
 
+    def question_for(self, task: int, words: Tensor) -> Tensor:
+        """The tokens (B, T) of an asking task's question, each for the label whose word within a text is given."""
+        question = self.questions[task]
+        return torch.where(question == self.asked, words[:, None], question)
+
     def forward(self, batch: Batch, step: int, sigma: float, dense_only: bool) -> tuple[Tensor, Losses]:
         """The loss, and its parts; `sigma` is how wide the target of a location is, in bins."""
         features = self.model.get_image_features(normalised(batch.pixels)).pooler_output
         dense = self._dense(0, features, batch)
         if dense_only:
-            return dense, Losses(0, 0, 0, dense.item())
+            return dense, Losses(nan, nan, nan, dense.item())
         encoded = self._encode(features, self.question.expand(len(features), -1))
         labels, locations, said = self._answer(encoded, batch.answers, sigma)
         again = self._dense(1, encoded, batch)
-        other = self.questions[step % len(self.questions)]
-        asked = torch.where(other == self.asked, batch.asked[:, None], other)
+        asked = self.question_for(step % len(ASKED_TASKS), batch.asked)
         *_, found = self._answer(self._encode(features, asked), batch.found, sigma)
         loss = said + FOUND_WEIGHT * found + FEATURES_WEIGHT * dense + ENCODED_WEIGHT * again
-        return loss, Losses(labels.item(), locations.item(), found.item(), again.item())
+        return loss, Losses(labels.item(), locations.item(), found.item(), dense.item())
 
     def _encode(self, features: Tensor, question: Tensor) -> Tensor:
         words = self.model.get_input_embeddings()(question)

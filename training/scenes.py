@@ -1,4 +1,4 @@
-"""Scenes with known objects: drawn sprites on varied grounds, the world of the bundled model.
+"""Scenes with known objects: drawn sprites on varied grounds, the worlds of the bundled model and of its successor.
 
 `python -m training.scenes --output DIR --count 100 --seed 1` writes pictures and `truth.json`.
 """
@@ -235,10 +235,11 @@ def finish(rng: Generator, canvas: Canvas, world: World) -> Pixels:
 @click.option("--seed", type=int, default=0, show_default=True, help="Other seeds draw other scenes.")
 @click.option("--rich", is_flag=True, help="Draw scenes of the richer world, not of the bundled model's.")
 @click.option("--side", type=click.IntRange(min=64), default=384, show_default=True, help="Of a square one, pixels.")
-@click.option("--most", type=click.IntRange(min=0), default=8, show_default=True, help="Most objects in a scene.")
-def main(output: Path, count: int, seed: int, rich: bool, side: int, most: int) -> None:
+@click.option("--most", type=click.IntRange(min=0), help="Most objects in a scene; 8, of the richer world 15.")
+def main(output: Path, count: int, seed: int, rich: bool, side: int, most: int | None) -> None:
     """Draws scenes with known objects."""
-    rng, world = np.random.default_rng(seed), replace(RICH if rich else World(), side=side, most=most)
+    rng, base = np.random.default_rng(seed), RICH if rich else World(most=8)
+    world = replace(base, side=side, most=base.most if most is None else most)
     output.mkdir(parents=True, exist_ok=True)
     truth = {}
     for index in range(count):

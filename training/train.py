@@ -1,4 +1,4 @@
-"""Trains the bundled model: `python -m training.train --minutes 100`, as often as it takes.
+"""Trains the bundled model's successor: `python -m training.train --minutes 100`, as often as it takes.
 
 It goes on from the state that the run before left, where there is none from `--start`'s weights, else from nothing.
 What it has learnt is written as a checkpoint beside the state, with a log (CSV) and a picture of the curves.
@@ -7,6 +7,7 @@ What it has learnt is written as a checkpoint beside the state, with a log (CSV)
 import copy
 import csv
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -193,10 +194,16 @@ def restore(state: Path, start: Path | None, seed: int) -> tuple[Training, int]:
     return training, 0
 
 
+def mean_of(values: Sequence[float]) -> float:
+    """The mean of what was measured, which in the steps of the dense head alone is nothing."""
+    measured = [value for value in values if not math.isnan(value)]
+    return sum(measured) / len(measured) if measured else math.nan
+
+
 def keep(training: Training, taken: Sequence[Losses], scenes: list[Scene], run: Path) -> str:
     """Writes all that there is after some steps, and says in a line how well they went."""
     result = look(training, scenes)
-    means = {name: float(np.mean([getattr(one, name) for one in taken])) for name in Losses.__dataclass_fields__}
+    means = {name: mean_of([getattr(one, name) for one in taken]) for name in Losses.__dataclass_fields__}
     rate = training.optimiser.param_groups[0]["lr"]
     append_log(run / LOG, {"step": training.step, "minutes": training.minutes, "rate": rate, **means, **asdict(result)})
     draw_curves(run / LOG)
