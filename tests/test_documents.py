@@ -283,7 +283,7 @@ INSTEAD: dict[str, Check] = {
         (
             ".venv/bin/python -m pytest -m long -rP tests/test_precision.py",
             ".venv/bin/python -m pytest -rP tests/test_operations.py",
-            ".venv/bin/python -m pytest -rP tests/test_page.py -k light",
+            ".venv/bin/python -m pytest -rP tests/test_page.py -k light_and_closed",
         ),
         are_tests,
     ),
