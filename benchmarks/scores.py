@@ -3,7 +3,6 @@
 `python -m benchmarks.scores` prints the table of docs/scores.md and draws its picture.
 """
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -16,25 +15,14 @@ from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.florence.detector import Detector
 from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.folder import read_folder
-from florence_tagger.schemas import Frame, Region
-from training.boxes import iou
-from training.scenes import Scene, SceneObject, World, draw_scene
+from florence_tagger.schemas import Frame
+from training.boxes import claims
+from training.scenes import World, draw_scene
 
 PICTURE = Path(__file__).parents[1] / "docs" / "scores.svg"
 SEED = 20261125  # of scenes that neither training nor any choice has seen
 MOST_OBJECTS = 15  # crowded enough that the model errs
-OVERLAP = 0.5  # of the boxes' union, from which on a box is right
 THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-
-
-def judge(regions: Sequence[Region], scene: Scene) -> Iterator[bool]:
-    """Whether each region is an object of the scene that no stronger region has claimed, the strongest first."""
-    left: list[SceneObject] = list(scene.objects)
-    for region in sorted(regions, key=lambda one: -one.score):
-        fitting = [one for one in left if one.label == region.label and iou(region.box, one.box) >= OVERLAP]
-        if fitting:
-            left.remove(max(fitting, key=lambda one: iou(region.box, one.box)))
-        yield bool(fitting)
 
 
 def measure(scenes: int) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
@@ -47,8 +35,9 @@ def measure(scenes: int) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
     for _ in range(scenes):
         scene = draw_scene(rng, World(side=side, most=MOST_OBJECTS))
         regions = detector.detect(Frame(scene.pixels, side, side)).regions
-        scores += sorted((region.score for region in regions), reverse=True)
-        right += list(judge(regions, scene))
+        strongest_first = sorted(regions, key=lambda one: -one.score)
+        scores += [region.score for region in strongest_first]
+        right += list(claims(strongest_first, scene.objects))
         objects += len(scene.objects)
     return np.array(scores), np.array(right), objects
 

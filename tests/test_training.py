@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +17,13 @@ from convert.conversion import ConversionOptions, convert
 from florence_tagger.florence.folder import read_folder
 from florence_tagger.florence.tasks import QUESTIONS
 from tests.conftest import Told
-from training import clips, train
+from training import clips, evaluate, train
 from training.batches import NOTHING, Batches, cell_targets, world_at
-from training.boxes import covered, iou
+from training.boxes import claims, covered, iou
 from training.model import END, GRID, SIDE, build_model, build_tokenizer
 from training.objective import ASKED_TASKS, Objective
 from training.scenes import LABELS, MORE_LABELS, RICH, UNSEEN_DESIGN, SceneObject, draw_scene, load_sprites
-from training.score import matches, read, score
+from training.score import read, score
 
 CUP = SceneObject("cup", (0.1, 0.1, 0.3, 0.2))
 
@@ -141,8 +142,8 @@ def test_scenes_get_harder() -> None:
 
 def test_scores() -> None:
     moved, other = replace(CUP, box=(0.11, 0.1, 0.31, 0.2)), replace(CUP, label="dog")
-    assert matches([moved, moved], [CUP]) == matches([moved], [CUP, CUP]) == 1
-    assert matches([other], [CUP]) == 0
+    assert sum(claims([moved, moved], [CUP])) == sum(claims([moved], [CUP, CUP])) == 1
+    assert sum(claims([other], [CUP])) == 0
     assert score([[moved], [other]], [[CUP], [CUP]]) == train.Score(0.5, 0.5)
     assert score([[]], [[]]).exact == 1
 
@@ -170,5 +171,9 @@ def test_training_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.Mon
     assert (checkpoint / "model.safetensors").stat().st_size < 12e6
     convert(ConversionOptions(str(checkpoint), tmp_path / "model"), Told())  # and compares it with PyTorch
     assert read_folder(tmp_path / "model").image_size == (SIDE, SIDE)
+    evaluated = CliRunner().invoke(evaluate.main, ["--checkpoint", str(checkpoint), "--scenes", "1"])
+    assert evaluated.exit_code == 0, evaluated.output
+    assert "| model folder at int8 | 6.7 MB |" in evaluated.stdout
+    assert len(re.findall(r"^\| .+ \| [\d.]+(?:%| MB|) \|$", evaluated.stdout, re.MULTILINE)) == 12
     again = run(tmp_path / "again", "--start", str(checkpoint), "--steps", "8")
     assert [row["step"] for row in again] == ["8"]

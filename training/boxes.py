@@ -1,8 +1,21 @@
-"""Boxes (x1, y1, x2, y2), in any unit."""
+"""Boxes (x1, y1, x2, y2), in any unit, and which of those that a model names are right."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 Box = tuple[float, float, float, float]
+
+LEAST_IOU = 0.5  # of a box that is right
+
+
+class Labelled(Protocol):
+    """A box and what is in it."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def box(self) -> Sequence[float]: ...
 
 
 def common_area(a: Sequence[float], b: Sequence[float]) -> float:
@@ -25,3 +38,13 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
     """Intersection over union, 0 for boxes without an area."""
     common = common_area(a, b)
     return common / max(area(a) + area(b) - common, 1e-12)
+
+
+def claims(found: Iterable[Labelled], there: Iterable[Labelled]) -> Iterator[bool]:
+    """Whether each box that is found is something that is there, and that no earlier one has claimed."""
+    left = list(there)
+    for one in found:
+        fitting = [other for other in left if other.label == one.label and iou(one.box, other.box) >= LEAST_IOU]
+        if fitting:
+            left.remove(max(fitting, key=lambda other: iou(one.box, other.box)))
+        yield bool(fitting)

@@ -26,6 +26,7 @@ from florence_tagger.config import load_settings
 from florence_tagger.schemas import Task
 from florence_tagger.tagger import Tagger
 from training.batches import CHOOSING, HELD_OUT, ask
+from training.objective import ASKED_TASKS
 from training.scenes import RICH, UNSEEN_DESIGN, Scene, SceneObject, World, draw_scene
 from training.score import read, score
 from training.train import RUN
@@ -65,42 +66,58 @@ def asked_for_one(tagger: Tagger, drawn: Sequence[tuple[Path, Scene]], task: Tas
 
 def measure(checkpoint: Path, number: int, place: Path) -> Iterator[tuple[str, str]]:
     """The rows of the table."""
-    seen = draw(place / "scenes", RICH, number, HELD_OUT, 0)
-    few = draw(place / "few", replace(RICH, most=FEW), number, HELD_OUT, 1)
-    unseen = draw(place / "unseen", replace(RICH, designs=(UNSEEN_DESIGN,)), number, HELD_OUT, 2)
-    draw(place / "calibration", RICH, CALIBRATION_SCENES, CHOOSING, 1)
-    with Bar() as bar:
-        bar.expect(stages_of("int8"))
-        convert(ConversionOptions(str(checkpoint), place / "int8", "int8", place / "calibration"), bar)
-    size = sum(path.stat().st_size for path in (place / "int8").iterdir()) / 1e6
-    yield (
-        "checkpoint, model folder at int8",
-        f"{sum(p.stat().st_size for p in checkpoint.iterdir()) / 1e6:.1f}, {size:.1f} MB",
-    )
-    with Tagger.load(place / "int8", result_cache=0) as tagger:
+    crowded = draw(place / "crowded", RICH, number, HELD_OUT, 0)
+    kinds = {
+        "0 to 8 objects": draw(place / "few", replace(RICH, most=FEW), number, HELD_OUT, 1),
+        "0 to 15 objects": crowded,
+        "of a design never trained on": draw(
+            place / "unseen", replace(RICH, designs=(UNSEEN_DESIGN,)), number, HELD_OUT, 2
+        ),
+    }
+    model = quantised(checkpoint, place)
+    yield "checkpoint", f"{megabytes(checkpoint):.1f} MB"
+    yield "model folder at int8", f"{megabytes(model):.1f} MB"
+    with Tagger.load(model, result_cache=0) as tagger:
         found = {}
-        for name, drawn in (
-            ("0 to 8 objects", few),
-            ("0 to 15 objects", seen),
-            ("of a design never trained on", unseen),
-        ):
+        for name, drawn in kinds.items():
             found[name] = [found_in(tagger, path) for path, _ in track(drawn, name, transient=True)]
             result = score(found[name], [scene.objects for _, scene in drawn])
             yield f"{name}: counted exactly", f"{result.exact:.1%}"
             yield f"{name}: F1 of boxes at IoU 0.5", f"{result.f1:.3f}"
-        for task in (Task.OPEN_VOCABULARY_DETECTION, Task.PHRASE_GROUNDING):
-            yield f"one label asked for, {task}", f"{asked_for_one(tagger, seen, task):.1%}"
+        for task in ASKED_TASKS:
+            yield f"one label asked for, {task}", f"{asked_for_one(tagger, crowded, task):.1%}"
+    agreement = agreement_with_pytorch(checkpoint, [path for path, _ in crowded], found["0 to 15 objects"])
+    yield "int8 counts as PyTorch in f32 does", f"{agreement:.1%}"
+    with service(load_settings({"model_dir": model, "result_cache": 0})) as serving:
+        serving.post([crowded[0][0]])
+        seconds = [serving.post([path]).seconds for path, _ in track(crowded, "the service", transient=True)]
+    yield "seconds for a scene through the service, median", f"{statistics.median(seconds):.3f}"
+
+
+def quantised(checkpoint: Path, place: Path) -> Path:
+    """The checkpoint at int8, calibrated on scenes that nothing is measured on."""
+    draw(place / "calibration", RICH, CALIBRATION_SCENES, CHOOSING, 1)
+    with Bar() as bar:
+        bar.expect(stages_of("int8"))
+        convert(ConversionOptions(str(checkpoint), place / "int8", "int8", place / "calibration"), bar)
+    return place / "int8"
+
+
+def megabytes(folder: Path) -> float:
+    """The size of a folder's files, MB (10^6)."""
+    return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+
+
+def agreement_with_pytorch(checkpoint: Path, paths: Sequence[Path], found: Sequence[Sequence[SceneObject]]) -> float:
+    """The share of pictures in which PyTorch counts, in f32, as was found."""
     read_in = read_checkpoint(checkpoint)
     reference, tokenizer = Reference(read_in), PreTrainedTokenizerFast.from_pretrained(checkpoint)
     same = 0
-    for (path, _), ours in zip(track(seen, "PyTorch", transient=True), found["0 to 15 objects"], strict=True):
-        theirs = read(tokenizer, (0, *reference.generate(path, read_in.generation)))
+    for path, ours in zip(track(paths, "PyTorch", transient=True), found, strict=True):
+        start = read_in.generation.decoder_start_token_id
+        theirs = read(tokenizer, (start, *reference.generate(path, read_in.generation)))
         same += Counter(one.label for one in ours) == Counter(one.label for one in theirs)
-    yield "int8 counts as PyTorch in f32 does", f"{same / number:.1%}"
-    with service(load_settings({"model_dir": place / "int8", "result_cache": 0})) as serving:
-        serving.post([seen[0][0]])
-        seconds = [serving.post([path]).seconds for path, _ in track(seen, "the service", transient=True)]
-    yield "seconds for a scene through the service, median", f"{statistics.median(seconds):.3f}"
+    return same / len(paths)
 
 
 @click.command()

@@ -14,10 +14,8 @@ from training.batches import BOX_TOKENS, NOTHING, Batch, token, word
 from training.model import DEVIATION, END, IMAGE_TOKENS, LOCATIONS, MEAN, PAD, WIDTH
 from training.scenes import MORE_LABELS
 
-LABEL_WEIGHT, LEFT_WEIGHT = (
-    2.0,
-    1.5,
-)  # of labels and ends against locations; of a box's left side, which picks the next object
+LABEL_WEIGHT = 2.0  # of labels and ends, against locations
+LEFT_WEIGHT = 1.5  # of the left side of a box, which picks the next object
 FEATURES_WEIGHT, ENCODED_WEIGHT, FOUND_WEIGHT = 0.5, 0.25, 0.5
 NOISE, NOISY = 4.0, 0.7  # bins, and the share of answers: what the model itself says before is never exact either
 ASKED_TASKS = (Task.OPEN_VOCABULARY_DETECTION, Task.PHRASE_GROUNDING)

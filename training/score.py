@@ -11,14 +11,13 @@ from transformers import Florence2ForConditionalGeneration, PreTrainedTokenizerF
 from florence_tagger.florence.tasks import QUESTIONS
 from florence_tagger.schemas import Task
 from training.batches import BOX_TOKENS, token
-from training.boxes import iou
+from training.boxes import claims
 from training.model import END, IMAGE_TOKENS, LOCATIONS
 from training.objective import normalised
 from training.scenes import MORE_LABELS, SceneObject
 
 TOGETHER = 50  # pictures
 MOST_TOKENS = 120
-LEAST_IOU = 0.5
 
 
 @dataclass(frozen=True)
@@ -74,18 +73,6 @@ def score(found: Sequence[Sequence[SceneObject]], there: Sequence[Sequence[Scene
     exact = right = named = 0
     for items, truth in zip(found, there, strict=True):
         exact += Counter(one.label for one in items) == Counter(one.label for one in truth)
-        right += matches(items, truth)
+        right += sum(claims(items, truth))
         named += len(items)
     return Score(exact / len(there), 2 * right / max(1, named + sum(map(len, there))))
-
-
-def matches(items: Sequence[SceneObject], truth: Sequence[SceneObject]) -> int:
-    """How many objects are found, each by one box of its label with enough in common."""
-    left = list(truth)
-    for item in items:
-        best = max(
-            (one for one in left if one.label == item.label), key=lambda one: iou(item.box, one.box), default=None
-        )
-        if best is not None and iou(item.box, best.box) >= LEAST_IOU:
-            left.remove(best)
-    return len(truth) - len(left)

@@ -16,7 +16,8 @@ import click
 import resvg_py
 from PIL import Image
 
-SPRITE_FOLDER = Path(__file__).parent / "sprites"
+from training.scenes import SPRITE_FOLDER
+
 DESIGNS = {
     "noto": "iconify-json-noto-1.2.9.tgz",
     "twemoji": "iconify-json-twemoji-1.2.5.tgz",

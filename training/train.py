@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import click
@@ -20,7 +20,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Florence2ForConditionalGeneration
+from transformers import Florence2ForConditionalGeneration, PreTrainedTokenizerFast
 
 from convert.quiet import quiet_libraries
 from training.batches import BATCH, CHOOSING, Batches, model_input
@@ -39,12 +39,12 @@ STATEFUL = ("objective", "average", "optimiser")
 DENSE_ONLY = 0.06  # of the training
 WIDEST, NARROWEST = 8.0, 4.0  # bins of a location's target, at the start and at the end
 CHOSEN_SCENES = 150
-LOG_FIELDS = ["step", "minutes", "rate", "labels", "locations", "found", "dense", "exact", "f1"]
+LOSSES, SCORES = ([field.name for field in fields(kind)] for kind in (Losses, Score))
 
 
 @dataclass
 class Training:
-    """What training changes.
+    """What training changes, and the tokenizer.
 
     Attributes:
         average: of the weights over the last some hundred steps, which counts better than the last ones.
@@ -54,6 +54,7 @@ class Training:
     objective: Objective
     average: Florence2ForConditionalGeneration
     optimiser: torch.optim.Optimizer
+    tokenizer: PreTrainedTokenizerFast
     step: int = 0
     minutes: float = 0.0
 
@@ -94,7 +95,7 @@ def prepare(seed: int) -> Training:
     rest = [weight for weight in objective.parameters() if weight.ndim < 2]
     groups = [{"params": matrices, "weight_decay": DECAY}, {"params": rest, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=RATE, betas=BETAS, fused=True)
-    return Training(objective, copy.deepcopy(objective.model).eval(), optimiser)
+    return Training(objective, copy.deepcopy(objective.model).eval(), optimiser, tokenizer)
 
 
 def rate_at(step: int, steps: int, begun: int) -> float:
@@ -105,7 +106,7 @@ def rate_at(step: int, steps: int, begun: int) -> float:
 
 def learn(training: Training, steps: int, seed: int, begun: int) -> Iterator[Losses]:
     """Takes one step after the other, and yields its losses after each."""
-    batches = Batches(build_tokenizer(), steps, seed)
+    batches = Batches(training.tokenizer, steps, seed)
     order = range(training.step, steps)
     loader = DataLoader(
         batches, batch_size=None, sampler=order, num_workers=1, prefetch_factor=8, multiprocessing_context="spawn"
@@ -137,15 +138,13 @@ def choosing_scenes() -> list[Scene]:
 def look(training: Training, scenes: list[Scene]) -> Score:
     """How well the averaged weights count, greedily."""
     pictures = torch.from_numpy(np.stack([model_input(scene.pixels) for scene in scenes]))
-    return score(answer(training.average, build_tokenizer(), pictures), [scene.relative for scene in scenes])
+    return score(answer(training.average, training.tokenizer, pictures), [scene.relative for scene in scenes])
 
 
 def write_checkpoint(training: Training, folder: Path, result: Score) -> None:
     """The averaged weights in fp16 with all that a checkpoint has, and what is to be known to go on from them."""
-    processor = build_processor(build_tokenizer())
-    model = build_model(processor.tokenizer, 0)
-    model.load_state_dict(training.average.state_dict())
-    model.half().save_pretrained(folder)
+    processor = build_processor(training.tokenizer)
+    copy.deepcopy(training.average).half().save_pretrained(folder)
     for part in (processor, processor.image_processor, processor.tokenizer):
         part.save_pretrained(folder)
     about = {"step": training.step, "minutes": round(training.minutes, 1), **asdict(result)}
@@ -156,7 +155,7 @@ def append_log(path: Path, row: dict[str, float]) -> None:
     """Adds a row to the log."""
     new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, LOG_FIELDS)
+        writer = csv.DictWriter(file, ["step", "minutes", "rate", *LOSSES, *SCORES])
         if new:
             writer.writeheader()
         writer.writerow({name: round(value, 6) for name, value in row.items()})
@@ -169,8 +168,8 @@ def draw_curves(log: Path) -> None:
     figure, (losses, accuracy) = plt.subplots(2, 1, sharex=True, figsize=(8, 6), layout="constrained")
     steps = [int(row["step"]) for row in rows]
     for axes, names, title in (
-        (losses, ("labels", "locations", "found", "dense"), "loss"),
-        (accuracy, ("exact", "f1"), f"of {CHOSEN_SCENES} scenes"),
+        (losses, LOSSES, "loss"),
+        (accuracy, SCORES, f"of {CHOSEN_SCENES} scenes"),
     ):
         for name in names:
             axes.plot(steps, [float(row[name]) for row in rows], label=name)
@@ -203,7 +202,7 @@ def mean_of(values: Sequence[float]) -> float:
 def keep(training: Training, taken: Sequence[Losses], scenes: list[Scene], run: Path) -> str:
     """Writes all that there is after some steps, and says in a line how well they went."""
     result = look(training, scenes)
-    means = {name: mean_of([getattr(one, name) for one in taken]) for name in Losses.__dataclass_fields__}
+    means = {name: mean_of([getattr(one, name) for one in taken]) for name in LOSSES}
     rate = training.optimiser.param_groups[0]["lr"]
     append_log(run / LOG, {"step": training.step, "minutes": training.minutes, "rate": rate, **means, **asdict(result)})
     draw_curves(run / LOG)

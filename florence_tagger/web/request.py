@@ -20,9 +20,8 @@ from florence_tagger.schemas import Prompt
 from florence_tagger.web.parameters import RequestBody, body_type, schema_of
 
 MOST_VALUES = 500  # a document may have, on average over as many as are accepted; Detect's have a dozen
-MOST_DEPTH = (
-    200  # objects and lists in one another; what is deeper might be read, and treated, and then not be written again
-)
+# Objects and lists in one another: what is deeper might be read, and treated, and then not be written again.
+MOST_DEPTH = 200
 TOO_DEEP = f"The body is nested too deeply: {MOST_DEPTH} objects and lists in one another are accepted."
 
 NO_REQUEST = 'The body must be a JSON object with a list "documents", each with its file in base64 in source.content.'
