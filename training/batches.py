@@ -18,6 +18,7 @@ from training.model import END, GRID, LOCATIONS, SIDE, START
 from training.scenes import MORE_LABELS, RICH, SceneObject, World, draw_scene
 
 BATCH = 16
+ASKED = 8  # pictures of a batch with a second question: it costs an encoder's run, and is the easier one
 NOTHING = -100  # behind the end of an answer
 BOX_TOKENS = 5  # a label and four locations
 ABSENT = 0.3  # of the questions for one label ask for one that is not there
@@ -34,8 +35,8 @@ class Batch:
     Attributes:
         pixels: uint8 (B, SIDE, SIDE, 3), RGB.
         answers: int64 (B, T), the tokens that name all objects, NOTHING behind their end.
-        asked: int64 (B,), the token in the second question of the label that it asks for.
-        found: int64 (B, T'), the tokens of the answer to it.
+        asked: int64 (A,), of the first A pictures the token in a second question of the label that it asks for.
+        found: int64 (A, T'), the tokens of the answers to it.
         covers, centres: int64 (B, cells), 1 + the index of the label that covers the middle of a cell, or that has its
             own middle in the cell; 0 for none.
         boxes: float32 (B, cells, 4), of what covers the cell.
@@ -69,14 +70,14 @@ class Batches(Dataset[Batch]):
         world = world_at(step / self._steps)
         scenes = [draw_scene(rng, crowded(rng, world)) for _ in range(BATCH)]
         objects = [scene.relative for scene in scenes]
-        asked = [ask(rng, one) for one in objects]
+        asked = [ask(rng, one) for one in objects[:ASKED]]
         cells = [cell_targets(one) for one in objects]
         return Batch(
             torch.from_numpy(np.stack([model_input(scene.pixels) for scene in scenes])),
             self._padded([self._tokens(one) for one in objects]),
             torch.tensor([self._words[label] for label in asked]),
             self._padded(
-                [self._tokens([o for o in one if o.label == label]) for one, label in zip(objects, asked, strict=True)]
+                [self._tokens([o for o in one if o.label == label]) for one, label in zip(objects, asked, strict=False)]
             ),
             *(torch.from_numpy(np.stack(part)) for part in zip(*cells, strict=True)),
         )

@@ -54,7 +54,7 @@ class Objective(nn.Module):
         return torch.tensor([tokenizer(f"<s>{text}</s>", add_special_tokens=False).input_ids])
 
     def question_for(self, task: int, words: Tensor) -> Tensor:
-        """The tokens (B, T) of an asking task's question, each for the label whose word within a text is given."""
+        """The tokens (A, T) of an asking task's question, each for the label whose word within a text is given."""
         question = self.questions[task]
         return torch.where(question == self.asked, words[:, None], question)
 
@@ -68,7 +68,7 @@ class Objective(nn.Module):
         labels, locations, said = self._answer(encoded, batch.answers, sigma)
         again = self._dense(1, encoded, batch)
         asked = self.question_for(step % len(ASKED_TASKS), batch.asked)
-        *_, found = self._answer(self._encode(features, asked), batch.found, sigma)
+        *_, found = self._answer(self._encode(features[: len(asked)], asked), batch.found, sigma)
         loss = said + FOUND_WEIGHT * found + FEATURES_WEIGHT * dense + ENCODED_WEIGHT * again
         return loss, Losses(labels.item(), locations.item(), found.item(), dense.item())
 

@@ -8,6 +8,7 @@ import copy
 import csv
 import json
 import math
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -32,10 +33,10 @@ from training.score import Score, answer, score
 RATE, WARM_UP, KEPT_RATE = 1e-3, 200, 0.02
 DECAY, BETAS, LARGEST_GRADIENT = 0.02, (0.9, 0.98), 1.0
 AVERAGING = 0.998
-HAS_BF16 = torch.cpu._is_avx512_bf16_supported()  # elsewhere it is emulated, ten times slower than f32
+HAS_BF16 = torch.cpu.get_capabilities()["avx512_bf16"]  # elsewhere it is emulated, ten times slower than f32
 RUN = Path(__file__).parent / "run"
 STATE, LOG, ABOUT = "state.pt", "log.csv", "training.json"
-STATEFUL = ("objective", "average", "optimiser")
+STATEFUL, COUNTED = ("objective", "average", "optimiser"), ("step", "begun", "minutes")
 DENSE_ONLY = 0.06  # of the training
 WIDEST, NARROWEST = 8.0, 4.0  # bins of a location's target, at the start and at the end
 CHOSEN_SCENES = 150
@@ -49,6 +50,7 @@ class Training:
     Attributes:
         average: of the weights over the last some hundred steps, which counts better than the last ones.
         step, minutes: taken so far.
+        begun: the step since which the optimiser has been learning.
     """
 
     objective: Objective
@@ -56,12 +58,13 @@ class Training:
     optimiser: torch.optim.Optimizer
     tokenizer: PreTrainedTokenizerFast
     step: int = 0
+    begun: int = 0
     minutes: float = 0.0
 
     def save(self, path: Path) -> None:
         """Writes the state beside its place and then puts it there: a run that is ended meanwhile loses nothing."""
         parts = {name: getattr(self, name).state_dict() for name in STATEFUL}
-        torch.save(parts | {"step": self.step, "minutes": self.minutes}, path.with_suffix(".new"))
+        torch.save(parts | {name: getattr(self, name) for name in COUNTED}, path.with_suffix(".new"))
         path.with_suffix(".new").replace(path)
 
     def load(self, path: Path) -> None:
@@ -69,7 +72,8 @@ class Training:
         state = torch.load(path, weights_only=True)
         for name in STATEFUL:
             getattr(self, name).load_state_dict(state[name])
-        self.step, self.minutes = state["step"], state["minutes"]
+        for name in COUNTED:
+            setattr(self, name, state[name])
 
     def start_from(self, folder: Path) -> None:
         """Takes a checkpoint's weights and the step it was written at; the dense heads and the optimiser begin anew."""
@@ -78,6 +82,7 @@ class Training:
         self.average.load_state_dict(weights)
         about = json.loads((folder / ABOUT).read_text())
         self.step, self.minutes = about["step"], about["minutes"]
+        self.begun = self.step
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -104,7 +109,7 @@ def rate_at(step: int, steps: int, begun: int) -> float:
     return RATE * min(1.0, (step - begun + 1) / WARM_UP) * falling
 
 
-def learn(training: Training, steps: int, seed: int, begun: int) -> Iterator[Losses]:
+def learn(training: Training, steps: int, seed: int) -> Iterator[Losses]:
     """Takes one step after the other, and yields its losses after each."""
     batches = Batches(training.tokenizer, steps, seed)
     order = range(training.step, steps)
@@ -115,7 +120,7 @@ def learn(training: Training, steps: int, seed: int, begun: int) -> Iterator[Los
     for step, batch in zip(order, loader, strict=True):
         progress = step / steps
         for group in training.optimiser.param_groups:
-            group["lr"] = rate_at(step, steps, begun)
+            group["lr"] = rate_at(step, steps, training.begun)
         objective.train()
         torch.manual_seed(step)
         with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BF16):
@@ -143,12 +148,14 @@ def look(training: Training, scenes: list[Scene]) -> Score:
 
 def write_checkpoint(training: Training, folder: Path, result: Score) -> None:
     """The averaged weights in fp16 with all that a checkpoint has, and what is to be known to go on from them."""
-    processor = build_processor(training.tokenizer)
-    copy.deepcopy(training.average).half().save_pretrained(folder)
+    new, processor = folder.with_suffix(".new"), build_processor(training.tokenizer)
+    copy.deepcopy(training.average).half().save_pretrained(new)
     for part in (processor, processor.image_processor, processor.tokenizer):
-        part.save_pretrained(folder)
+        part.save_pretrained(new)
     about = {"step": training.step, "minutes": round(training.minutes, 1), **asdict(result)}
-    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+    (new / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
 
 
 def append_log(path: Path, row: dict[str, float]) -> None:
@@ -182,15 +189,14 @@ def draw_curves(log: Path) -> None:
     plt.close(figure)
 
 
-def restore(state: Path, start: Path | None, seed: int) -> tuple[Training, int]:
-    """Training as it was left, and the step since which its optimiser has been learning."""
+def restore(state: Path, start: Path | None, seed: int) -> Training:
+    """Training as it was left, else from a checkpoint, else as it is before the first step."""
     training = prepare(seed)
     if state.exists():
         training.load(state)
     elif start is not None:
         training.start_from(start)
-        return training, training.step
-    return training, 0
+    return training
 
 
 def mean_of(values: Sequence[float]) -> float:
@@ -204,10 +210,10 @@ def keep(training: Training, taken: Sequence[Losses], scenes: list[Scene], run: 
     result = look(training, scenes)
     means = {name: mean_of([getattr(one, name) for one in taken]) for name in LOSSES}
     rate = training.optimiser.param_groups[0]["lr"]
+    training.save(run / STATE)  # first: a run that is ended here takes no step twice
+    write_checkpoint(training, run / "checkpoint", result)
     append_log(run / LOG, {"step": training.step, "minutes": training.minutes, "rate": rate, **means, **asdict(result)})
     draw_curves(run / LOG)
-    training.save(run / STATE)
-    write_checkpoint(training, run / "checkpoint", result)
     losses = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
     counted = f"{result.exact:.1%} counted exactly, F1 {result.f1:.3f}"
     return f"step {training.step:,}, {training.minutes:.0f} min: {counted}; {losses}"
@@ -217,7 +223,7 @@ def keep(training: Training, taken: Sequence[Losses], scenes: list[Scene], run: 
 @click.option("--run", type=click.Path(path_type=Path), default=RUN, help="What a run writes; training/run.")
 @click.option("--start", type=click.Path(path_type=Path), help="Checkpoint to go on from where the run has no state.")
 @click.option("--minutes", default=100.0, show_default=True, help="Most that this run takes.")
-@click.option("--steps", default=24_000, show_default=True, help="Of the whole training.")
+@click.option("--steps", default=20_000, show_default=True, help="Of the whole training, which its rate and its scenes follow.")
 @click.option("--between", default=500, show_default=True, help="Steps between two looks at how well it counts.")
 @click.option("--seed", default=0, show_default=True, help="Of scenes and weights.")
 def main(run: Path, start: Path | None, minutes: float, steps: int, between: int, seed: int) -> None:
@@ -225,13 +231,13 @@ def main(run: Path, start: Path | None, minutes: float, steps: int, between: int
     quiet_libraries()
     torch.set_flush_denormal(True)
     run.mkdir(parents=True, exist_ok=True)
-    training, begun = restore(run / STATE, start, seed)
+    training = restore(run / STATE, start, seed)
     scenes, started, before = choosing_scenes(), time.monotonic(), training.minutes
     taken: list[Losses] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
         bar = progress.add_task("steps", total=steps, completed=training.step)
-        for losses in learn(training, steps, seed, begun):
+        for losses in learn(training, steps, seed):
             training.minutes = before + (time.monotonic() - started) / 60
             ended = training.step == steps or training.minutes - before >= minutes
             taken.append(losses)
