@@ -115,6 +115,8 @@ def test_a_request_is_a_job_with_an_id_everywhere(tmp_path: Path) -> None:
         done = jobs[ids[0]]
         assert (done["status"], done["documents"], done["documents_done"], done["frames_done"]) == ("done", 2, 2, 1)
         assert done["model"].startswith("florence-2-tiny (")
+        assert [answers[0].headers[name] for name in ("X-Model", "X-Device")] == [done["model"], done["device"]]
+        assert "X-Model" not in answers[1].headers, "nothing treated it"
         assert jobs[ids[1]]["status"] == "failed"
         assert "X-Job-Id" not in server.get("/health-check").headers
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]

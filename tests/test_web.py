@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from flask import Flask
@@ -281,6 +282,7 @@ def test_boxes_tell_their_time(client: FlaskClient, fake_model: FakeModel) -> No
     assert one["source"]["content"] == [{"cat": 1}]
     places = [(found["frame"], found["time_s"]) for found in one["source"]["detections"]]
     assert places == [(0, 0), (1, 1), (2, 2)]
+    assert one["source"]["frames"] == [{"frame": place, "time_s": place} for place in range(3)]
     assert "incomplete" not in one["source"]
     (one,) = post(client, documents=[document(content)], return_boxes=True, video_max_frames=2).json["data"]
     assert [found["time_s"] for found in one["source"]["detections"]] == [0, 1]
@@ -291,6 +293,15 @@ def test_boxes_tell_their_page(client: FlaskClient, fake_model: FakeModel) -> No
     assert one["source"]["content"] == [{"cat": 3}]
     places = [(found["frame"], found["page"]) for found in one["source"]["detections"]]
     assert places == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_frames_with_nothing_in_them_are_told(client: FlaskClient) -> None:
+    options = {"return_boxes": True, "min_score": 1}
+    (one,) = post(client, documents=[document(pages())], **options).json["data"]
+    assert one["source"]["detections"] == []
+    assert one["source"]["frames"] == [{"frame": place, "page": place + 1} for place in range(3)]
+    (one,) = post(client, documents=[document(PNG)], **options).json["data"]
+    assert one["source"]["frames"] == [{"frame": 0}]
 
 
 def test_a_damaged_video_is_marked(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
@@ -703,3 +714,12 @@ def test_a_body_of_nothing_but_small_values_is_not_read(client: FlaskClient) -> 
     response = client.post("/process", data=body)
     assert response.status_code == 400
     assert "more than the 500,000 values accepted" in response.json["error"]
+
+
+@pytest.mark.parametrize("name", ["model (int8)", "Modell für Zähler", "模型\r\nSet-Cookie: a=b", "100 %"])
+def test_a_header_can_carry_any_name(name: str) -> None:
+    carried = process.quoted(name)
+    assert carried.isascii()
+    assert carried.isprintable()
+    assert unquote(carried) == name
+    assert process.quoted("model (int8)") == "model (int8)", "readable where it can be"

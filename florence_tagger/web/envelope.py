@@ -74,11 +74,13 @@ def treated(document: dict[str, Any], result: DocumentResult, request: ProcessRe
     sightings = above(result.sightings, request.min_score)
     source = document["source"] | {"content": found_in(sightings, request)}
     if request.return_boxes:
+        places = [place_of(frame, sighting) for frame, sighting in enumerate(sightings)]
         source["detections"] = [
-            {"label": region.label, "score": region.score, "box": list(region.box)} | place_of(frame, sighting)
-            for frame, sighting in enumerate(sightings)
+            {"label": region.label, "score": region.score, "box": list(region.box)} | place
+            for place, sighting in zip(places, sightings, strict=True)
             for region in sighting.detection.regions
         ]
+        source["frames"] = places  # those with nothing in them, too
         if result.truncated:
             source["truncated"] = True
         if result.incomplete:
@@ -96,7 +98,7 @@ def found_in(sightings: Sequence[Sighting], request: ProcessRequest) -> list[dic
 
 
 def place_of(frame: int, sighting: Sighting) -> dict[str, Any]:
-    """Where in a document something was found: its frame from 0, the page from 1 or the time in seconds."""
+    """Where in a document a frame is: its frame from 0, the page from 1 or the time in seconds."""
     place: dict[str, Any] = {"frame": frame}
     if sighting.page is not None:
         place["page"] = sighting.page

@@ -50,7 +50,11 @@ HEADERS = {
     405: {"Allow": {"description": "The methods of the path.", "schema": {"type": "string"}, "required": True}},
     503: {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}, "required": True}},
 }
-JOB_ID = {"X-Job-Id": {"description": "The request's job.", "schema": {"type": "string"}, "required": True}}
+JOB_HEADERS = {
+    "X-Job-Id": {"description": "The request's job.", "schema": {"type": "string"}, "required": True},
+    "X-Model": {"description": "The model that treats it, percent-encoded.", "schema": {"type": "string"}},
+    "X-Device": {"description": "What that runs on, percent-encoded.", "schema": {"type": "string"}},
+}
 MESSAGE = {"type": "object", "properties": {"message": {"type": "string"}}, "required": ["message"]}
 JOB = TypeAdapter(Job).json_schema()
 JOBS = {
@@ -114,7 +118,7 @@ def paths(protected: bool) -> dict[str, Any]:
                 "Predict Image",
                 "predict_image_process_post",
                 answer({"$ref": REF}) | failures(400, *refused, 408, 413, 503),
-                headers=JOB_ID,
+                headers=JOB_HEADERS,
                 description="Counts the objects in documents. One that can't be treated does not hurt the others.",
                 requestBody={
                     "required": True,

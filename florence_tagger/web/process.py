@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 from flask import Blueprint, Response, g, jsonify, request
 from flask.typing import ResponseReturnValue
@@ -24,6 +25,7 @@ from florence_tagger.web.service import Service, current_service
 logger = logging.getLogger(__name__)
 
 PATH = "/process"
+SHOWN = "".join(map(chr, range(32, 127))).replace("%", "")  # ASCII as it is, but for what begins an encoded byte
 
 blueprint = Blueprint("process", __name__)
 
@@ -68,6 +70,8 @@ def end_job(response: Response) -> Response:
     job = service.jobs.end(uid, status_of(response.status_code))
     service.metrics.count_request(response.status_code, job.seconds or 0.0)
     response.headers["X-Job-Id"] = uid
+    if job.model:
+        response.headers["X-Model"], response.headers["X-Device"] = quoted(job.model), quoted(job.device)
     logger.info(
         "%d, %s of %s documents done, %.3f s",
         response.status_code,
@@ -76,6 +80,11 @@ def end_job(response: Response) -> Response:
         job.seconds,
     )
     return response
+
+
+def quoted(text: str) -> str:
+    """A text as a header carries it: what is not ASCII, as a folder's name may have it, percent-encoded."""
+    return quote(text, safe=SHOWN)
 
 
 @blueprint.teardown_app_request
