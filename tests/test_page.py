@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, Request, Route, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Route, expect, sync_playwright
 
 from florence_tagger.config import SAMPLES
+from florence_tagger.media.formats import EXTENSIONS
 from tests.conftest import ROOT, SCENES, TRUTH, RunningServer, document, start_server, stop_server
 from tests.variants import QUEUE, STREET, YARD, picture, saved
 from tests.videos import animation, video
@@ -44,7 +45,10 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser, server: RunningServer) -> Iterator[Visit]:
-    """Opens the page; in the end nothing may have been asked of another host, and the console has no errors."""
+    """Opens the page; in the end nothing may have been asked of another host, and the console has no errors.
+
+    `refused` is the end of the URLs that the service is meant to answer with an error.
+    """
     seen: list[str] = []
     origin = server.url
 
@@ -53,22 +57,27 @@ def visit(browser: Browser, server: RunningServer) -> Iterator[Visit]:
 
     with ExitStack() as stack:
 
-        def opened(url: str = server.url, **options: Any) -> Page:
+        def opened(url: str = server.url, refused: str = "", **options: Any) -> Page:
             nonlocal origin
             origin = url
             context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
             stack.callback(context.close)
             context.set_default_timeout(20_000)
             page = context.new_page()
-            page.on("console", lambda message: message.type in ("error", "warning") and seen.append(message.text))
+            page.on("console", lambda message: is_fault(message, refused) and seen.append(message.text))
             page.on("pageerror", lambda error: seen.append(str(error)))
             page.on("request", lambda request: is_foreign(request) and seen.append(request.url))
             page.goto(f"{url}/")
             return page
 
         yield opened
-        # That a request was answered with an error is no fault of the page, but some tests are about it.
-        assert [text for text in seen if "Failed to load resource" not in text] == []
+        assert seen == []
+
+
+def is_fault(message: ConsoleMessage, refused: str) -> bool:
+    """Whether a line of the console tells of a fault."""
+    expected = "Failed to load resource" in message.text and message.location["url"].endswith(refused or "/none")
+    return message.type in ("error", "warning") and not expected
 
 
 @pytest.fixture
@@ -312,7 +321,7 @@ def test_a_video_has_frames_and_a_plot(page: Page) -> None:
     page.get_by_role("button", name="Video").click()
     settle(page)
     strip = page.get_by_role("group", name="Frames").get_by_role("button")
-    assert strip.count() == 10
+    expect(strip).to_have_count(10)
     expect(page.locator("#strip [aria-pressed=true]")).to_have_count(1)
     strip.nth(0).click()
     expect(page.locator(".box")).to_have_count(3)
@@ -326,7 +335,7 @@ def test_a_video_has_frames_and_a_plot(page: Page) -> None:
     page.locator("#rows tr[data-label=bus] button").click()  # goes to where it is most
     expect(strip.nth(6)).to_have_attribute("aria-pressed", "true")
     expect(page.locator(".box[data-label=bus]")).to_have_count(1)
-    lines = page.locator("#plot polyline")
+    lines = page.locator("#plot polyline:not(.edge)")
     assert lines.evaluate_all("lines => lines.map(line => line.dataset.label)") == [label for label, _ in table(page)]
     expect(page.get_by_role("img", name=re.compile("Counts over time. person: most, 3, at 0:05"))).to_be_visible()
     plot = page.locator("#plot svg").bounding_box()
@@ -335,10 +344,115 @@ def test_a_video_has_frames_and_a_plot(page: Page) -> None:
     expect(strip.nth(9)).to_have_attribute("aria-pressed", "true")
 
 
+def test_a_video_without_anything_has_all_its_frames(page: Page) -> None:
+    def answer(route: Route) -> None:
+        response = route.fetch()
+        envelope = response.json()
+        envelope["data"][0]["source"] |= {"content": [], "detections": []}
+        route.fulfill(response=response, json=envelope)
+
+    page.route("**/process", answer)
+    page.get_by_role("button", name="Video").click()
+    settle(page)
+    expect(page.locator("#total")).to_have_text("Nothing found")
+    expect(page.locator("#strip button")).to_have_count(10)
+    expect(page.locator(".frame canvas")).to_be_visible()
+
+
+SLOW_SEEKS = """delay => {
+  window.seeks = [];
+  const time = Object.getOwnPropertyDescriptor(HTMLMediaElement.prototype, "currentTime");
+  const set = function (value) {
+    seeks.push(Math.round(value));
+    setTimeout(() => time.set.call(this, value), delay);
+  };
+  Object.defineProperty(HTMLMediaElement.prototype, "currentTime", { ...time, set });
+}"""
+
+
+def test_the_shown_frame_comes_before_the_strip(page: Page) -> None:
+    choose(page, ("scene00.png", SCENE))
+    page.evaluate(SLOW_SEEKS, 500)
+    page.get_by_role("button", name="Video").click()
+    expect(page.locator("#told")).to_have_text("2 files counted.", timeout=30_000)
+    assert not page.locator(".frame img").is_visible(), "another document's picture"
+    expect(page.locator(".frame canvas")).to_be_visible()
+    shown = page.locator("#strip [aria-pressed=true]").inner_text()
+    assert page.evaluate("seeks[0]") == int(shown.removeprefix("0:"))
+    page.locator("#strip button").nth(9).click()
+    before = page.evaluate("seeks.length")
+    set_threshold(page, 1)
+    assert page.locator(".box").count() == 0, "the boxes do not wait for a picture"
+    set_threshold(page, 0)
+    page.wait_for_function("before => seeks.length > before", arg=before)
+    assert page.evaluate("before => seeks[before]", before) == 9
+    page.wait_for_function("() => seeks.length >= 11")
+    assert page.evaluate("new Set(seeks).size") == 10, "the others come after it"
+
+
+def test_a_video_that_never_plays_does_not_stop_the_queue(page: Page) -> None:
+    page.evaluate("void (HTMLMediaElement.prototype.addEventListener = () => {})")
+    choose(page, ("video.webm", (SAMPLES / "crossing.webm").read_bytes()), ("scene00.png", SCENE))
+    expect(page.locator("#told")).to_have_text("2 files counted.")
+    expect(page.locator("#note")).to_contain_text("This browser can't show the file", timeout=30_000)
+    expect(page.locator(".box").first).to_be_visible()
+
+
+def test_without_tls_an_animation_has_its_first_picture(page: Page) -> None:
+    page.evaluate("delete window.ImageDecoder")
+    choose(page, ("animation.gif", animation("GIF")))
+    expect(page.locator("#note")).to_have_text("This browser can show the first picture of the file alone.")
+    page.locator("#strip button").nth(0).click()
+    expect(page.locator(".frame canvas")).to_be_visible()
+    page.locator("#strip button").nth(1).click()
+    expect(page.locator(".frame.unseen .box").first).to_be_visible()
+
+
+def test_a_note_goes_with_its_answer(page: Page) -> None:
+    cut_off = [True]
+
+    def answer(route: Route) -> None:
+        response = route.fetch()
+        envelope = response.json()
+        if cut_off:
+            envelope["data"][0]["source"] |= {"truncated": cut_off.pop(), "incomplete": True}
+        route.fulfill(response=response, json=envelope)
+
+    page.route("**/process", answer)
+    choose(page, ("scene00.png", SCENE))
+    expect(page.locator("#note")).to_contain_text("counts may be too low")
+    expect(page.locator("#note")).to_contain_text("slow to decode")
+    page.get_by_role("button", name="Count again").click()
+    settle(page)
+    expect(page.locator("#found")).to_be_visible()
+    expect(page.locator("#note")).to_be_hidden()
+
+
+def test_files_of_every_accepted_kind_can_be_chosen(page: Page) -> None:
+    accepted = (page.locator("#files").get_attribute("accept") or "").split(",")
+    assert set(accepted) == {"image/*", "video/*", *EXTENSIONS}
+
+
+def test_a_sample_that_is_missing_is_told(visit: Visit) -> None:
+    page = visit(refused="yard.png")
+    page.route("**/yard.png", lambda route: route.fulfill(status=404, body="<h1>no</h1>"))
+    page.get_by_role("button", name="Yard").click()
+    expect(page.locator("#told")).to_have_text("The service answered 404.")
+    expect(page.locator("#results")).to_be_hidden()
+
+
+def test_a_new_threshold_is_said(page: Page) -> None:
+    choose(page, ("scene00.png", SCENE))
+    page.locator("#threshold").focus()
+    page.keyboard.press("End")
+    expect(page.locator("#told")).to_have_text("scene00.png: Nothing found.")
+
+
 def test_an_animation_shows_each_of_its_pictures(page: Page) -> None:
     choose(page, ("animation.gif", animation("GIF")))
     sum_of = "canvas => canvas.getContext('2d').getImageData(0, 0, 384, 384).data.reduce((sum, one) => sum + one, 0)"
     sums = set()
+    expect(page.locator("#strip button")).to_have_count(3)
     for button in page.locator("#strip button").all():
         button.click()
         expect(button).to_have_attribute("aria-pressed", "true")
@@ -385,7 +499,8 @@ def test_progress_is_told_and_can_be_stopped(page: Page) -> None:
     expect(page.get_by_role("alert")).to_have_text("scene02.png: Stopped.")
 
 
-def test_errors_of_the_service_are_told(page: Page, server: RunningServer) -> None:
+def test_errors_of_the_service_are_told(visit: Visit, server: RunningServer) -> None:
+    page = visit(refused="/process")
     answers: list[Callable[[Route], None]] = [
         lambda route: route.fulfill(status=503, json={"error": "The model is not ready yet."}),
         lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"),
@@ -417,18 +532,43 @@ def test_counts_are_copied_as_json(visit: Visit, secure: bool) -> None:
     first, second = json.loads(page.evaluate("navigator.clipboard.readText()"))
     content = [{label: count} for label, count in sorted(TRUTH["scene00.png"].items())]
     assert first == {"file": "scene00.png", "content": content, "error": None}
-    assert (second["file"], second["content"]) == ("bad.png", None)
+    assert (second["file"], second["content"]) == ("bad.png", [])
     assert "not a picture" in second["error"]
 
 
 def test_counts_are_saved_as_csv(page: Page) -> None:
-    choose(page, ('a "b", c.png', SCENE))
+    choose(
+        page, ('a "b", c.png', SCENE), ("bad.png", b"no picture"), ("empty.png", (SCENES / "scene08.png").read_bytes())
+    )
     with page.expect_download() as download:
         page.get_by_role("button", name="Save CSV").click()
     assert download.value.suggested_filename == "counts.csv"
-    rows = list(csv.reader(io.StringIO(download.value.path().read_text())))
-    expected = [['a "b", c.png', label, str(count)] for label, count in sorted(TRUTH["scene00.png"].items())]
-    assert rows == [["file", "label", "count"], *expected]
+    head, *rows, bad, empty = csv.reader(io.StringIO(download.value.path().read_text()))
+    assert head == ["file", "label", "count", "error"]
+    assert rows == [['a "b", c.png', label, str(count), ""] for label, count in sorted(TRUTH["scene00.png"].items())]
+    assert bad[:3] == ["bad.png", "", ""]
+    assert "not a picture" in bad[3]
+    assert empty == ["empty.png", "", "0", ""]
+
+
+def test_saved_frames_have_names_of_their_own(page: Page) -> None:
+    page.get_by_role("button", name="Video").click()
+    settle(page)
+    for place in (2, 5):
+        page.locator("#strip button").nth(place).click()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Save PNG").click()
+        assert download.value.suggested_filename == f"crossing-{place}-counted.png"
+
+
+def test_what_the_browser_refuses_is_told(page: Page) -> None:
+    page.evaluate("void (navigator.clipboard.writeText = () => Promise.reject(new DOMException('NotAllowedError')))")
+    choose(page, ("scene00.png", SCENE))
+    page.get_by_role("button", name="Copy JSON").click()
+    expect(page.locator("#told")).to_have_text("This browser does not let the page copy.")
+    page.evaluate("void (HTMLCanvasElement.prototype.toBlob = (done) => done(null))")
+    page.get_by_role("button", name="Save PNG").click()
+    expect(page.locator("#told")).to_have_text("This picture is too large for the browser to save.")
 
 
 def test_the_annotated_picture_is_saved(page: Page, server: RunningServer) -> None:
@@ -448,17 +588,20 @@ def test_the_annotated_picture_is_saved(page: Page, server: RunningServer) -> No
 
 
 def test_a_key_is_asked_for_and_kept_for_the_tab(visit: Visit, tmp_path: Path) -> None:
-    server = start_server(tmp_path / "log.txt", "--api-key", "right")
+    server = start_server(tmp_path / "log.txt", "--api-key", "richtig äöü")
     try:
-        page = visit(server.url)
+        page = visit(server.url, refused="/process", bypass_csp=True)
         page.get_by_role("button", name="Yard").click()
         dialog = page.get_by_role("dialog", name="This service wants a key")
         expect(dialog).to_be_visible()
         screenshot(page, "key")
-        dialog.get_by_label("API key").fill("wrong")
-        dialog.get_by_role("button", name="Use this key").click()
-        expect(dialog).to_contain_text("did not accept this key")
-        dialog.get_by_label("API key").fill("right")
+        assert violations(page) == []
+        for wrong in ("wrong", "Schlüssel 鍵"):
+            dialog.get_by_label("API key").fill(wrong)
+            dialog.get_by_role("button", name="Use this key").click()
+            expect(dialog).to_contain_text("did not accept this key")
+            expect(dialog.get_by_label("API key")).to_be_empty()
+        dialog.get_by_label("API key").fill("richtig äöü")
         dialog.get_by_label("API key").press("Enter")
         settle(page)
         assert table(page)
@@ -467,7 +610,7 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(visit: Visit, tmp_path: Path) -
         page.get_by_role("button", name="Yard").click()
         settle(page)
         assert table(page), "the key was kept"
-        other = visit(server.url)
+        other = visit(server.url, refused="/process")
         other.get_by_role("button", name="Yard").click()
         other.get_by_role("button", name="Cancel").click()
         expect(other.get_by_role("alert")).to_have_text("yard.png: The service wants an API key.")
@@ -493,6 +636,9 @@ def test_axe_finds_nothing_at_the_start(visit: Visit, scheme: str) -> None:
     page = visit(bypass_csp=True, color_scheme=scheme)
     assert violations(page) == []
     screenshot(page, f"start-{scheme}")
+    choose(page, ("bad.png", b"no picture"))
+    expect(page.get_by_role("alert")).to_be_visible()
+    assert violations(page) == []
 
 
 def violations(page: Page) -> list[str]:

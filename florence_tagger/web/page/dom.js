@@ -28,3 +28,12 @@ export function once(target, event) {
     target.addEventListener("error", () => reject(new Error(`no ${event}`)), { once: true });
   });
 }
+
+/** A promise that fails unless another one is kept within some milliseconds. */
+export function within(promise, milliseconds) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error("late")), milliseconds);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}

@@ -1,16 +1,16 @@
 // The page: files in, one request after the other, results out.
 
-import { above, countDocument, shotsOf } from "./counting.js";
+import { countDocument, shotsOf } from "./counting.js";
 import { byId, element } from "./dom.js";
 import { asCsv, asJson, copy, save } from "./exports.js";
-import { openMedia } from "./media.js";
 import { dress } from "./palette.js";
 import { countObjects, ServiceError, UNREACHED } from "./service.js";
-import { annotated, stageOf } from "./stage.js";
-import { plotOf, stripOf, updateStrip, whereOf } from "./timeline.js";
+import { whereOf } from "./timeline.js";
+import { View } from "./view.js";
 
-const documents = []; // {file, name, state: waiting, working, done or failed; reason, shots, media, shot, strip, …}
-let shown = null; // the document on the stage
+const documents = []; // {file, name, state: waiting, working, done or failed; reason, found, shots, shot}
+let shown = null; // one of them
+let view = null; // of the shown one, if it is done
 let minScore = 0;
 let pinned = null; // the label that stays lit
 let working = false;
@@ -29,6 +29,7 @@ function add(files) {
 async function addSample(name) {
   try {
     const response = await fetch(`/page/samples/${name}`);
+    if (!response.ok) return tell(`The service answered ${response.status}.`);
     add([new File([await response.blob()], name, { type: response.headers.get("Content-Type") })]);
   } catch {
     tell(UNREACHED);
@@ -58,15 +59,18 @@ async function count(one) {
   const hooks = { signal: stopper.signal, onUpload: (share) => tellProgress(one, share), askForKey };
   try {
     const found = await countObjects(one.file, task(), hooks);
-    Object.assign(one, found, { state: "done", reason: "", shots: shotsOf(found.detections) });
-    one.media = await openMedia(one.file, found.detections);
-    one.shot = one.shots.reduce((best, shot) => (shot.detections.length > best.detections.length ? shot : best));
-    one.strip = one.shots.length > 1 ? stripOf(one.shots, one.media, showShot) : [];
+    const shots = shotsOf(found);
+    const shot = shots.reduce((best, other) => (other.detections.length > best.detections.length ? other : best));
+    Object.assign(one, { state: "done", found, shots, shot });
   } catch (error) {
-    Object.assign(one, { state: "failed", reason: error.message, shots: [] });
+    fail(one, error.message);
   }
   if (documents.includes(one)) renderFiles();
   if (one === shown) renderShown();
+}
+
+function fail(one, reason) {
+  Object.assign(one, { state: "failed", reason, shots: [] });
 }
 
 function task() {
@@ -91,9 +95,7 @@ function countAgain(event) {
 
 function stop() {
   stopper.abort(new ServiceError("Stopped."));
-  for (const one of documents.filter(({ state }) => state === "waiting")) {
-    Object.assign(one, { state: "failed", reason: "Stopped." });
-  }
+  for (const one of documents.filter(({ state }) => state === "waiting")) fail(one, "Stopped.");
 }
 
 function clear() {
@@ -144,8 +146,10 @@ function summary() {
   if (!documents.length) return "";
   if (documents.length > 1) return `${plural(counted, "file")} counted` + (failed ? `, ${failed} not.` : ".");
   const [one] = documents;
-  return failed ? `${one.name} could not be counted.` : `${one.name}: ${totalOf(countDocument(one.shots, minScore))}.`;
+  return failed ? `${one.name} could not be counted.` : toldOf(one);
 }
+
+const toldOf = ({ name, shots }) => `${name}: ${totalOf(countDocument(shots, minScore))}.`;
 
 function totalOf(rows) {
   const total = rows.reduce((sum, { count }) => sum + count, 0);
@@ -162,12 +166,11 @@ function inShort(device) {
   return devices.size === 1 ? [...devices][0] : device;
 }
 
-function noteOf({ truncated, incomplete, media }) {
-  const notes = [];
-  if (truncated) notes.push("There is more to see than the model could tell; these counts are too low.");
-  if (incomplete) notes.push("A part of this file is damaged; the rest was counted.");
-  if (media.unseen) notes.push("This browser can't show the file; the boxes are where things were found.");
-  return notes.join(" ");
+function noteOf({ truncated, incomplete }) {
+  const notes = [view.note];
+  if (truncated) notes.push("There is more to see than the model could tell; these counts may be too low.");
+  if (incomplete) notes.push("This file is damaged or slow to decode; it was counted by its first frames.");
+  return notes.filter(Boolean).join(" ");
 }
 
 // ---- results out ----------------------------------------------------------------------------------------------------
@@ -180,7 +183,7 @@ function show(one) {
 
 function showShot(shot) {
   shown.shot = shot;
-  renderShot();
+  view.show(shot, minScore);
 }
 
 function renderFiles() {
@@ -206,20 +209,25 @@ function stateOf({ state, shots }) {
 }
 
 function renderShown() {
-  const done = shown?.state === "done" && shown.media !== undefined;
+  const done = shown?.state === "done";
   const failed = shown?.state === "failed";
   byId("found").hidden = !done;
   byId("reason").hidden = !failed;
   byId("reason").textContent = failed ? `${shown.name}: ${shown.reason}` : "";
+  view?.close();
+  view = null;
   if (!done) return;
-  const note = noteOf(shown);
+  byId("about").textContent = aboutOf(shown.found);
+  renderCounts();
+  view = new View(shown, { choose: showShot, onDrawn: renderNoteAndLight });
+  view.show(shown.shot, minScore);
+}
+
+function renderNoteAndLight() {
+  const note = noteOf(shown.found);
   byId("note").hidden = !note;
   byId("note").textContent = note;
-  byId("about").textContent = aboutOf(shown);
-  byId("timeline").hidden = shown.shots.length < 2;
-  byId("strip").replaceChildren(...shown.strip);
-  renderCounts();
-  renderShot();
+  light(pinned);
 }
 
 function renderCounts() {
@@ -244,25 +252,18 @@ function rowOf({ label, count, shot, most: inOne }, most) {
   return dress(element("tr", { dataset: { label } }, ...cells), label);
 }
 
-/** Draws the shown shot; a picture that comes after another shot was chosen is left out. */
-async function renderShot() {
-  const { shot, media, shots, strip } = shown;
-  const picture = await media.at(shot);
-  if (shown?.shot !== shot) return;
-  byId("stage").replaceChildren(stageOf(picture, media, above(shot, minScore)));
-  if (shots.length > 1) {
-    updateStrip(strip, shots, shot, minScore);
-    byId("plot").replaceChildren(...plotOf(shots, countDocument(shots, minScore), shot, minScore, showShot));
-  }
-  light(pinned);
-}
-
 function setThreshold(event) {
   minScore = Number(event.target.value);
   byId("least").textContent = minScore.toFixed(2);
   renderFiles();
+  if (!view) return;
   renderCounts();
-  renderShot();
+  view.show(shown.shot, minScore);
+}
+
+/** Says what the new threshold leaves, once it stays. */
+function tellThreshold() {
+  if (view) tell(toldOf(shown));
 }
 
 // ---- boxes and rows -------------------------------------------------------------------------------------------------
@@ -290,8 +291,7 @@ function pin(label) {
 // ---- exports --------------------------------------------------------------------------------------------------------
 
 async function copyJson() {
-  await copy(asJson(documents, minScore));
-  tell("Copied.");
+  tell((await copy(asJson(documents, minScore))) ? "Copied." : "This browser does not let the page copy.");
 }
 
 function saveCsv() {
@@ -299,9 +299,13 @@ function saveCsv() {
 }
 
 async function savePng() {
-  const { name, media, shot } = shown;
-  const canvas = annotated(await media.at(shot), media, above(shot, minScore));
-  canvas.toBlob((blob) => save(`${name.replace(/\.\w+$/, "")}-counted.png`, blob));
+  const { name, shots, shot } = shown;
+  const canvas = await view.annotated();
+  const place = shots.length > 1 ? `-${shot.page ?? shot.frame}` : "";
+  canvas.toBlob((blob) => {
+    if (blob) save(`${name.replace(/\.\w+$/, "")}${place}-counted.png`, blob);
+    else tell("This picture is too large for the browser to save.");
+  });
 }
 
 // ---- wiring ---------------------------------------------------------------------------------------------------------
@@ -335,6 +339,7 @@ byId("task").addEventListener("submit", countAgain);
 byId("stop").addEventListener("click", stop);
 byId("clear").addEventListener("click", clear);
 byId("threshold").addEventListener("input", setThreshold);
+byId("threshold").addEventListener("change", tellThreshold);
 for (const event of ["pointerover", "focusin"]) byId("found").addEventListener(event, lightUnder);
 for (const event of ["pointerleave", "focusout"]) byId("found").addEventListener(event, () => light(pinned));
 byId("stage").addEventListener("click", ({ target }) => {

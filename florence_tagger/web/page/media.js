@@ -1,71 +1,112 @@
-// What the browser can show of a file: {width, height, at(shot)}, where `at` gives an element, or null where it can't;
-// `unseen` where it can show nothing.
+// What the browser can show of a file: {width, height, at(shot, urgent), close()}, where `at` promises a picture, or null
+// where there is none; `unseen` where it can show nothing, `partly` where it can show the first picture alone.
 
-import { element, once } from "./dom.js";
-import { isTimed } from "./counting.js";
+import { element, once, within } from "./dom.js";
 
 const AFTER = 0.001; // seconds; the service's times are rounded, and a frame must have begun
+const PATIENCE = 10_000; // ms, with a browser that says neither that it can nor that it can't
 
 /** Opens a file in the first way that works; where none does, boxes are shown alone. */
-export async function openMedia(file, detections) {
+export async function openMedia(file, shots) {
   const url = URL.createObjectURL(file);
-  const moves = isTimed(detections);
-  const ways = moves ? [() => openVideo(url), () => openAnimation(file)] : [() => openPicture(url), () => openVideo(url)];
-  for (const open of ways) {
+  for (const open of waysOf(shots)) {
     try {
-      return await open();
+      const media = await open(url, file);
+      return { ...media, at: inTurns(media.at), close: () => (media.close?.(), URL.revokeObjectURL(url)) };
     } catch {
       continue;
     }
   }
-  return unseen(detections);
+  URL.revokeObjectURL(url);
+  return unseen(shots);
+}
+
+function waysOf(shots) {
+  if (shots[0].time !== undefined) return [openVideo, openAnimation, openFirst];
+  return shots.length > 1 ? [openFirst] : [openPicture, openVideo]; // videos of one frame have no times
 }
 
 async function openPicture(url) {
   const picture = element("img", { src: url, alt: "" });
   await picture.decode();
-  return { width: picture.naturalWidth, height: picture.naturalHeight, at: async (shot) => (shot.frame ? null : picture) };
+  return { width: picture.naturalWidth, height: picture.naturalHeight, at: async () => picture };
+}
+
+/** The first picture of several, held still. */
+async function openFirst(url) {
+  const { width, height, at } = await openPicture(url);
+  const picture = drawn(await at(), width, height);
+  return { width, height, partly: true, at: async (shot) => (shot.frame ? null : picture) };
 }
 
 async function openVideo(url) {
   const video = element("video", { muted: true, preload: "auto", playsInline: true, src: url });
-  await once(video, "loadeddata");
+  await within(once(video, "loadeddata"), PATIENCE);
   if (!video.videoWidth) throw new Error("no pictures, but perhaps sound");
-  let turn = Promise.resolve(); // one seek at a time
-  const at = (shot) => (turn = turn.then(() => frameAt(video, shot.time ?? 0)).catch(() => null));
-  return { width: video.videoWidth, height: video.videoHeight, at };
+  const close = () => {
+    video.removeAttribute("src");
+    video.load(); // lets go of what it has decoded
+  };
+  return { width: video.videoWidth, height: video.videoHeight, at: (shot) => frameAt(video, shot.time ?? 0), close };
 }
 
 async function frameAt(video, time) {
   const seeked = once(video, "seeked");
   video.currentTime = Math.min(time + AFTER, video.duration);
-  await seeked;
+  await within(seeked, PATIENCE);
   return drawn(video, video.videoWidth, video.videoHeight);
 }
 
-/** Animations are decoded by hand: a canvas only ever gets the first picture of an element. */
-async function openAnimation(file) {
+/** Animations are decoded by hand: a canvas only ever gets the first picture of an element. Without TLS there is no decoder. */
+async function openAnimation(url, file) {
   if (!(await ImageDecoder.isTypeSupported(file.type))) throw new Error("no animation that is known here");
   const decoder = new ImageDecoder({ data: await file.arrayBuffer(), type: file.type });
-  await Promise.all([decoder.tracks.ready, decoder.completed]);
+  await within(Promise.all([decoder.tracks.ready, decoder.completed]), PATIENCE);
   const starts = await startsOf(decoder);
-  const { image } = await decoder.decode();
-  const at = async (shot) => {
-    const frameIndex = starts.findLastIndex((start) => start <= shot.time + AFTER);
-    return drawn((await decoder.decode({ frameIndex })).image, image.displayWidth, image.displayHeight);
+  const [width, height] = await decoded(decoder, 0, (image) => [image.displayWidth, image.displayHeight]);
+  const at = (shot) => {
+    const place = starts.findLastIndex((start) => start <= shot.time + AFTER);
+    return decoded(decoder, place, (image) => drawn(image, width, height));
   };
-  return { width: image.displayWidth, height: image.displayHeight, at };
+  return { width, height, at, close: () => decoder.close() };
 }
 
 /** When each frame of an animation begins, in seconds. */
 async function startsOf(decoder) {
   const starts = [];
-  for (let frameIndex = 0; frameIndex < decoder.tracks.selectedTrack.frameCount; frameIndex++) {
-    const { image } = await decoder.decode({ frameIndex });
-    starts.push(image.timestamp / 1e6);
-    image.close();
+  for (let place = 0; place < decoder.tracks.selectedTrack.frameCount; place++) {
+    starts.push(await decoded(decoder, place, (image) => image.timestamp / 1e6));
   }
   return starts;
+}
+
+/** What `use` makes of a frame of an animation. */
+async function decoded(decoder, frameIndex, use) {
+  const { image } = await decoder.decode({ frameIndex });
+  try {
+    return use(image);
+  } finally {
+    image.close();
+  }
+}
+
+/** `at` for one shot after the other, as a video can seek; urgent ones come before all that wait. A failure is null. */
+function inTurns(at) {
+  const waiting = [];
+  let busy = false;
+  const work = async () => {
+    if (busy) return;
+    busy = true;
+    while (waiting.length) await waiting.shift()();
+    busy = false;
+  };
+  return (shot, urgent = false) =>
+    new Promise((resolve) => {
+      const turn = () => Promise.resolve(shot).then(at).catch(() => null).then(resolve);
+      if (urgent) waiting.unshift(turn);
+      else waiting.push(turn);
+      work();
+    });
 }
 
 /** A canvas of a source. */
@@ -76,7 +117,8 @@ export function drawn(source, width, height) {
 }
 
 /** As large as the boxes in it. */
-function unseen(detections) {
-  const most = (side) => detections.reduce((size, { box }) => Math.max(size, box[side]), 1);
-  return { width: most(2), height: most(3), unseen: true, at: async () => null };
+function unseen(shots) {
+  const boxes = shots.flatMap(({ detections }) => detections.map(({ box }) => box));
+  const most = (side) => boxes.reduce((size, box) => Math.max(size, box[side]), 1);
+  return { width: most(2), height: most(3), unseen: true, at: async () => null, close: () => {} };
 }

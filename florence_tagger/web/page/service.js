@@ -1,4 +1,4 @@
-// What is asked of the service: POST /process, and /work/status for who treated it.
+// What is asked of the service: POST /process, and nothing else.
 
 const KEY = "florence_tagger.key"; // kept for this tab alone
 
@@ -7,7 +7,7 @@ export const UNREACHED = "The service can't be reached. Is it running?";
 /** A failure with a message for people. */
 export class ServiceError extends Error {}
 
-/** What the service finds in a file: its detections, and the model, device and seconds that it took. */
+/** What the service finds in a file: its frames and detections, and the model, device and seconds that it took. */
 export async function countObjects(file, task, { signal, onUpload, askForKey }) {
   const started = performance.now();
   const body = JSON.stringify({
@@ -18,7 +18,8 @@ export async function countObjects(file, task, { signal, onUpload, askForKey }) 
   });
   const answer = await postWithKey(body, { signal, onUpload, askForKey });
   const seconds = (performance.now() - started) / 1000;
-  return { ...sourceOf(answer), seconds, ...(await workerOf(answer.job)) };
+  const { detections, frames, truncated = false, incomplete = false } = sourceOf(answer);
+  return { detections, frames, truncated, incomplete, seconds, model: answer.header("X-Model"), device: answer.header("X-Device") };
 }
 
 function base64(file) {
@@ -49,10 +50,11 @@ function post(body, signal, onUpload) {
     const request = new XMLHttpRequest();
     request.open("POST", "/process");
     request.setRequestHeader("Content-Type", "application/json");
-    for (const [name, value] of Object.entries(keyHeader())) request.setRequestHeader(name, value);
+    const key = sessionStorage.getItem(KEY);
+    if (key !== null) request.setRequestHeader("X-API-Key", asBytes(key));
     request.upload.onprogress = ({ loaded, total }) => onUpload(loaded / total);
-    request.onload = () =>
-      resolve({ status: request.status, envelope: parsed(request.responseText), job: request.getResponseHeader("X-Job-Id") });
+    const header = (name) => decodeURIComponent(request.getResponseHeader(name) ?? "");
+    request.onload = () => resolve({ status: request.status, envelope: parsed(request.responseText), header });
     request.onerror = () => reject(new ServiceError(UNREACHED));
     request.onabort = () => reject(signal.reason);
     signal.throwIfAborted();
@@ -61,10 +63,8 @@ function post(body, signal, onUpload) {
   });
 }
 
-function keyHeader() {
-  const key = sessionStorage.getItem(KEY);
-  return key === null ? {} : { "X-API-Key": key };
-}
+/** A text as a header carries it, whose letters are bytes: UTF-8, as the service reads it. */
+const asBytes = (text) => String.fromCharCode(...new TextEncoder().encode(text));
 
 function parsed(text) {
   try {
@@ -80,15 +80,4 @@ function sourceOf({ status, envelope }) {
   const [untreated] = envelope.list_id_not_treated;
   if (untreated) throw new ServiceError(Object.values(untreated)[0]);
   return envelope.data[0].source;
-}
-
-/** The model and the device of a job; nothing where they can't be had. */
-async function workerOf(job) {
-  try {
-    const response = await fetch(`/work/status?id=${encodeURIComponent(job)}`, { headers: keyHeader() });
-    const { model, device } = (await response.json())[job];
-    return { model, device };
-  } catch {
-    return {};
-  }
 }

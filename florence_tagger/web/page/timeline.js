@@ -62,8 +62,8 @@ export function plotOf(shots, rows, shown, minScore, choose) {
   const most = Math.max(1, ...rows.map((row) => row.most));
   const x = xOf(shots);
   const y = (count) => HEIGHT - (HEIGHT - 8) * (count / most) - 2;
-  const lines = rows.map(({ label }) =>
-    lineOf(label, shots.map((shot, place) => `${x(shot)},${y(counts[place].get(label) ?? 0)}`)),
+  const lines = rows.flatMap(({ label }) =>
+    linesOf(label, shots.map((shot, place) => `${x(shot)},${y(counts[place].get(label) ?? 0)}`)),
   );
   const marker = svgElement("line", { class: "marker", x1: x(shown), x2: x(shown), y1: 0, y2: HEIGHT });
   const drawing = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" };
@@ -79,10 +79,11 @@ function xOf(shots) {
   return (shot) => (when(shot) / span) * WIDTH;
 }
 
-function lineOf(label, points) {
+/** A label's line, on a wider one that sets it off from any ground. */
+function linesOf(label, places) {
   const { colour, dashes } = lookOf(label);
-  const line = { points: points.join(" "), stroke: colour, "stroke-dasharray": dashes.join(" "), "data-label": label };
-  return svgElement("polyline", line);
+  const line = { points: places.join(" "), "stroke-dasharray": dashes.join(" "), "data-label": label };
+  return [svgElement("polyline", { ...line, class: "edge" }), svgElement("polyline", { ...line, stroke: colour })];
 }
 
 const nearest = (shots, x, wanted) =>
