@@ -75,8 +75,9 @@ def serve(**given: Any) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="File of JSON lines: what it has is not counted again, what is new is added.",
 )
-@click.option("--model", help="Model folder, as FLORENCE_MODEL_DIR.")
-@click.option("--device", help="OpenVINO device, as FLORENCE_DEVICE.")
+@click.option("--retry-failed", is_flag=True, help="With --resume: count again what could not be counted before.")
+@click.option("--model", help="Model folder, as FLORENCE_MODEL_DIR; not with --server.")
+@click.option("--device", help="OpenVINO device, as FLORENCE_DEVICE; not with --server.")
 def count(paths: tuple[str, ...], model: str | None, device: str | None, **given: Any) -> None:
     """Counts the objects in pictures and videos.
 
@@ -91,6 +92,8 @@ def count(paths: tuple[str, ...], model: str | None, device: str | None, **given
     from florence_tagger.bulk.command import CountOptions, run_count  # loads OpenVINO
 
     chosen = {name: value for name, value in (("model_dir", model), ("device", device)) if value is not None}
+    if chosen and given["server"]:
+        raise click.UsageError("--model and --device are not for --server: the service has its own.")
     try:
         with told(2):
             settings = load_settings(chosen)

@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from florence_tagger.bulk import client
 from florence_tagger.bulk.client import client_of
 from florence_tagger.bulk.paths import Named, find_files, read_list
 from florence_tagger.bulk.results import Counted, Record
-from florence_tagger.bulk.run import place_in
+from florence_tagger.bulk.run import places_in
 from florence_tagger.errors import DocumentError, NotReadyError, SettingsError, TaggerError
 from florence_tagger.media.drawing import COLOURS, colours_of
 from tests.conftest import ROOT, SCENES, TRUTH, RunningServer, content_for, start_server, stop_server
@@ -179,7 +181,69 @@ def test_paths_mean_files(tmp_path: Path) -> None:
     assert found("**/*.mp4") == ["z/b.mp4"]
     assert find_files(["no*.png"]) == [Named("no*.png", "No file matches the pattern.")]
     assert find_files(["x" * 300]) == [Named("x" * 300)]
-    assert place_in(Path("out"), "/a/../b.jpg") == Path("out/a/_/b.jpg.png")
+
+
+def test_every_drawing_has_a_place_of_its_own() -> None:
+    names = ["/a/../b.jpg", "a/../b.jpg", "a/_/b.jpg", "a/_/b.jpg.2", "b.jpg", "b.png"]
+    places = places_in(Path("out"), names)
+    assert list(places) == names
+    assert [str(one) for one in places.values()][:3] == [
+        "out/a/_/b.jpg.png",
+        "out/a/_/b.jpg.2.png",
+        "out/a/_/b.jpg.3.png",
+    ]
+    assert len(set(places.values())) == len(names)
+    assert all(one.is_relative_to("out") and ".." not in one.parts for one in places.values())
+
+
+def test_drawings_are_not_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(SCENE)
+    drawn = tmp_path / "drawn"
+    (tmp_path / "also").symlink_to(drawn)
+    for paths in (
+        [str(tmp_path)],
+        [f"{tmp_path}/**"],
+        [f"{tmp_path}/**/*.png"],
+        [f"{tmp_path}/*/../a.png", str(tmp_path)],
+    ):
+        result = count(*paths, "--annotate", drawn, "--jsonl")
+        assert {Path(json.loads(line)["file"]).name for line in result.stdout.splitlines()} == {"a.png"}, paths
+        assert list(drawn.rglob("a.png.png"))
+    (picture, *_) = map(str, drawn.rglob("a.png.png"))
+    assert find_files([picture, str(tmp_path)], drawn)[0] == Named(picture), "it is named"
+    for folder in (tmp_path, tmp_path / "drawn" / ".."):
+        refused = count(tmp_path, "--annotate", folder)
+        assert refused.returncode == 2
+        assert b"is counted; the drawings in it would be" in refused.stderr
+
+
+def test_a_name_too_long_to_draw_costs_one_drawing(tmp_path: Path) -> None:
+    long = "x" * 250 + ".png"
+    for name in (long, "z.png"):
+        (tmp_path / name).write_bytes(SCENE)
+    result = count(tmp_path, "--annotate", tmp_path / "drawn", "--json")
+    assert result.returncode == 0
+    assert len(json.loads(result.stdout)) == 2
+    assert b"x.png: not drawn: File name too long" in result.stderr
+    assert [one.name for one in (tmp_path / "drawn").rglob("*.png")] == ["z.png.png"]
+
+
+def test_failed_files_are_tried_again_if_that_is_wanted(tmp_path: Path) -> None:
+    record, picture, clip = tmp_path / "out.jsonl", tmp_path / "a.png", tmp_path / "b.mp4"
+    picture.write_bytes(b"not yet")
+    clip.write_bytes(video("mp4", "libx264"))
+    options = ["--resume", record, "--annotate", tmp_path / "drawn", "--json", "--num-labels", 0]
+    first = count(picture, clip, *options)
+    assert first.returncode == 1
+    picture.write_bytes(SCENE)
+    again = count(picture, clip, *options)
+    assert (again.returncode, again.stdout) == (1, first.stdout), "they stay failed"
+    assert b"b.mp4: not drawn: The file is a video" in again.stderr, "what is to be known of the counts is kept"
+    retried = count(picture, clip, *options, "--retry-failed")
+    assert retried.returncode == 0
+    assert json.loads(retried.stdout)[0]["content"] == content_for(TRUTH["scene00.png"])
+    assert len(record.read_bytes().splitlines()) == 3
+    assert count(picture, clip, *options).stdout == retried.stdout, "the last line counts"
 
 
 @pytest.mark.parametrize(
@@ -198,6 +262,15 @@ def test_paths_mean_files(tmp_path: Path) -> None:
         (["x.png", "--resume", "/dev/zero"], "/dev/zero is no file that can be gone on from"),
         (["x.png", "--min-score", "nan"], "min_score is nan; accepted is"),
         (["x.png", "--resume", "/nowhere/x.jsonl"], "/nowhere/x.jsonl can't be written: No such file"),
+        (["x.png", "--server", "http://127.0.0.1:1/größe"], "can't be reached: "),
+        (["x.png", "--server", "http://a..b"], "can't be reached: "),
+        (["x.png", "--server", "http://127.0.0.1:1/a b"], "can't be reached: "),
+        (["x.png", "--server", "http://[::1"], "is no URL of a service"),
+        (["x.png", "--server", "http://localhost:5011?key=1"], "is no URL of a service"),
+        (["x.png", "--server", "http://me@localhost:5011"], "is no URL of a service"),
+        (["x.png", "--server", "http://localhost", "--device", "CPU"], "the service has its own"),
+        (["x.png", "--server", "http://localhost", "--model", "m"], "the service has its own"),
+        (["x.png", "--retry-failed"], "--retry-failed is for --resume"),
         ([], "Missing argument"),
     ],
 )
@@ -252,7 +325,7 @@ def test_drawings(tmp_path: Path) -> None:
     ]
     assert b"b.mp4: not drawn: The file is a video" in result.stderr
     (picture,) = drawn.rglob("*.png")
-    assert picture == place_in(drawn, str(files / "a.png"))
+    assert picture == drawn / files.relative_to("/") / "a.png.png"
     with Image.open(picture) as image, Image.open(SCENES / "scene00.png") as before:
         assert image.size == before.size
         assert image.convert("RGB").tobytes() != before.convert("RGB").tobytes()
@@ -370,13 +443,15 @@ def untreated(reason: str) -> dict[str, Any]:
 def test_a_service_that_is_busy_is_waited_for_and_odd_answers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "PAUSE_SECONDS", 0.01)
     detections = [{"label": "car", "score": 0.5, "box": [0, 0, 9, 9], "frame": 3, "time_s": 1.5}]
-    good = {"data": [{"source": {"detections": detections}}], "list_id_not_treated": []}
+    frames = [{"frame": place, "time_s": 0.5 * place} for place in range(5)]
+    good = {"data": [{"source": {"detections": detections, "frames": frames}}], "list_id_not_treated": []}
     with answering(
         (503, {"error": "busy"}), (503, {"error": "busy"}), (200, good), (413, {"error": "too large"})
     ) as url:
         there = client_of(url, "", 10)
         sightings = there.detect(b"x", "OD", "", 0).sightings
-        assert [(len(one.detection.regions), one.time_s) for one in sightings] == [(0, None), (1, 1.5)]
+        found = [(len(one.detection.regions), one.time_s) for one in sightings]
+        assert found == [(0, 0), (0, 0.5), (0, 1), (1, 1.5), (0, 2)]
         with pytest.raises(DocumentError, match="too large"):
             there.detect(b"x", "OD", "", 0)
     odd = [(200, {}), (200, [1]), (500, "x"), (200, untreated("damaged")), (200, untreated("The service is stopping."))]
@@ -404,3 +479,15 @@ def test_a_client_that_is_closed_waits_no_more() -> None:
         assert time.monotonic() - started < 10
     with pytest.raises(TaggerError, match="closed"):
         there.check()
+
+
+@given(st.from_regex(r"https?://[^\x00]{0,30}", fullmatch=True))
+@settings(deadline=None)
+def test_odd_urls_are_told(url: str) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ConnectionRefusedError("nobody is asked")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "create_connection", refuse)
+        with pytest.raises(TaggerError):
+            client_of(url, "", 10).check()

@@ -9,11 +9,12 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from florence_tagger.errors import (
     STARTED_ANEW,
@@ -30,7 +31,10 @@ SPARE_SECONDS = 30  # beyond the service's own deadline
 PATIENCE_SECONDS = 300  # with a service that loads its model, or has no room
 PAUSE_SECONDS = 0.5
 UNDONE = (STOPPING, STARTED_ANEW)  # no reasons of the file's
-CONNECTIONS = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+CONNECTIONS: dict[str, type[http.client.HTTPConnection]] = {
+    "http": http.client.HTTPConnection,
+    "https": http.client.HTTPSConnection,
+}
 
 
 @dataclass(frozen=True)
@@ -82,40 +86,54 @@ class Client:
                     connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
-        """Status and JSON object of an answer."""
+        """Status and JSON object of an answer; an empty one where it is none."""
         headers = {"Content-Type": b"application/json"} | (
             {"X-API-Key": os.fsencode(self.api_key)} if self.api_key else {}
         )
-        connection = CONNECTIONS[self.url.scheme](self.url.hostname or "", self.url.port, timeout=self.seconds)
+        connection = connection_to(self.url, self.seconds)
         self._open.add(connection)
         try:
             if self._closed.is_set():
                 raise NotReadyError("The client is closed.")
-            connection.request(method, self.url.path.rstrip("/") + path, body, headers)
+            connection.request(method, quote(self.url.path.rstrip("/"), safe="/%") + path, body, headers)
             response = connection.getresponse()
-            answer = json.loads(response.read())
-        except (OSError, http.client.HTTPException) as exc:
+            answer = response.read()
+        except (OSError, http.client.HTTPException, UnicodeError) as exc:  # the last of names that no host can have
             raise TaggerError(f"{self.url.geturl()} can't be reached: {exc or type(exc).__name__}") from exc
-        except ValueError:
-            answer = None
         finally:
             self._open.discard(connection)
             connection.close()
-        return response.status, answer if isinstance(answer, dict) else {}
+        return response.status, json_object(answer)
+
+
+def connection_to(url: SplitResult, seconds: float) -> http.client.HTTPConnection:
+    """A connection that is yet to be opened; LookupError, ValueError or InvalidURL where the URL is of no service."""
+    return CONNECTIONS[url.scheme](url.hostname or "", url.port, timeout=seconds)
 
 
 def client_of(url: str, api_key: str, request_seconds: float) -> Client:
     """The client of the service at `url`; SettingsError where that is none."""
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in CONNECTIONS and bool(parts.hostname) and parts.port != 0
-    except ValueError:
+        connection_to(parts, 0)
+        ignored = parts.query or parts.fragment or parts.username
+        usable = bool(parts.hostname) and parts.port != 0 and not ignored
+    except (LookupError, ValueError, http.client.InvalidURL):
         usable = False
     if not usable:
         raise SettingsError(f"{url} is no URL of a service, as http://localhost:5011 is one.")
     if not api_key.isprintable():
         raise SettingsError("FLORENCE_API_KEY=…: a key that is sent has printable characters alone")
     return Client(parts, api_key, request_seconds + SPARE_SECONDS)
+
+
+def json_object(text: bytes) -> dict[str, Any]:
+    """The object that is written in a text, an empty one where none is."""
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return answer if isinstance(answer, dict) else {}
 
 
 def read_answer(status: int, answer: dict[str, Any]) -> DocumentResult:
@@ -129,19 +147,12 @@ def read_answer(status: int, answer: dict[str, Any]) -> DocumentResult:
         raise NotReadyError(reason) if reason in UNDONE else DocumentError(reason)
     (document,) = answer["data"]
     source = document["source"]
-    return DocumentResult(sightings_of(source["detections"], source.get("truncated", False)), "incomplete" in source)
+    sightings = (sighting_of(frame, source["detections"], source.get("truncated", False)) for frame in source["frames"])
+    return DocumentResult(tuple(sightings), source.get("incomplete", False))
 
 
-def sightings_of(detections: list[dict[str, Any]], truncated: bool) -> tuple[Sighting, ...]:
-    """What was found frame by frame; frames with nothing in them are told apart no more."""
-    frames: dict[int, list[dict[str, Any]]] = {0: []}
-    for one in detections:
-        frames.setdefault(one["frame"], []).append(one)
-    return tuple(
-        Sighting(
-            Detection(tuple(Region(one["label"], tuple(one["box"]), one["score"]) for one in found), truncated),
-            next((one.get("page") for one in found), None),
-            next((one.get("time_s") for one in found), None),
-        )
-        for _, found in sorted(frames.items())
-    )
+def sighting_of(frame: dict[str, Any], detections: Iterable[dict[str, Any]], truncated: bool) -> Sighting:
+    """What was found in one of the frames of an answer."""
+    found = (one for one in detections if one["frame"] == frame["frame"])
+    regions = tuple(Region(one["label"], tuple(one["box"]), one["score"]) for one in found)
+    return Sighting(Detection(regions, truncated), frame.get("page"), frame.get("time_s"))

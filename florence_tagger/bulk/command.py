@@ -1,18 +1,19 @@
 """The command `count` from its options to its exit code."""
 
 import logging
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from florence_tagger.bulk.client import client_of
 from florence_tagger.bulk.forms import FORMS
-from florence_tagger.bulk.paths import find_files, read_list
+from florence_tagger.bulk.paths import Named, find_files, read_list
 from florence_tagger.bulk.progress import Tally
 from florence_tagger.bulk.results import Record
-from florence_tagger.bulk.run import Finder, Wanted, count_files
+from florence_tagger.bulk.run import Finder, Wanted, count_files, places_in
 from florence_tagger.config import Settings
 from florence_tagger.errors import SettingsError
 from florence_tagger.prompts import prompt_named
@@ -32,6 +33,7 @@ class CountOptions:
     text: str
     server: str | None
     resume: Path | None
+    retry_failed: bool
 
 
 def run_count(options: CountOptions, settings: Settings) -> int:
@@ -43,13 +45,15 @@ def run_count(options: CountOptions, settings: Settings) -> int:
     logging.getLogger("florence_tagger").setLevel(logging.ERROR)  # of files we tell ourselves, with their names
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names may be of any bytes
     sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    wanted = wanted_of(options, settings)
-    files = find_files(listed(options.paths))
+    check(options)
+    paths = list(listed(options.paths))
+    files = find_files(paths, folder_for_drawings(options.annotate, paths))
     if not files:
         raise SettingsError(f"There is no picture or video in {', '.join(options.paths)}.")
+    wanted = wanted_of(options, settings, files)
     form = options.form or "table"
     shown = sys.stderr.isatty() and not (form != "table" and sys.stdout.isatty())  # lines would run through the bar
-    with closing(Record(options.resume)) if options.resume else nullcontext() as record:
+    with closing(Record(options.resume, options.retry_failed)) if options.resume else nullcontext() as record:
         done = record.done if record else {}
         tally = Tally(len(files), sum(one.name in done for one in files), shown)
         with finder_of(options, settings) as finder, closing(count_files(files, finder, wanted, record)) as results:
@@ -57,20 +61,36 @@ def run_count(options: CountOptions, settings: Settings) -> int:
     return tally.end()
 
 
-def wanted_of(options: CountOptions, settings: Settings) -> Wanted:
-    """What to do with each file; TaggerError where that can't be."""
+def check(options: CountOptions) -> None:
+    """SettingsError where the options can't be, or not with each other."""
     if not 0 <= options.min_score <= 1:  # click lets NaN through
         raise SettingsError(f"min_score is {options.min_score}; accepted is a number from 0 to 1.")
-    if options.annotate is not None:
-        try:
-            options.annotate.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            raise SettingsError(f"{options.annotate} can't be made: {exc.strerror}.") from exc
+    if options.retry_failed and options.resume is None:
+        raise SettingsError("--retry-failed is for --resume, whose file says what failed.")
+
+
+def folder_for_drawings(folder: Path | None, paths: Sequence[str]) -> Path | None:
+    """Makes the folder; SettingsError where that can't be, or where what is in it is counted."""
+    if folder is None:
+        return None
+    if any(os.path.realpath(path) == os.path.realpath(folder) for path in paths):
+        raise SettingsError(
+            f"{folder} is counted; the drawings in it would be counted the next time. Name another folder."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise SettingsError(f"{folder} can't be made: {exc.strerror}.") from exc
+    return folder
+
+
+def wanted_of(options: CountOptions, settings: Settings, files: Sequence[Named]) -> Wanted:
+    """What to do with each file; TaggerError where that can't be."""
     return Wanted(
         prompt_named(options.prompt, options.text),
         options.num_labels,
         options.min_score,
-        options.annotate,
+        {} if options.annotate is None else places_in(options.annotate, [one.name for one in files]),
         int(settings.max_document_mb * 1e6),
         settings.max_pixels,
     )

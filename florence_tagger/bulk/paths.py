@@ -17,23 +17,27 @@ class Named:
     error: str | None = None
 
 
-def find_files(paths: Iterable[str]) -> list[Named]:
+def find_files(paths: Iterable[str], left_out: Path | None = None) -> list[Named]:
     """The files that `paths` name, each once, in their order; those of a folder by name.
+
+    What folders and patterns have in the folder `left_out` is not meant.
 
     A folder stands for the files in it, at any depth, that have an allowed extension and are not hidden; a pattern
     (`*`, `?`, `[…]`, `**`) that is no name of a file itself for what matches it; any other name for itself.
     """
-    return list({one.name: one for path in paths for one in files_of(path)}.values())
+    closed = os.path.realpath(left_out) if left_out else ""
+    return list({one.name: one for path in paths for one in files_of(path, closed)}.values())
 
 
-def files_of(path: str) -> Iterator[Named]:
-    """What one name stands for."""
+def files_of(path: str, closed: str) -> Iterator[Named]:
+    """What one name stands for; nothing in the folder with the real path `closed`, unless it is named itself."""
     if os.path.isdir(path):  # noqa: PTH112 - which says no, where Path raises, of names that no file can have
-        yield from files_in(path)
+        yield from files_in(path, closed)
     elif glob.has_magic(path) and not os.path.lexists(path):
         matches = matches_of(path)
         for match in matches:
-            yield from files_of(match)
+            if not closed or not Path(os.path.realpath(match)).is_relative_to(closed):
+                yield from files_of(match, closed)
         if not matches:
             yield Named(path, "No file matches the pattern.")
     else:
@@ -47,11 +51,12 @@ def matches_of(pattern: str) -> list[str]:
     return sorted(ways.values())
 
 
-def files_in(folder: str) -> Iterator[Named]:
-    """The files of a folder, and of those in it, that have an allowed extension."""
+def files_in(folder: str, closed: str) -> Iterator[Named]:
+    """The files of a folder, and of those in it but for `closed`, that have an allowed extension."""
     unreadable: list[OSError] = []
     for place, folders, names in os.walk(folder, onerror=unreadable.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inside = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in inside if os.path.realpath(Path(place, name)) != closed]
         for name in sorted(names):
             path = Path(place, name)
             # What is neither, as a pipe, could keep us waiting; a broken link is an error worth telling.

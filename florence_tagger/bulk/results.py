@@ -31,16 +31,18 @@ class Counted:
 
 
 class Record:
-    """A file of JSON lines, each written at once, so that whatever ends a run costs at most the line at hand.
+    """A file of JSON lines as `as_json` has them, with the note where there is one; the last one about a file counts.
+
+    Each line is written at once, so that whatever ends a run costs at most the line at hand.
 
     Attributes:
-        done: the results that it has had before.
+        done: the results that it has had before, with `retry_failed` those of files that were counted.
 
     Raises:
         SettingsError: it can't be read or written, or a line of it is no result.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, retry_failed: bool = False) -> None:
         if path.exists() and not path.is_file():
             raise SettingsError(f"{path} is no file that can be gone on from.")
         try:
@@ -48,10 +50,12 @@ class Record:
         except OSError as exc:
             raise SettingsError(f"{path} can't be written: {exc.strerror}.") from exc
         try:
-            self.done: Mapping[str, Counted] = self._read()
+            known = self._read()
         except (OSError, ValueError) as exc:
             self._file.close()
             raise SettingsError(f"{path} can't be gone on from: {exc}.") from exc
+        done = {name: one for name, one in known.items() if not (retry_failed and one.error)}
+        self.done: Mapping[str, Counted] = done
 
     def _read(self) -> dict[str, Counted]:
         """The results of the file, which is left at its end, without the part of a line of a run that was killed."""
@@ -63,7 +67,8 @@ class Record:
 
     def add(self, result: Counted) -> None:
         """Appends a result; OSError where there is no room."""
-        self._file.write(result.as_json.encode() + b"\n")
+        kept = json.loads(result.as_json) | ({"note": result.note} if result.note else {})
+        self._file.write(json.dumps(kept).encode() + b"\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -75,7 +80,7 @@ def parsed(line: bytes) -> Counted:
     shown = os.fsdecode(line[:60])
     try:
         values: Any = json.loads(line)
-        result = Counted(values["file"], values["content"], values["error"])
+        result = Counted(values["file"], values["content"], values["error"], values.get("note", ""))
         numbers = [number for one in result.content for number in one.values()]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ValueError(f"no result of `count`: {shown!r}") from None

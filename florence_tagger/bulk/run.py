@@ -1,10 +1,12 @@
 """Files -> their results, in their order: several at a time, so that the model always has something to look at."""
 
+import errno
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Protocol
 
@@ -35,14 +37,14 @@ class Wanted:
 
     Attributes:
         num_labels: at most so many labels for a file, 0 for all.
-        annotate: folder for pictures with what was found drawn on them.
+        drawings: where pictures go with what was found drawn on them, by the files' names; empty for none.
         max_bytes, max_pixels: of a file, of a picture to draw on.
     """
 
     prompt: Prompt
     num_labels: int
     min_score: float
-    annotate: Path | None
+    drawings: Mapping[str, Path]
     max_bytes: int
     max_pixels: int
 
@@ -56,28 +58,41 @@ class Wanted:
         except DocumentError as exc:
             return Counted(named.name, error=str(exc))
         notes = [text for text, holds in ((CUT_OFF, found.truncated), (INCOMPLETE, found.incomplete)) if holds]
-        if self.annotate is not None:
-            notes += self._draw(self.annotate, named.name, content, found)
+        if self.drawings:
+            notes += self._draw(self.drawings[named.name], content, found)
         return Counted(named.name, as_content(count_document(found.sightings), self.num_labels), note="; ".join(notes))
 
-    def _draw(self, folder: Path, name: str, content: bytes, found: DocumentResult) -> list[str]:
-        """Writes the picture with its boxes, of several pages the first; why not, where it is none."""
+    def _draw(self, target: Path, content: bytes, found: DocumentResult) -> list[str]:
+        """Writes the picture with its boxes, of several pages the first; why not, where that is the file's fault."""
         regions = found.sightings[0].detection.regions if found.sightings else ()
         try:
             drawn = draw_regions(content, regions, self.max_pixels)
         except DocumentError as exc:
             return [f"not drawn: {exc}"]
-        target = place_in(folder, name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(drawn)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(drawn)
+        except OSError as exc:
+            if exc.errno != errno.ENAMETOOLONG:
+                raise
+            return [f"not drawn: {exc.strerror}"]
         return []
 
 
-def place_in(folder: Path, name: str) -> Path:
-    """Where the drawing of a file goes: the same path in another folder, never outside of it, with `.png` added."""
-    path = Path(name)
-    parts = ["_" if part == ".." else part for part in path.relative_to(path.anchor).parts]
-    return folder.joinpath(*parts[:-1], f"{parts[-1]}.png")
+def places_in(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Where the drawing of each file goes: the same path in another folder, never outside of it, with `.png` added.
+
+    Where that is one place for two files, as of `/a.jpg` and `a.jpg`, the later one's has a number, too.
+    """
+    places: dict[Path, str] = {}
+    for name in names:
+        path = Path(name)
+        parts = ["_" if part == ".." else part for part in path.relative_to(path.anchor).parts]
+        plain = folder.joinpath(*parts)
+        endings = chain([".png"], (f".{number}.png" for number in count(2)))
+        targets = (plain.with_name(plain.name + ending) for ending in endings)
+        places[next(target for target in targets if target not in places)] = name
+    return {name: target for target, name in places.items()}
 
 
 def count_files(
@@ -87,7 +102,7 @@ def count_files(
 
     Raises:
         TaggerError: the finder can't go on.
-        OSError: there is no room for the record or the drawings.
+        OSError: the record or the drawings can't be written.
     """
     done = {} if record is None else record.done
     new = [one for one in files if one.name not in done]
