@@ -8,16 +8,21 @@ with Tagger.load("ov_models/florence-2-tiny") as tagger:
 
 TYPE_CHECKING = False  # as type checkers take it; to import `typing` for it would be to load something
 if TYPE_CHECKING:
+    from florence_tagger.errors import DocumentError
     from florence_tagger.tagger import Tagger
 
-__all__ = ["Tagger", "__version__"]
+__all__ = ["DocumentError", "Tagger", "__version__"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """`Tagger`, which loads OpenVINO, when it is first asked for."""
-    if name != "Tagger":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from florence_tagger.tagger import Tagger
+    """`Tagger`, which loads OpenVINO, and what it raises, when they are first asked for."""
+    if name == "Tagger":
+        from florence_tagger.tagger import Tagger
 
-    return Tagger
+        return Tagger
+    if name == "DocumentError":
+        from florence_tagger.errors import DocumentError
+
+        return DocumentError
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

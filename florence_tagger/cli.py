@@ -24,8 +24,12 @@ logger = logging.getLogger(__name__)
 
 @click.group()
 @click.version_option(__version__, package_name="florence_tagger", prog_name="florence_tagger")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Counts the objects in pictures and videos with a Florence-2 model on OpenVINO."""
+    if context.invoked_subcommand != "serve":  # which has a log
+        for problem in unknown_variables():
+            click.echo(f"Warning: {problem}", err=True)
 
 
 def setting_options() -> list[click.Parameter]:

@@ -75,6 +75,9 @@ def test_unknown_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         "FLORENCE_NUM_BEAM is no setting; is FLORENCE_NUM_BEAMS meant?",
         "FLORENCE_XYZ is no setting.",
     ]
+    shown = CliRunner().invoke(main, ["settings"])
+    assert shown.stderr.splitlines()[1] == "Warning: FLORENCE_XYZ is no setting."
+    assert "Warning" not in shown.stdout
 
 
 def test_every_setting_is_an_option() -> None:

@@ -110,6 +110,7 @@ def test_a_program_of_three_lines_ends() -> None:
     assert (result.stdout, result.stderr, result.returncode) == (f"{COUNTS}\n", "", 0)
 
 
-def test_only_the_tagger_is_there() -> None:
+def test_only_the_tagger_and_its_error_are_there() -> None:
+    assert florence_tagger.DocumentError is DocumentError
     with pytest.raises(AttributeError, match="has no attribute 'Taggers'"):
         _ = florence_tagger.Taggers  # type: ignore[attr-defined]
