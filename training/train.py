@@ -223,7 +223,7 @@ def keep(training: Training, taken: Sequence[Losses], scenes: list[Scene], run: 
 @click.option("--run", type=click.Path(path_type=Path), default=RUN, help="What a run writes; training/run.")
 @click.option("--start", type=click.Path(path_type=Path), help="Checkpoint to go on from where the run has no state.")
 @click.option("--minutes", default=100.0, show_default=True, help="Most that this run takes.")
-@click.option("--steps", default=20_000, show_default=True, help="Of the whole training, which its rate and its scenes follow.")
+@click.option("--steps", default=20_000, show_default=True, help="Of the whole training; rate and scenes follow it.")
 @click.option("--between", default=500, show_default=True, help="Steps between two looks at how well it counts.")
 @click.option("--seed", default=0, show_default=True, help="Of scenes and weights.")
 def main(run: Path, start: Path | None, minutes: float, steps: int, between: int, seed: int) -> None:
