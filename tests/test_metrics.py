@@ -2,13 +2,15 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from florence_tagger import __version__
 from florence_tagger.errors import ModelError
 from florence_tagger.web.measures import REASONS
-from tests.conftest import ROOT, FakeModel, document
+from tests.conftest import ROOT, FakeModel, document, wait_for
 from tests.test_web import PNG, application
 
 
@@ -47,6 +49,64 @@ def test_requests_and_documents_are_counted_by_what_became_of_them(fake_model: F
     assert told["process_resident_memory_bytes"] > 1e6
     assert told["florence_decoder_memory_bytes"] > 1e6
     batcher.close()
+
+
+def test_answers_and_copies_are_counted(fake_model: FakeModel) -> None:
+    app, batcher = application(fake_model, result_cache=8)
+    client = app.test_client()
+    fake_model.truncated = True
+    for _ in range(3):
+        client.post("/process", json={"documents": [document(PNG)]})
+    client.post("/process", json={"documents": [document(PNG + b".")]})
+    told = numbers(client)
+    assert told["florence_result_cache_hits_total"] == 2
+    assert told["florence_result_cache_misses_total"] == told["florence_result_cache_entries"] == 2
+    assert told["florence_objects_total"] == told["florence_truncated_answers_total"] == 2, "those of the model"
+    assert told["florence_documents_total treated"] == 4
+    assert told["florence_tokens_total"] == 0, "the fake one has none"
+    (about,) = (name for name in told if name.startswith("florence_model_info "))
+    assert about.endswith(__version__)
+    batcher.close()
+
+
+def test_what_waits_is_told_while_it_waits(fake_model: FakeModel) -> None:
+    app, batcher = application(fake_model, api_key="", queue_size=4)
+    client = app.test_client()
+    idle = numbers(client)
+    assert idle["florence_ready"] == 1
+    assert [idle[name] for name in ("florence_waiting", "florence_reserved", "florence_under_way")] == [0, 0, 0]
+    fake_model.go.clear()
+    fake_model.entered.clear()
+    with ThreadPoolExecutor(3) as pool:
+        bodies = [{"documents": [document(PNG + b"." * number)]} for number in range(3)]
+        answers = [pool.submit(app.test_client().post, "/process", json=body) for body in bodies]
+        assert wait_for(lambda: numbers(client)["florence_waiting"] == 2)
+        busy = numbers(client)
+        fake_model.go.set()
+        assert [answer.result().status_code for answer in answers] == [200] * 3
+    assert busy["florence_under_way"] == 1
+    assert busy["florence_body_bytes"] > 3 * len(PNG)
+    assert busy["florence_busy_seconds"] > 0
+    assert wait_for(lambda: numbers(client)["florence_body_bytes"] == 0)
+    batcher.close()
+
+
+def test_refusals_are_counted_by_their_reason(fake_model: FakeModel) -> None:
+    app, batcher = application(fake_model, api_key="key", max_documents=1)
+    client = app.test_client()
+    key = {"X-API-Key": "key"}
+    client.post("/process", json={"documents": []})
+    client.post("/process", json={"documents": [{}, {}]}, headers=key)
+    batcher.close()
+    client.post("/process", json={"documents": [document(PNG)]}, headers=key)
+    families = text_string_to_metric_families(client.get("/metrics", headers=key).text)
+    told = {
+        sample.labels["reason"]: sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == "florence_requests_total" and sample.value
+    }
+    assert told == {"no_key": 1, "too_large": 1, "unavailable": 1}
 
 
 def test_labels_are_few_whatever_is_sent() -> None:
