@@ -42,7 +42,12 @@ from markdown_it.token import Token
 from florence_tagger.config import Settings
 from tests.conftest import CHECKPOINT, ROOT, SCENES, RunningServer, start_server, stop_server
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "ov_models" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 KEPT = (".git", ".venv", "build", "ov_models")  # of the repository, from the folder that commands are run in
 SERVICE = "http://localhost:5011"
 KEY = "secret"
@@ -276,6 +281,8 @@ INSTEAD: dict[str, Check] = {
             ".venv/bin/python -m benchmarks.overhead",
             ".venv/bin/python -m benchmarks.batching --model DIR",
             ".venv/bin/python -m benchmarks.scores",
+            ".venv/bin/python -m training.gallery --output counted.jpg --count 8 --width 1220 --seed 3",
+            ".venv/bin/python -m training.gallery --output beyond.jpg --count 6 --rich",
         ),
         is_accepted,
     ),

@@ -11,13 +11,14 @@ import av
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image, ImageColor
 from transformers import PreTrainedTokenizerFast
 
 from convert.conversion import ConversionOptions, convert
 from florence_tagger.florence.folder import read_folder
 from florence_tagger.florence.tasks import QUESTIONS
 from tests.conftest import Told
-from training import clips, evaluate, train
+from training import clips, evaluate, gallery, train
 from training.batches import ASKED, NOTHING, Batches, cell_targets, world_at
 from training.boxes import claims, covered, iou
 from training.model import END, GRID, SIDE, build_model, build_tokenizer
@@ -76,6 +77,16 @@ def test_clips_are_videos_of_known_frames(tmp_path: Path) -> None:
             boxes = [one["box"] for one in frame["objects"]]
             assert all(0 <= x1 < x2 <= picture.shape[1] + 1 for x1, _, x2, _ in boxes)
             assert all(covered(a, b) <= RICH.hidden for index, a in enumerate(boxes) for b in boxes[:index])
+
+
+def test_a_sheet_shows_what_is_counted_and_what_is_not(tmp_path: Path) -> None:
+    result = CliRunner().invoke(gallery.main, ["--output", str(tmp_path / "sheet.png"), "--count", "2", "--rich"])
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        frame = sheet.getpixel((0, 0))
+    assert frame == ImageColor.getrgb(gallery.WRONG), "the bundled model knows nothing of that world"
+    assert gallery.differences(Counter(car=3, dog=1), Counter(car=4, dog=1, bus=1)) == "bus 0, not 1, car 3, not 4"
+    assert gallery.differences(Counter(car=3), Counter(car=3)) == ""
 
 
 def test_a_step_sees_the_same_whenever_it_is_taken(tokenizer: PreTrainedTokenizerFast) -> None:
