@@ -1,6 +1,7 @@
 """Trains the bundled model's successor: `python -m training.train --minutes 100`, as often as it takes.
 
-It goes on from the state that the run before left, where there is none from `--start`'s weights, else from nothing.
+It goes on from the state that the run before left, where there is none from the weights of a checkpoint that is not
+finished, else from nothing.
 What it has learnt is written as a checkpoint beside the state, with a log (CSV) and a picture of the curves.
 """
 
@@ -34,7 +35,7 @@ RATE, WARM_UP, KEPT_RATE = 1e-3, 200, 0.02
 DECAY, BETAS, LARGEST_GRADIENT = 0.02, (0.9, 0.98), 1.0
 AVERAGING = 0.998
 HAS_BF16 = torch.cpu.get_capabilities()["avx512_bf16"]  # elsewhere it is emulated, ten times slower than f32
-RUN = Path(__file__).parent / "run"
+RUN, COMMITTED = (Path(__file__).parent / name for name in ("run", "florence-2-rich"))
 STATE, LOG, ABOUT = "state.pt", "log.csv", "training.json"
 STATEFUL, COUNTED = ("objective", "average", "optimiser"), ("step", "begun", "minutes")
 DENSE_ONLY = 0.06  # of the training
@@ -146,7 +147,7 @@ def look(training: Training, scenes: list[Scene]) -> Score:
     return score(answer(training.average, training.tokenizer, pictures), [scene.relative for scene in scenes])
 
 
-def write_checkpoint(training: Training, folder: Path, result: Score) -> None:
+def write_checkpoint(training: Training, folder: Path, result: Score, log: Path) -> None:
     """The averaged weights in fp16 with all that a checkpoint has, and what is to be known to go on from them."""
     new, processor = folder.with_suffix(".new"), build_processor(training.tokenizer)
     copy.deepcopy(training.average).half().save_pretrained(new)
@@ -154,6 +155,7 @@ def write_checkpoint(training: Training, folder: Path, result: Score) -> None:
         part.save_pretrained(new)
     about = {"step": training.step, "minutes": round(training.minutes, 1), **asdict(result)}
     (new / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+    shutil.copy(log, new / LOG)
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
 
@@ -189,13 +191,14 @@ def draw_curves(log: Path) -> None:
     plt.close(figure)
 
 
-def restore(state: Path, start: Path | None, seed: int) -> Training:
-    """Training as it was left, else from a checkpoint, else as it is before the first step."""
+def restore(run: Path, start: Path, steps: int, seed: int) -> Training:
+    """Training as it was left, else from a checkpoint that is not finished, else as it is before the first step."""
     training = prepare(seed)
-    if state.exists():
-        training.load(state)
-    elif start is not None:
+    if (run / STATE).exists():
+        training.load(run / STATE)
+    elif (start / ABOUT).exists() and json.loads((start / ABOUT).read_text())["step"] < steps:
         training.start_from(start)
+        shutil.copy(start / LOG, run / LOG)
     return training
 
 
@@ -211,9 +214,9 @@ def keep(training: Training, taken: Sequence[Losses], scenes: list[Scene], run: 
     means = {name: mean_of([getattr(one, name) for one in taken]) for name in LOSSES}
     rate = training.optimiser.param_groups[0]["lr"]
     training.save(run / STATE)  # first: a run that is ended here takes no step twice
-    write_checkpoint(training, run / "checkpoint", result)
     append_log(run / LOG, {"step": training.step, "minutes": training.minutes, "rate": rate, **means, **asdict(result)})
     draw_curves(run / LOG)
+    write_checkpoint(training, run / "checkpoint", result, run / LOG)
     losses = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
     counted = f"{result.exact:.1%} counted exactly, F1 {result.f1:.3f}"
     return f"step {training.step:,}, {training.minutes:.0f} min: {counted}; {losses}"
@@ -221,17 +224,22 @@ def keep(training: Training, taken: Sequence[Losses], scenes: list[Scene], run: 
 
 @click.command()
 @click.option("--run", type=click.Path(path_type=Path), default=RUN, help="What a run writes; training/run.")
-@click.option("--start", type=click.Path(path_type=Path), help="Checkpoint to go on from where the run has no state.")
+@click.option(
+    "--start",
+    type=click.Path(path_type=Path),
+    default=COMMITTED,
+    help="Unfinished checkpoint to go on from where the run has no state; training/florence-2-rich.",
+)
 @click.option("--minutes", default=100.0, show_default=True, help="Most that this run takes.")
 @click.option("--steps", default=20_000, show_default=True, help="Of the whole training; rate and scenes follow it.")
 @click.option("--between", default=500, show_default=True, help="Steps between two looks at how well it counts.")
 @click.option("--seed", default=0, show_default=True, help="Of scenes and weights.")
-def main(run: Path, start: Path | None, minutes: float, steps: int, between: int, seed: int) -> None:
+def main(run: Path, start: Path, minutes: float, steps: int, between: int, seed: int) -> None:
     """Trains, or goes on with it."""
     quiet_libraries()
     torch.set_flush_denormal(True)
     run.mkdir(parents=True, exist_ok=True)
-    training = restore(run / STATE, start, seed)
+    training = restore(run, start, steps, seed)
     scenes, started, before = choosing_scenes(), time.monotonic(), training.minutes
     taken: list[Losses] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

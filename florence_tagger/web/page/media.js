@@ -12,7 +12,13 @@ export async function openMedia(file, shots) {
   for (const open of waysOf(shots)) {
     try {
       const media = await open(url, file);
-      return { ...media, at: inTurns(media.at), close: () => (media.close?.(), URL.revokeObjectURL(url)) };
+      const { at, drop } = inTurns(media.at);
+      const close = () => {
+        drop();
+        media.close?.();
+        URL.revokeObjectURL(url);
+      };
+      return { ...media, at, close };
     } catch {
       continue;
     }
@@ -100,13 +106,14 @@ function inTurns(at) {
     while (waiting.length) await waiting.shift()();
     busy = false;
   };
-  return (shot, urgent = false) =>
+  const wait = (shot, urgent = false) =>
     new Promise((resolve) => {
       const turn = () => Promise.resolve(shot).then(at).catch(() => null).then(resolve);
       if (urgent) waiting.unshift(turn);
       else waiting.push(turn);
       work();
     });
+  return { at: wait, drop: () => waiting.splice(0) };
 }
 
 /** A canvas of a source. */
