@@ -390,6 +390,96 @@ def test_the_shown_frame_comes_before_the_strip(page: Page) -> None:
     assert page.evaluate("new Set(seeks).size") == 10, "the others come after it"
 
 
+def test_the_stage_follows_whatever_is_chosen_meanwhile(page: Page) -> None:
+    page.evaluate(SLOW_SEEKS, 300)
+    page.get_by_role("button", name="Video").click()
+    strip = page.locator("#strip button")
+    expect(strip).to_have_count(10)
+    expect(page.locator(".frame canvas")).to_be_visible()
+    strip.nth(0).click()
+    expect(page.locator(".box")).to_have_count(3)
+    for key in ("ArrowRight", "ArrowLeft", "ArrowRight"):
+        page.keyboard.press(key)
+    page.wait_for_timeout(50)
+    for place in (9, 0, 9):
+        strip.nth(place).click()
+    found = int(re.findall(r"(\d+) found", strip.nth(9).get_attribute("aria-label") or "")[0])
+    expect(page.locator(".box")).to_have_count(found, timeout=30_000)
+    strip.nth(0).click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save PNG").click()  # what is on the stage, not what is to come
+    assert download.value.suggested_filename == "crossing-9-counted.png"
+
+
+def test_stopping_keeps_what_was_counted(page: Page) -> None:
+    choose(page, ("a.png", SCENE), ("b.jpg", (SCENES / "scene01.jpg").read_bytes()))
+    page.get_by_role("button", name="b.jpg").click()
+    held: list[Route] = []
+    page.route("**/process", lambda route: held.append(route))
+    page.get_by_role("button", name="Count again").click()
+    expect(page.locator("#again")).to_be_disabled()
+    page.locator("#files").set_input_files([{"name": "c.png", "mimeType": "image/png", "buffer": SCENE}])
+    expect(page.get_by_role("button", name="c.png")).to_contain_text("waits")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("alert")).to_have_text("c.png: Stopped.")
+    expect(page.locator("#again")).to_be_focused()
+    page.get_by_role("button", name="b.jpg").click()
+    assert table(page) == ranked(TRUTH["scene01.jpg"])
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#told")).to_be_empty()
+
+
+def test_a_run_has_one_task_and_a_file_that_waited_for_a_text_goes_on(page: Page) -> None:
+    page.get_by_label("Look for", exact=True).select_option("OPEN_VOCABULARY_DETECTION")
+    page.locator("#files").set_input_files([{"name": "a.png", "mimeType": "image/png", "buffer": SCENE}])
+    expect(page.locator("#told")).to_have_text("Say what to look for, then count.")
+    page.get_by_label("Look for", exact=True).select_option("OD")
+    expect(page.locator("#told")).to_have_text(re.compile("a.png: "))
+    bodies: list[dict[str, Any]] = []
+
+    def change(route: Route) -> None:
+        bodies.append(route.request.post_data_json)
+        page.get_by_label("Look for", exact=True).select_option("REGION_PROPOSAL")
+        route.continue_()
+
+    page.route("**/process", change)
+    page.get_by_role("button", name="Clear").click()
+    choose(page, ("a.png", SCENE), ("b.png", SCENE + b"."))
+    expect(page.locator("#told")).to_have_text("2 files counted.")
+    assert [body["prompt"] for body in bodies] == ["OD", "OD"]
+
+
+def test_an_answer_of_another_kind_is_told(page: Page) -> None:
+    page.route("**/process", lambda route: route.fulfill(json={"hello": 1}))
+    choose(page, ("a.png", SCENE))
+    expect(page.get_by_role("alert")).to_have_text("a.png: The service's answer can't be read.")
+
+
+@pytest.mark.parametrize("label", ["person", "traffic light", "a long caption of a region that says much " * 3])
+def test_names_of_boxes_stay_within_the_picture(visit: Visit, label: str) -> None:
+    page = visit(viewport={"width": 360, "height": 740})
+
+    def answer(route: Route) -> None:
+        response = route.fetch()
+        envelope = response.json()
+        boxes = [[300, 100, 318, 140], [2, 200, 18, 240], [150, 1, 170, 20]]
+        found = [{"label": label, "score": 0.9, "box": box, "frame": 0} for box in boxes]
+        envelope["data"][0]["source"] |= {"detections": found}
+        route.fulfill(response=response, json=envelope)
+
+    page.route("**/process", answer)
+    choose(page, ("a.png", SCENE))
+    expect(page.locator(".box")).to_have_count(3)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    frame = page.locator(".frame").bounding_box()
+    assert frame
+    for tag in page.locator(".box span").all():
+        place = tag.bounding_box()
+        assert place
+        assert place["x"] >= frame["x"] - 4
+        assert place["x"] + place["width"] <= frame["x"] + frame["width"] + 4
+
+
 def test_a_video_that_never_plays_does_not_stop_the_queue(page: Page) -> None:
     page.evaluate("void (HTMLMediaElement.prototype.addEventListener = () => {})")
     choose(page, ("video.webm", (SAMPLES / "crossing.webm").read_bytes()), ("scene00.png", SCENE))

@@ -28,7 +28,8 @@ def draw_regions(content: bytes, regions: Sequence[Region], max_pixels: int) -> 
     for region in regions:
         colour = colours[region.label]
         pen.rectangle(region.box, outline=colour, width=max(2, size // 6))
-        x, y = region.box[0], max(region.box[1] - size * 1.3, 0)
+        room = picture.width - font.getlength(region.label) - 4
+        x, y = max(min(region.box[0], room), 0), max(region.box[1] - size * 1.3, 0)
         pen.rectangle(pen.textbbox((x + 2, y), region.label, font), fill=colour, outline=colour, width=2)
         pen.text((x + 2, y), region.label, INK.get(colour, "black"), font)
     file = BytesIO()

@@ -19,7 +19,7 @@ let stopper = null; // of the request under way
 // ---- files in -------------------------------------------------------------------------------------------------------
 
 function add(files) {
-  const added = [...files].map((file) => ({ file, name: file.name, state: "waiting", shots: [] }));
+  const added = [...(files ?? [])].map((file) => ({ file, name: file.name, state: "waiting", shots: [] }));
   if (!added.length) return;
   documents.push(...added);
   show(added[0]);
@@ -40,30 +40,35 @@ async function addSample(name) {
 
 /** Counts what waits, one file after the other. */
 async function work() {
-  if (working || textIsMissing()) return;
+  if (working || !waiting() || textIsMissing()) return;
   working = true;
-  tell("");
-  for (let next = waiting(); next; next = waiting()) await count(next);
+  byId("again").disabled = true;
+  tell(`Counting ${plural(documents.filter(({ state }) => state === "waiting").length, "file")}.`);
+  const wanted = task(); // of all files of a run
+  for (let next = waiting(); next; next = waiting()) await count(next, wanted);
   working = false;
+  byId("again").disabled = !documents.length;
+  if (byId("work").contains(document.activeElement)) byId("again").focus(); // the button for stopping goes
   byId("work").hidden = true;
   tell(summary());
 }
 
 const waiting = () => documents.find(({ state }) => state === "waiting");
 
-async function count(one) {
+async function count(one, wanted) {
   one.state = "working";
   stopper = new AbortController();
   tellProgress(one, 0);
   renderFiles();
   const hooks = { signal: stopper.signal, onUpload: (share) => tellProgress(one, share), askForKey };
   try {
-    const found = await countObjects(one.file, task(), hooks);
+    const found = await countObjects(one.file, wanted, hooks);
     const shots = shotsOf(found);
     const shot = shots.reduce((best, other) => (other.detections.length > best.detections.length ? other : best));
     Object.assign(one, { state: "done", found, shots, shot });
   } catch (error) {
-    fail(one, error.message);
+    if (error === stopper.signal.reason) stopped(one);
+    else fail(one, error instanceof ServiceError ? error.message : "The service's answer can't be read.");
   }
   if (documents.includes(one)) renderFiles();
   if (one === shown) renderShown();
@@ -71,6 +76,12 @@ async function count(one) {
 
 function fail(one, reason) {
   Object.assign(one, { state: "failed", reason, shots: [] });
+}
+
+/** What was counted before keeps its result. */
+function stopped(one) {
+  if (one.shots.length) one.state = "done";
+  else fail(one, "Stopped.");
 }
 
 function task() {
@@ -95,13 +106,17 @@ function countAgain(event) {
 
 function stop() {
   stopper.abort(new ServiceError("Stopped."));
-  for (const one of documents.filter(({ state }) => state === "waiting")) fail(one, "Stopped.");
+  const queued = documents.filter(({ state }) => state === "waiting");
+  queued.forEach(stopped);
+  renderFiles();
+  if (queued.includes(shown)) renderShown();
 }
 
 function clear() {
   if (working) stop();
   documents.length = 0;
   show(null);
+  tell("");
   byId("files").focus();
 }
 
@@ -190,7 +205,7 @@ function renderFiles() {
   const buttons = () => [...byId("list").querySelectorAll("button")];
   const focused = buttons().indexOf(document.activeElement);
   byId("results").hidden = !documents.length;
-  byId("again").disabled = !documents.length;
+  byId("again").disabled = working || !documents.length;
   document.body.classList.toggle("counting", documents.length > 0);
   byId("list").replaceChildren(...documents.map(fileItem));
   buttons()[focused]?.focus();
@@ -298,9 +313,11 @@ function saveCsv() {
   save("counts.csv", new Blob([asCsv(documents, minScore)], { type: "text/csv" }));
 }
 
-async function savePng() {
-  const { name, shots, shot } = shown;
-  const canvas = await view.annotated();
+function savePng() {
+  const { name, shots } = shown;
+  const seen = view.annotated();
+  if (!seen) return tell("The picture is not open yet.");
+  const { shot, canvas } = seen;
   const place = shots.length > 1 ? `-${shot.page ?? shot.frame}` : "";
   canvas.toBlob((blob) => {
     if (blob) save(`${name.replace(/\.\w+$/, "")}${place}-counted.png`, blob);
@@ -317,7 +334,7 @@ byId("files").addEventListener("change", ({ target }) => {
 for (const button of document.querySelectorAll("[data-sample]")) {
   button.addEventListener("click", () => addSample(button.dataset.sample));
 }
-document.addEventListener("paste", ({ clipboardData }) => add(clipboardData.files));
+document.addEventListener("paste", ({ clipboardData }) => add(clipboardData?.files));
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   byId("drop").classList.add("over");
@@ -334,6 +351,7 @@ byId("prompt").addEventListener("change", ({ target }) => {
   const { text } = target.selectedOptions[0].dataset;
   byId("text").hidden = !text;
   byId("text").placeholder = text ?? "";
+  if (!text) work(); // what waited for a text
 });
 byId("task").addEventListener("submit", countAgain);
 byId("stop").addEventListener("click", stop);

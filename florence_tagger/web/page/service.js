@@ -9,7 +9,6 @@ export class ServiceError extends Error {}
 
 /** What the service finds in a file: its frames and detections, and the model, device and seconds that it took. */
 export async function countObjects(file, task, { signal, onUpload, askForKey }) {
-  const started = performance.now();
   const body = JSON.stringify({
     documents: [{ id: file.name, source: { content: await base64(file), file_name: file.name } }],
     num_labels: 0,
@@ -17,7 +16,7 @@ export async function countObjects(file, task, { signal, onUpload, askForKey }) 
     ...task,
   });
   const answer = await postWithKey(body, { signal, onUpload, askForKey });
-  const seconds = (performance.now() - started) / 1000;
+  const { seconds } = answer;
   const { detections, frames, truncated = false, incomplete = false } = sourceOf(answer);
   return { detections, frames, truncated, incomplete, seconds, model: answer.header("X-Model"), device: answer.header("X-Device") };
 }
@@ -53,8 +52,12 @@ function post(body, signal, onUpload) {
     const key = sessionStorage.getItem(KEY);
     if (key !== null) request.setRequestHeader("X-API-Key", asBytes(key));
     request.upload.onprogress = ({ loaded, total }) => onUpload(loaded / total);
+    const started = performance.now();
     const header = (name) => decodeURIComponent(request.getResponseHeader(name) ?? "");
-    request.onload = () => resolve({ status: request.status, envelope: parsed(request.responseText), header });
+    request.onload = () => {
+      const seconds = (performance.now() - started) / 1000;
+      resolve({ status: request.status, envelope: parsed(request.responseText), header, seconds });
+    };
     request.onerror = () => reject(new ServiceError(UNREACHED));
     request.onabort = () => reject(signal.reason);
     signal.throwIfAborted();

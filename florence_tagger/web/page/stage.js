@@ -26,6 +26,9 @@ function boxOf({ label, score, box: [x1, y1, x2, y2] }, width, height) {
   box.setAttribute("aria-label", `${label}, score ${score.toFixed(2)}`);
   box.title = `${label} ${score.toFixed(2)}`;
   box.classList.toggle("at-top", y1 < height * 0.06); // no room above for the name
+  const atRight = x1 + x2 > width; // the name goes to where there is more room, and not beyond the picture
+  box.classList.toggle("at-right", atRight);
+  tag.style.maxWidth = `min(16rem, ${percent((atRight ? x2 : width - x1) / Math.max(x2 - x1, 1))})`;
   Object.assign(box.style, {
     left: percent(x1 / width),
     top: percent(y1 / height),
@@ -53,11 +56,13 @@ function drawBox(context, { label, box: [x1, y1, x2, y2] }, unit) {
   outline(context, [x1, y1, x2 - x1, y2 - y1], { colour: "#000a", width: 5 * unit, dashes: [] });
   outline(context, [x1, y1, x2 - x1, y2 - y1], { colour, width: 3 * unit, dashes: dashes.map((dash) => dash * unit) });
   const height = 19 * unit;
+  const width = context.measureText(label).width + 8 * unit;
+  const left = Math.max(Math.min(x1, context.canvas.width - width), 0);
   const top = Math.max(y1 - height, 0);
   context.fillStyle = colour;
-  context.fillRect(x1, top, context.measureText(label).width + 8 * unit, height);
+  context.fillRect(left, top, width, height);
   context.fillStyle = ink;
-  context.fillText(label, x1 + 4 * unit, top + 3 * unit);
+  context.fillText(label, left + 4 * unit, top + 3 * unit);
 }
 
 function outline(context, rectangle, { colour, width, dashes }) {

@@ -12,9 +12,8 @@ export class View {
   #minScore;
   #choose;
   #onDrawn;
-  #opening;
   #media = null; // once it is open
-  #coming = null; // the shot whose picture the browser is asked for
+  #coming = new Set(); // shots whose pictures the browser is asked for
   #onStage = null; // {shot, picture}
   #strip = [];
   #closed = false;
@@ -25,7 +24,7 @@ export class View {
     byId("stage").replaceChildren();
     byId("strip").replaceChildren();
     byId("timeline").hidden = !this.#hasTimeline;
-    this.#opening = openMedia(file, shots).then((media) => this.#opened(media));
+    openMedia(file, shots).then((media) => this.#opened(media));
   }
 
   get #hasTimeline() {
@@ -54,11 +53,11 @@ export class View {
 
   async #fetch() {
     const shot = this.#shot;
-    if (this.#coming === shot) return;
-    this.#coming = shot;
+    if (this.#coming.has(shot)) return;
+    this.#coming.add(shot);
     const picture = await this.#media.at(shot, true);
+    this.#coming.delete(shot);
     if (this.#closed || this.#shot !== shot) return; // another one was chosen meanwhile
-    this.#coming = null;
     this.#onStage = { shot, picture };
     this.#drawStage();
     this.#onDrawn();
@@ -82,10 +81,11 @@ export class View {
     return "";
   }
 
-  /** The shot with its boxes, as a canvas. */
-  async annotated() {
-    await this.#opening;
-    return annotated(await this.#media.at(this.#shot, true), this.#media, above(this.#shot, this.#minScore));
+  /** What is on the stage as a canvas, and its shot; null where the file is still being opened. */
+  annotated() {
+    if (!this.#onStage) return null;
+    const { shot, picture } = this.#onStage;
+    return { shot, canvas: annotated(picture, this.#media, above(shot, this.#minScore)) };
   }
 
   /** Lets go of the file. */
