@@ -122,9 +122,27 @@ def test_a_folder_is_counted_and_gone_on_with(tmp_path: Path, good: int, broken:
     record.write_bytes(begun + b'{"file": "half a li')  # as where the run was killed
     rest = count(tmp_path / "files", "--resume", record, "--num-labels", 0, "--json")
     assert rest.returncode == 1
-    assert record.read_bytes() == whole.stdout
+    assert sorted(record.read_bytes().splitlines()) == sorted(whole.stdout.splitlines())
     assert record.read_bytes().startswith(begun)
     check_results(json.loads(rest.stdout), truth)
+
+
+def test_a_file_that_never_comes_holds_up_neither_the_others_nor_the_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    record, command = tmp_path / "out.jsonl", [*COMMAND, str(tmp_path / "pipe.png"), "tests/scenes/scene00.png"]
+    process = subprocess.Popen([*command, "--resume", str(record)], cwd=ROOT, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (record.exists() and record.read_bytes().endswith(b"\n")):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, told.count(b"\n")) == (1, 1), told
+    assert b"Error: Interrupted; " in told
+    (line,) = record.read_text().splitlines()
+    assert json.loads(line)["content"] == content_for(TRUTH["scene00.png"])
 
 
 def test_forms(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from florence_tagger.bulk.client import client_of
 from florence_tagger.bulk.forms import FORMS
@@ -58,7 +59,18 @@ def run_count(options: CountOptions, settings: Settings) -> int:
         tally = Tally(len(files), sum(one.name in done for one in files), shown)
         with finder_of(options, settings) as finder, closing(count_files(files, finder, wanted, record)) as results:
             FORMS[form](tally.follow(results, done), sys.stdout)
-    return tally.end()
+    code = tally.end()
+    if tally.stopped is not None:
+        leave(code)
+    return code
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process and waits for no thread: one may read from a pipe, or a mount that does not answer."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def check(options: CountOptions) -> None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import IO, Any
 
 from florence_tagger.errors import SettingsError
@@ -33,7 +34,7 @@ class Counted:
 class Record:
     """A file of JSON lines as `as_json` has them, with the note where there is one; the last one about a file counts.
 
-    Each line is written at once, so that whatever ends a run costs at most the line at hand.
+    Each line is written at once, from any thread, so that whatever ends a run costs at most the files under way.
 
     Attributes:
         done: the results that it has had before, with `retry_failed` those of files that were counted.
@@ -43,6 +44,7 @@ class Record:
     """
 
     def __init__(self, path: Path, retry_failed: bool = False) -> None:
+        self._lock = Lock()
         if path.exists() and not path.is_file():
             raise SettingsError(f"{path} is no file that can be gone on from.")
         try:
@@ -68,8 +70,9 @@ class Record:
     def add(self, result: Counted) -> None:
         """Appends a result; OSError where there is no room."""
         kept = json.loads(result.as_json) | ({"note": result.note} if result.note else {})
-        self._file.write(json.dumps(kept).encode() + b"\n")
-        self._file.flush()
+        with self._lock:
+            self._file.write(json.dumps(kept).encode() + b"\n")
+            self._file.flush()
 
     def close(self) -> None:
         self._file.close()

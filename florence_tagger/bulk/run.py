@@ -106,15 +106,19 @@ def count_files(
     """
     done = {} if record is None else record.done
     new = [one for one in files if one.name not in done]
-    with closing(in_order(lambda named: wanted.count(finder, named), new)) as results:
+
+    def treat(named: Named) -> Counted:
+        result = wanted.count(finder, named)
+        if record is not None:
+            record.add(result)  # at once: one file that takes long keeps no other from being done
+        return result
+
+    with closing(in_order(treat, new)) as results:
         for named in files:
             if named.name in done:
                 yield done[named.name]
                 continue
-            result = next(results)
-            if record is not None:
-                record.add(result)
-            yield result
+            yield next(results)
 
 
 def in_order(work: Callable[[Named], Counted], files: Sequence[Named]) -> Generator[Counted]:
