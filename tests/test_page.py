@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Route, e
 
 from florence_tagger.config import SAMPLES
 from florence_tagger.media.formats import EXTENSIONS
-from tests.conftest import ROOT, SCENES, TRUTH, RunningServer, document, start_server, stop_server
+from tests.conftest import ROOT, SCENES, TRUTH, RunningServer, document, start_server, stop_server, wait_for
 from tests.variants import QUEUE, STREET, YARD, picture, saved
 from tests.videos import animation, video
 
@@ -27,6 +27,9 @@ PAGE = SAMPLES.parent / "page"
 SCREENSHOTS = ROOT / "build" / "screenshots"
 AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text()
 MOST_BYTES = 150_000  # of all that the page loads at first, headers included
+
+# A browser that hangs ends the run, which tells where. By a signal it might not: Playwright can swallow what is raised.
+pytestmark = pytest.mark.timeout(180, method="thread")
 
 Visit = Callable[..., Page]
 
@@ -38,7 +41,7 @@ def browser() -> Iterator[Browser]:
     path = next(filter(None, map(shutil.which, names)), None)
     assert path, "the tests of the page need Chromium: apt-get install chromium"
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         yield running
         running.close()
 
@@ -192,8 +195,12 @@ def test_boxes_are_where_the_service_says(page: Page, server: RunningServer) -> 
     detections = answered(server, SCENE, return_boxes=True)["detections"]
     assert drawn == sorted((one["label"], *(round(side) for side in one["box"][:2])) for one in detections)
     score = detections[0]["score"]
-    label = f"{detections[0]['label']}, score {score:.2f}"
-    expect(page.get_by_role("button", name=label).first).to_be_visible()
+    x1, y1, x2, y2 = detections[0]["box"]
+    places = [["top left", "top", "top right"], ["left", "centre", "right"], ["bottom left", "bottom", "bottom right"]]
+    place = places[int((y1 + y2) / 2 * 3 / 320)][int((x1 + x2) / 2 * 3 / 320)]
+    label = f"{detections[0]['label']}, score {score:.2f}, {place}"
+    expect(page.get_by_role("button", name=label, exact=True).first).to_be_visible()
+    expect(page.get_by_role("figure", name=f"scene00.png: {len(detections)} found", exact=True)).to_be_visible()
 
 
 @pytest.mark.parametrize(
@@ -242,6 +249,8 @@ def test_hover_and_focus_link_boxes_and_rows(page: Page) -> None:
     page.locator("#copy").focus()
     expect(boxes.first).to_have_class(lit)
     expect(row.get_by_role("button")).to_have_attribute("aria-pressed", "true")
+    expect(boxes.first).to_have_attribute("aria-pressed", "true")
+    expect(others).to_have_attribute("aria-pressed", "false")
     boxes.first.click()
     expect(row.get_by_role("button")).to_have_attribute("aria-pressed", "false")
 
@@ -309,6 +318,8 @@ def test_a_bad_file_does_not_hurt_the_others(page: Page) -> None:
     expect(page.get_by_role("alert")).to_contain_text(f"{name}: ")
     expect(page.get_by_role("alert")).to_contain_text("not a picture")
     expect(page.locator("#found")).to_be_hidden()
+    expect(page.get_by_role("button", name="Copy JSON")).to_be_enabled()  # they are of all files
+    expect(page.get_by_role("button", name="Save CSV")).to_be_enabled()
     screenshot(page, "failed")
     page.get_by_role("button", name="scene01.jpg").press("Enter")
     expect(page.get_by_role("button", name="scene01.jpg")).to_be_focused()
@@ -332,12 +343,18 @@ def test_a_video_has_frames_and_a_plot(page: Page) -> None:
     strip.nth(0).press("ArrowRight")
     expect(strip.nth(1)).to_be_focused()
     expect(strip.nth(1)).to_have_attribute("aria-pressed", "true")
+    for key, place in (("End", 9), ("ArrowRight", 9), ("Home", 0)):
+        page.keyboard.press(key)
+        expect(strip.nth(place)).to_be_focused()
+        expect(strip.nth(place)).to_have_attribute("aria-pressed", "true")
     page.locator("#rows tr[data-label=bus] button").click()  # goes to where it is most
     expect(strip.nth(6)).to_have_attribute("aria-pressed", "true")
     expect(page.locator(".box[data-label=bus]")).to_have_count(1)
     lines = page.locator("#plot polyline:not(.edge)")
     assert lines.evaluate_all("lines => lines.map(line => line.dataset.label)") == [label for label, _ in table(page)]
     expect(page.get_by_role("img", name=re.compile("Counts over time. person: most, 3, at 0:05"))).to_be_visible()
+    words = page.locator("#plot span").evaluate_all("all => all.map(one => one.textContent)")
+    assert words == ["3", "0", "Counts over time", "0:00", "0:09"]
     plot = page.locator("#plot svg").bounding_box()
     assert plot
     page.mouse.click(plot["x"] + plot["width"] - 3, plot["y"] + 20)
@@ -453,6 +470,54 @@ def test_an_answer_of_another_kind_is_told(page: Page) -> None:
     page.route("**/process", lambda route: route.fulfill(json={"hello": 1}))
     choose(page, ("a.png", SCENE))
     expect(page.get_by_role("alert")).to_have_text("a.png: The service's answer can't be read.")
+    page.unroute("**/process")
+    page.route("**/process", lambda route: route.fulfill(body="<h1>Log in</h1>"))
+    page.get_by_role("button", name="Count again").click()
+    expect(page.get_by_role("alert")).to_contain_text("perhaps a proxy that wants a login")
+
+
+def test_a_service_without_room_is_waited_for(visit: Visit) -> None:
+    page = visit(refused="/process")
+    busy: list[int] = []
+
+    def answer(route: Route) -> None:
+        busy.append(len(busy))
+        if len(busy) > 2:
+            route.continue_()
+        else:
+            route.fulfill(status=503, headers={"Retry-After": "1"}, json={"error": "The service is busy."})
+
+    page.route("**/process", answer)
+    page.get_by_role("button", name="Street").click()
+    expect(page.locator("#working")).to_contain_text("street.png is sent again in a moment")
+    settle(page)
+    assert len(busy) == 3
+    assert table(page)
+    busy.clear()
+    page.get_by_role("button", name="Count again").click()
+    expect(page.locator("#working")).to_contain_text("street.png is sent again in a moment")
+    page.get_by_role("button", name="Stop").click()
+    settle(page)
+    assert table(page), "what was counted before stays"
+
+
+def test_what_is_no_file_is_told_and_a_double_click_is_one(page: Page) -> None:
+    transfer = page.evaluate_handle(
+        "() => { const data = new DataTransfer(); data.setData('text/plain', 'https://a.b/c.png'); return data; }"
+    )
+    page.dispatch_event("body", "drop", {"dataTransfer": transfer})
+    expect(page.locator("#told")).to_contain_text("That was no file.")
+    page.get_by_role("button", name="Street").dblclick()
+    settle(page)
+    expect(page.locator("#list button")).to_have_count(1)
+
+
+def test_a_file_that_opens_slowly_says_so(page: Page) -> None:
+    page.evaluate("void (HTMLImageElement.prototype.decode = () => new Promise(() => {}))")
+    choose(page, ("scene00.png", SCENE))
+    expect(page.locator("#stage")).to_have_text("Opening…")
+    page.get_by_role("button", name="Save PNG").click()
+    expect(page.locator("#told")).to_have_text("The picture is not open yet.")
 
 
 @pytest.mark.parametrize("label", ["person", "traffic light", "a long caption of a region that says much " * 3])
@@ -759,15 +824,49 @@ FOCUSED = """() => {
 
 def test_the_keyboard_reaches_everything(page: Page) -> None:
     choose(page, ("scene00.png", SCENE))
+    boxes = page.locator(".box")
+    expect(boxes).to_have_count(sum(TRUTH["scene00.png"].values()))
     page.evaluate("document.activeElement.blur()")
     outlines: dict[str, str] = {}
-    for _ in range(14 + page.locator(".box").count() + page.locator("#rows tr").count()):
+    for _ in range(15 + page.locator("#rows tr").count()):
         page.keyboard.press("Tab")
         name, outline = page.evaluate(FOCUSED)
         outlines[name] = outline
     controls = {"files", "street.png", "prompt", "again", "clear", "threshold", "copy", "csv", "png"}
     assert controls | set(TRUTH["scene00.png"]) <= set(outlines)
     assert "none" not in outlines.values(), "where one is can be seen"
+    assert boxes.evaluate_all("all => all.filter(one => one.tabIndex === 0).length") == 1, "one stop for all of them"
+    boxes.first.focus()
+    for key, place in (("ArrowRight", 1), ("ArrowUp", 0), ("End", boxes.count() - 1), ("Tab", None)):
+        page.keyboard.press(key)
+        if place is not None:
+            expect(boxes.nth(place)).to_be_focused()
+    expect(page.locator("#threshold")).to_be_focused()
+
+
+def test_the_focus_stays_near_when_files_are_counted_again(page: Page) -> None:
+    choose(page, ("scene00.png", SCENE))
+    go: list[Route] = []
+    page.route("**/process", lambda route: go.append(route))
+    page.get_by_role("button", name="Count again").press("Enter")
+    expect(page.get_by_role("button", name="Stop")).to_be_focused()
+    wait_for(lambda: go or page.wait_for_timeout(20))
+    go[0].continue_()
+    expect(page.get_by_role("button", name="Count again")).to_be_focused()
+
+
+def test_forced_colours_keep_boxes_and_what_is_chosen(visit: Visit) -> None:
+    page = visit(forced_colors="active", bypass_csp=True)
+    choose(page, ("scene00.png", SCENE))
+    page.locator("#rows button").first.click()
+    colours = "all => new Set(all.map(one => getComputedStyle(one).{})).size"
+    labels = len(TRUTH["scene00.png"])
+    assert page.locator(".box").evaluate_all(colours.format("borderTopColor")) == labels
+    assert page.locator(".bar").evaluate_all(colours.format("backgroundColor")) == labels
+    pressed = page.locator("#rows [aria-pressed=true]")
+    assert pressed.evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+    assert violations(page) == []
+    screenshot(page, "forced-colours")
 
 
 def test_motion_is_reduced_where_that_is_wished(visit: Visit) -> None:

@@ -26,9 +26,14 @@ class Counted:
     note: str = ""
 
     @property
+    def fields(self) -> dict[str, Any]:
+        """What is told of a file in JSON: `{"file", "content", "error"}`."""
+        return {"file": self.file, "content": self.content, "error": self.error}
+
+    @property
     def as_json(self) -> str:
-        """The object `{"file", "content", "error"}` in one line, ASCII alone, whatever the name is."""
-        return json.dumps({"file": self.file, "content": self.content, "error": self.error})
+        """Its fields in one line, ASCII alone, whatever the name is."""
+        return json.dumps(self.fields)
 
 
 class Record:
@@ -69,7 +74,7 @@ class Record:
 
     def add(self, result: Counted) -> None:
         """Appends a result; OSError where there is no room."""
-        kept = json.loads(result.as_json) | ({"note": result.note} if result.note else {})
+        kept = result.fields | ({"note": result.note} if result.note else {})
         with self._lock:
             self._file.write(json.dumps(kept).encode() + b"\n")
             self._file.flush()

@@ -24,8 +24,10 @@ export function svgElement(name, attributes = {}, ...children) {
 /** Waits for an event of a target; its error event is an error. */
 export function once(target, event) {
   return new Promise((resolve, reject) => {
-    target.addEventListener(event, resolve, { once: true });
-    target.addEventListener("error", () => reject(new Error(`no ${event}`)), { once: true });
+    const heard = new AbortController(); // one of both is; the other is listened for no longer
+    const listen = (name, act) => target.addEventListener(name, (one) => (heard.abort(), act(one)), { signal: heard.signal });
+    listen(event, resolve);
+    listen("error", () => reject(new Error(`no ${event}`)));
   });
 }
 
@@ -36,4 +38,29 @@ export function within(promise, milliseconds) {
     timer = setTimeout(() => reject(new Error("late")), milliseconds);
   });
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+const STEPS = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1, Home: -Infinity, End: Infinity };
+
+/**
+ * Makes buttons one stop of the Tab key, between which the arrow keys, Home and End move: the roving tabindex of the ARIA
+ * Authoring Practices. `onMove` is called with the button that was gone to.
+ */
+export function rove(buttons, onMove = () => {}) {
+  for (const [place, button] of buttons.entries()) {
+    button.tabIndex = place ? -1 : 0;
+    button.addEventListener("focus", () => stopAt(buttons, button));
+    button.addEventListener("keydown", (event) => {
+      if (!(event.key in STEPS)) return;
+      event.preventDefault(); // the page would scroll
+      const next = buttons[Math.min(Math.max(place + STEPS[event.key], 0), buttons.length - 1)];
+      next.focus();
+      if (next !== button) onMove(next);
+    });
+  }
+}
+
+/** Makes one of such buttons the one that the Tab key stops at. */
+export function stopAt(buttons, stop) {
+  for (const button of buttons) button.tabIndex = button === stop ? 0 : -1;
 }

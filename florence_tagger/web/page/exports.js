@@ -14,7 +14,8 @@ export function asCsv(documents, minScore) {
   return [["file", "label", "count", "error"], ...lines].map((cells) => cells.map(cellOf).join(",") + "\r\n").join("");
 }
 
-const isEnded = ({ state }) => state === "done" || state === "failed";
+/** Whether there is something to tell of a document. */
+export const isEnded = ({ state }) => state === "done" || state === "failed";
 
 function entryOf({ name, state, shots, reason }, minScore) {
   if (state === "failed") return { file: name, content: [], error: reason };

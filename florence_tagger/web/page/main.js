@@ -2,7 +2,7 @@
 
 import { countDocument, shotsOf } from "./counting.js";
 import { byId, element } from "./dom.js";
-import { asCsv, asJson, copy, save } from "./exports.js";
+import { asCsv, asJson, copy, isEnded, save } from "./exports.js";
 import { dress } from "./palette.js";
 import { countObjects, ServiceError, UNREACHED } from "./service.js";
 import { whereOf } from "./timeline.js";
@@ -26,6 +26,12 @@ function add(files) {
   work();
 }
 
+/** Adds what was dropped. */
+function addDropped({ files }) {
+  if (files.length) add(files);
+  else tell("That was no file. Save the picture, then drop or choose it.");
+}
+
 async function addSample(name) {
   try {
     const response = await fetch(`/page/samples/${name}`);
@@ -40,27 +46,31 @@ async function addSample(name) {
 
 /** Counts what waits, one file after the other. */
 async function work() {
-  if (working || !waiting() || textIsMissing()) return;
+  if (working || !waiting().length || textIsMissing()) return;
   working = true;
-  byId("again").disabled = true;
-  tell(`Counting ${plural(documents.filter(({ state }) => state === "waiting").length, "file")}.`);
+  tell(`Counting ${plural(waiting().length, "file")}.`);
   const wanted = task(); // of all files of a run
-  for (let next = waiting(); next; next = waiting()) await count(next, wanted);
+  while (waiting().length) await count(waiting()[0], wanted);
   working = false;
-  byId("again").disabled = !documents.length;
+  renderFiles();
   if (byId("work").contains(document.activeElement)) byId("again").focus(); // the button for stopping goes
   byId("work").hidden = true;
   tell(summary());
 }
 
-const waiting = () => documents.find(({ state }) => state === "waiting");
+const waiting = () => documents.filter(({ state }) => state === "waiting");
 
 async function count(one, wanted) {
   one.state = "working";
   stopper = new AbortController();
   tellProgress(one, 0);
   renderFiles();
-  const hooks = { signal: stopper.signal, onUpload: (share) => tellProgress(one, share), askForKey };
+  const hooks = {
+    signal: stopper.signal,
+    onUpload: (share) => tellProgress(one, share),
+    onFull: () => tellFull(one),
+    askForKey,
+  };
   try {
     const found = await countObjects(one.file, wanted, hooks);
     const shots = shotsOf(found);
@@ -100,13 +110,15 @@ function textIsMissing() {
 function countAgain(event) {
   event.preventDefault();
   if (working || textIsMissing()) return;
+  const pressed = document.activeElement === event.submitter; // which is disabled now
   for (const one of documents) one.state = "waiting";
   work();
+  if (pressed) byId("stop").focus();
 }
 
 function stop() {
   stopper.abort(new ServiceError("Stopped."));
-  const queued = documents.filter(({ state }) => state === "waiting");
+  const queued = waiting();
   queued.forEach(stopped);
   renderFiles();
   if (queued.includes(shown)) renderShown();
@@ -153,6 +165,11 @@ function tellProgress(one, sent) {
   else progress.removeAttribute("value"); // how long one file takes is not known
 }
 
+function tellFull(one) {
+  byId("working").textContent = `The service is busy or starting; ${one.name} is sent again in a moment`;
+  byId("progress").removeAttribute("value");
+}
+
 const plural = (number, one) => `${number} ${one}${number === 1 ? "" : "s"}`;
 
 function summary() {
@@ -191,6 +208,7 @@ function noteOf({ truncated, incomplete }) {
 // ---- results out ----------------------------------------------------------------------------------------------------
 
 function show(one) {
+  if (one === shown) return;
   shown = one;
   renderFiles();
   renderShown();
@@ -206,6 +224,7 @@ function renderFiles() {
   const focused = buttons().indexOf(document.activeElement);
   byId("results").hidden = !documents.length;
   byId("again").disabled = working || !documents.length;
+  for (const name of ["copy", "csv"]) byId(name).disabled = !documents.some(isEnded);
   document.body.classList.toggle("counting", documents.length > 0);
   byId("list").replaceChildren(...documents.map(fileItem));
   buttons()[focused]?.focus();
@@ -234,15 +253,16 @@ function renderShown() {
   if (!done) return;
   byId("about").textContent = aboutOf(shown.found);
   renderCounts();
-  view = new View(shown, { choose: showShot, onDrawn: renderNoteAndLight });
+  view = new View(shown, { choose: showShot, onDrawn: renderAround });
   view.show(shown.shot, minScore);
 }
 
-function renderNoteAndLight() {
+/** What follows the boxes: the note, and what stands out. */
+function renderAround() {
   const note = noteOf(shown.found);
   byId("note").hidden = !note;
   byId("note").textContent = note;
-  light(pinned);
+  renderPinned();
 }
 
 function renderCounts() {
@@ -255,7 +275,6 @@ function renderCounts() {
 function rowOf({ label, count, shot, most: inOne }, most) {
   const isPlace = shown.shots.length > 1;
   const button = element("button", { type: "button" }, element("span", { className: "swatch" }), label);
-  button.setAttribute("aria-pressed", label === pinned);
   button.onclick = () => {
     pin(label);
     if (isPlace) showShot(shot);
@@ -297,8 +316,12 @@ function lightUnder({ target }) {
 
 function pin(label) {
   pinned = pinned === label ? null : label;
-  for (const row of byId("rows").children) {
-    row.querySelector("button").setAttribute("aria-pressed", row.dataset.label === pinned);
+  renderPinned();
+}
+
+function renderPinned() {
+  for (const button of byId("found").querySelectorAll(".box, tbody button")) {
+    button.setAttribute("aria-pressed", button.closest("[data-label]").dataset.label === pinned);
   }
   light(pinned);
 }
@@ -332,7 +355,7 @@ byId("files").addEventListener("change", ({ target }) => {
   target.value = ""; // the same file may be chosen again
 });
 for (const button of document.querySelectorAll("[data-sample]")) {
-  button.addEventListener("click", () => addSample(button.dataset.sample));
+  button.addEventListener("click", ({ detail }) => detail < 2 && addSample(button.dataset.sample)); // twice is meant once
 }
 document.addEventListener("paste", ({ clipboardData }) => add(clipboardData?.files));
 document.addEventListener("dragover", (event) => {
@@ -345,7 +368,7 @@ document.addEventListener("dragleave", ({ relatedTarget }) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   byId("drop").classList.remove("over");
-  add(event.dataTransfer.files);
+  addDropped(event.dataTransfer);
 });
 byId("prompt").addEventListener("change", ({ target }) => {
   const { text } = target.selectedOptions[0].dataset;

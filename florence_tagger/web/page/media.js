@@ -38,6 +38,13 @@ async function openPicture(url) {
   return { width: picture.naturalWidth, height: picture.naturalHeight, at: async () => picture };
 }
 
+/** What is promised; where it fails, what was begun is let go of. */
+const orClose = (promise, close) =>
+  promise.catch((error) => {
+    close();
+    throw error;
+  });
+
 /** The first picture of several, held still. */
 async function openFirst(url) {
   const { width, height, at } = await openPicture(url);
@@ -47,12 +54,14 @@ async function openFirst(url) {
 
 async function openVideo(url) {
   const video = element("video", { muted: true, preload: "auto", playsInline: true, src: url });
-  await within(once(video, "loadeddata"), PATIENCE);
-  if (!video.videoWidth) throw new Error("no pictures, but perhaps sound");
   const close = () => {
     video.removeAttribute("src");
     video.load(); // lets go of what it has decoded
   };
+  const loaded = once(video, "loadeddata").then(() => {
+    if (!video.videoWidth) throw new Error("no pictures, but perhaps sound");
+  });
+  await orClose(within(loaded, PATIENCE), close);
   return { width: video.videoWidth, height: video.videoHeight, at: (shot) => frameAt(video, shot.time ?? 0), close };
 }
 
@@ -67,6 +76,11 @@ async function frameAt(video, time) {
 async function openAnimation(url, file) {
   if (!(await ImageDecoder.isTypeSupported(file.type))) throw new Error("no animation that is known here");
   const decoder = new ImageDecoder({ data: await file.arrayBuffer(), type: file.type });
+  const close = () => decoder.close();
+  return { ...(await orClose(picturesOf(decoder), close)), close };
+}
+
+async function picturesOf(decoder) {
   await within(Promise.all([decoder.tracks.ready, decoder.completed]), PATIENCE);
   const starts = await startsOf(decoder);
   const [width, height] = await decoded(decoder, 0, (image) => [image.displayWidth, image.displayHeight]);
@@ -74,7 +88,7 @@ async function openAnimation(url, file) {
     const place = starts.findLastIndex((start) => start <= shot.time + AFTER);
     return decoded(decoder, place, (image) => drawn(image, width, height));
   };
-  return { width, height, at, close: () => decoder.close() };
+  return { width, height, at };
 }
 
 /** When each frame of an animation begins, in seconds. */

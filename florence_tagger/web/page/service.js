@@ -2,20 +2,22 @@
 
 const KEY = "florence_tagger.key"; // kept for this tab alone
 
+const PATIENCE = 300_000; // ms, with a service that loads its model, or has no room
+
 export const UNREACHED = "The service can't be reached. Is it running?";
 
 /** A failure with a message for people. */
 export class ServiceError extends Error {}
 
 /** What the service finds in a file: its frames and detections, and the model, device and seconds that it took. */
-export async function countObjects(file, task, { signal, onUpload, askForKey }) {
+export async function countObjects(file, task, hooks) {
   const body = JSON.stringify({
     documents: [{ id: file.name, source: { content: await base64(file), file_name: file.name } }],
     num_labels: 0,
     return_boxes: true,
     ...task,
   });
-  const answer = await postWithKey(body, { signal, onUpload, askForKey });
+  const answer = await postUntilTaken(body, hooks);
   const { seconds } = answer;
   const { detections, frames, truncated = false, incomplete = false } = sourceOf(answer);
   return { detections, frames, truncated, incomplete, seconds, model: answer.header("X-Model"), device: answer.header("X-Device") };
@@ -30,17 +32,33 @@ function base64(file) {
   });
 }
 
-/** Posts, and asks for a key as long as the service wants another one. */
-async function postWithKey(body, { signal, onUpload, askForKey }) {
+/** Posts, waits for a service that has no room, and asks for a key as long as the service wants another one. */
+async function postUntilTaken(body, { signal, onUpload, onFull, askForKey }) {
+  const patient = performance.now() + PATIENCE;
   for (;;) {
     const answer = await post(body, signal, onUpload);
-    if (answer.status !== 401) return answer;
-    const refused = sessionStorage.getItem(KEY) !== null;
-    sessionStorage.removeItem(KEY);
-    const key = await askForKey(refused);
-    if (!key) throw new ServiceError("The service wants an API key.");
-    sessionStorage.setItem(KEY, key);
+    const wait = Number(answer.header("Retry-After")); // seconds, as the service tells them
+    if (answer.status === 401) await renewKey(askForKey);
+    else if (answer.status === 503 && wait && performance.now() < patient) {
+      onFull();
+      await pause(wait, signal);
+    } else return answer;
   }
+}
+
+async function renewKey(askForKey) {
+  const refused = sessionStorage.getItem(KEY) !== null;
+  sessionStorage.removeItem(KEY);
+  const key = await askForKey(refused);
+  if (!key) throw new ServiceError("The service wants an API key.");
+  sessionStorage.setItem(KEY, key);
+}
+
+function pause(seconds, signal) {
+  return new Promise((resolve, reject) => {
+    setTimeout(resolve, seconds * 1000);
+    signal.addEventListener("abort", () => reject(signal.reason));
+  });
 }
 
 /** One POST to /process. It is no fetch, since only XMLHttpRequest tells how much is sent. */
@@ -79,7 +97,8 @@ function parsed(text) {
 
 /** The one document's source, or the reason that there is none. */
 function sourceOf({ status, envelope }) {
-  if (status !== 200 || envelope === null) throw new ServiceError(envelope?.error || `The service answered ${status}.`);
+  if (status !== 200) throw new ServiceError(envelope?.error || `The service answered ${status}.`);
+  if (envelope === null) throw new ServiceError("What answered is not the service; perhaps a proxy that wants a login.");
   const [untreated] = envelope.list_id_not_treated;
   if (untreated) throw new ServiceError(Object.values(untreated)[0]);
   return envelope.data[0].source;

@@ -1,9 +1,14 @@
 // A shot with its boxes, on the page and in a picture to save.
 
-import { element } from "./dom.js";
+import { element, rove } from "./dom.js";
 import { drawn } from "./media.js";
 import { dress, lookOf } from "./palette.js";
 
+const FIELDS = [
+  ["top left", "top", "top right"],
+  ["left", "centre", "right"],
+  ["bottom left", "bottom", "bottom right"],
+];
 const CROWD = 24; // boxes; of more, the names are shown only where one points
 
 /** The picture of a shot, or plain ground where there is none, with boxes over it. */
@@ -14,16 +19,25 @@ export function stageOf(picture, { width, height }, detections) {
   frame.classList.toggle("crowded", detections.length > CROWD);
   if (picture) frame.append(picture);
   const largestFirst = [...detections].sort((a, b) => area(b.box) - area(a.box)); // the small ones can be pointed at
-  frame.append(...largestFirst.map((one) => boxOf(one, width, height)));
+  const boxes = largestFirst.map((one) => boxOf(one, width, height));
+  rove(boxes);
+  frame.append(...boxes);
   return frame;
 }
 
 const area = ([x1, y1, x2, y2]) => (x2 - x1) * (y2 - y1);
 
-function boxOf({ label, score, box: [x1, y1, x2, y2] }, width, height) {
+/** Where the middle of a box is, in words. */
+function fieldOf([x1, y1, x2, y2], width, height) {
+  const third = (middle, size) => Math.min(Math.floor((3 * middle) / size), 2);
+  return FIELDS[third((y1 + y2) / 2, height)][third((x1 + x2) / 2, width)];
+}
+
+function boxOf({ label, score, box: corners }, width, height) {
+  const [x1, y1, x2, y2] = corners;
   const tag = element("span", { textContent: label });
   const box = element("button", { type: "button", className: "box", dataset: { label } }, tag);
-  box.setAttribute("aria-label", `${label}, score ${score.toFixed(2)}`);
+  box.setAttribute("aria-label", `${label}, score ${score.toFixed(2)}, ${fieldOf(corners, width, height)}`);
   box.title = `${label} ${score.toFixed(2)}`;
   box.classList.toggle("at-top", y1 < height * 0.06); // no room above for the name
   const atRight = x1 + x2 > width; // the name goes to where there is more room, and not beyond the picture

@@ -1,7 +1,7 @@
 // The frames of a video or the pages of a file: a strip to choose from, and how the counts go over time.
 
 import { above, countLabels } from "./counting.js";
-import { element, svgElement } from "./dom.js";
+import { element, rove, stopAt, svgElement } from "./dom.js";
 import { drawn } from "./media.js";
 import { lookOf } from "./palette.js";
 
@@ -22,13 +22,7 @@ export const whereOf = (shot) => `${shot.page === undefined ? "at" : "on"} ${pla
 /** A button for each shot. Its picture comes when the browser has it. */
 export function stripOf(shots, media, choose) {
   const buttons = shots.map((shot) => thumbOf(shot, media, () => choose(shot)));
-  for (const [place, button] of buttons.entries()) {
-    button.addEventListener("keydown", ({ key }) => {
-      const step = { ArrowLeft: -1, ArrowRight: 1 }[key] ?? 0;
-      buttons[place + step]?.focus();
-      if (step) buttons[place + step]?.click();
-    });
-  }
+  rove(buttons, (button) => button.click());
   return buttons;
 }
 
@@ -46,7 +40,9 @@ export function updateStrip(buttons, shots, shown, minScore) {
     const number = above(shots[place], minScore).length;
     button.setAttribute("aria-pressed", shots[place] === shown);
     button.setAttribute("aria-label", `${placeOf(shots[place])}: ${number} found`);
-    if (shots[place] === shown) bringIntoView(button);
+    if (shots[place] !== shown) continue;
+    stopAt(buttons, button);
+    bringIntoView(button);
   }
 }
 
@@ -67,9 +63,11 @@ export function plotOf(shots, rows, shown, minScore, choose) {
   );
   const marker = svgElement("line", { class: "marker", x1: x(shown), x2: x(shown), y1: 0, y2: HEIGHT });
   const drawing = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" };
-  const plot = svgElement("svg", { ...drawing, "aria-label": described(rows) }, marker, ...lines);
+  const title = `Counts over ${shown.page === undefined ? "time" : "pages"}`;
+  const plot = svgElement("svg", { ...drawing, "aria-label": `${title}. ${described(rows)}` }, marker, ...lines);
   plot.addEventListener("click", (event) => choose(nearest(shots, x, (event.offsetX / plot.clientWidth) * WIDTH)));
-  return [element("span", { className: "most", textContent: most }), element("span", { className: "least", textContent: 0 }), plot];
+  const ends = { most, least: 0, title, first: placeOf(shots[0]), last: placeOf(shots.at(-1)) };
+  return [plot, ...Object.entries(ends).map(([className, textContent]) => element("span", { className, textContent }))];
 }
 
 /** Where a shot is on the plot. */
@@ -89,5 +87,4 @@ function linesOf(label, places) {
 const nearest = (shots, x, wanted) =>
   shots.reduce((best, shot) => (Math.abs(x(shot) - wanted) < Math.abs(x(best) - wanted) ? shot : best));
 
-const described = (rows) =>
-  `Counts over time. ${rows.map(({ label, most, shot }) => `${label}: most, ${most}, ${whereOf(shot)}`).join("; ")}`;
+const described = (rows) => rows.map(({ label, most, shot }) => `${label}: most, ${most}, ${whereOf(shot)}`).join("; ");

@@ -1,12 +1,13 @@
 // What is seen of a document: a shot with its boxes, and of several shots the strip and the plot.
 
 import { above, countDocument } from "./counting.js";
-import { byId } from "./dom.js";
+import { byId, element } from "./dom.js";
 import { openMedia } from "./media.js";
 import { annotated, stageOf } from "./stage.js";
-import { plotOf, stripOf, updateStrip } from "./timeline.js";
+import { placeOf, plotOf, stripOf, updateStrip } from "./timeline.js";
 
 export class View {
+  #name;
   #shots;
   #shot; // that is to be seen
   #minScore;
@@ -20,8 +21,8 @@ export class View {
 
   /** Opens a counted file. `choose` is called with a shot that is pointed at, `onDrawn` after each change of what is seen. */
   constructor({ file, shots }, { choose, onDrawn }) {
-    [this.#shots, this.#choose, this.#onDrawn] = [shots, choose, onDrawn];
-    byId("stage").replaceChildren();
+    [this.#name, this.#shots, this.#choose, this.#onDrawn] = [file.name, shots, choose, onDrawn];
+    byId("stage").replaceChildren(element("p", { className: "help opening", textContent: "Opening…" }));
     byId("strip").replaceChildren();
     byId("timeline").hidden = !this.#hasTimeline;
     openMedia(file, shots).then((media) => this.#opened(media));
@@ -65,7 +66,10 @@ export class View {
 
   #drawStage() {
     const { shot, picture } = this.#onStage;
-    byId("stage").replaceChildren(stageOf(picture, this.#media, above(shot, this.#minScore)));
+    const detections = above(shot, this.#minScore);
+    const place = this.#hasTimeline ? `, ${placeOf(shot)}` : "";
+    byId("stage").setAttribute("aria-label", `${this.#name}${place}: ${detections.length} found`);
+    byId("stage").replaceChildren(stageOf(picture, this.#media, detections));
   }
 
   #drawTimeline() {
