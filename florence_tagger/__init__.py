@@ -8,21 +8,41 @@ with Tagger.load("ov_models/florence-2-tiny") as tagger:
 
 TYPE_CHECKING = False  # as type checkers take it; to import `typing` for it would be to load something
 if TYPE_CHECKING:
-    from florence_tagger.errors import DocumentError
+    from florence_tagger.errors import (
+        DocumentError,
+        ModelError,
+        NotReadyError,
+        RequestError,
+        SettingsError,
+        TaggerError,
+    )
+    from florence_tagger.schemas import DocumentResult
     from florence_tagger.tagger import Tagger
 
-__all__ = ["DocumentError", "Tagger", "__version__"]
+__all__ = [
+    "DocumentError",
+    "DocumentResult",
+    "ModelError",
+    "NotReadyError",
+    "RequestError",
+    "SettingsError",
+    "Tagger",
+    "TaggerError",
+    "__version__",
+]
 __version__ = "0.1.0"
+
+_HOMES = {"Tagger": "tagger", "DocumentResult": "schemas"}  # of what is exported; all else is from `errors`
 
 
 def __getattr__(name: str) -> object:
-    """`Tagger`, which loads OpenVINO, and what it raises, when they are first asked for."""
-    if name == "Tagger":
-        from florence_tagger.tagger import Tagger
+    """What is exported, when it is first asked for: `Tagger` loads OpenVINO."""
+    if name in __all__:
+        from importlib import import_module
 
-        return Tagger
-    if name == "DocumentError":
-        from florence_tagger.errors import DocumentError
-
-        return DocumentError
+        return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -59,9 +59,9 @@ def serve(**given: Any) -> None:
 
 @main.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("--json", "form", flag_value="json", help="A list of objects: file, content, error.")
-@click.option("--jsonl", "form", flag_value="jsonl", help="The same objects, a line each, as they come.")
-@click.option("--csv", "form", flag_value="csv", help="A row for each label of a file: file, label, count, error.")
+@click.option("--json", "forms", flag_value="json", multiple=True, help="A list of objects: file, content, error.")
+@click.option("--jsonl", "forms", flag_value="jsonl", multiple=True, help="The same, a line each, as they come.")
+@click.option("--csv", "forms", flag_value="csv", multiple=True, help="Rows of file, label, count, error.")
 @click.option("--annotate", type=click.Path(path_type=Path, file_okay=False), help="Folder for pictures with boxes.")
 @click.option(
     "--num-labels",
@@ -82,7 +82,7 @@ def serve(**given: Any) -> None:
 @click.option("--retry-failed", is_flag=True, help="With --resume: count again what could not be counted before.")
 @click.option("--model", help="Model folder, as FLORENCE_MODEL_DIR; not with --server.")
 @click.option("--device", help="OpenVINO device, as FLORENCE_DEVICE; not with --server.")
-def count(paths: tuple[str, ...], model: str | None, device: str | None, **given: Any) -> None:
+def count(paths: tuple[str, ...], forms: tuple[str, ...], model: str | None, device: str | None, **given: Any) -> None:
     """Counts the objects in pictures and videos.
 
     PATH is a file, a folder (the pictures and videos in it, at any depth), a pattern such as 'scans/**/*.tif', or - for
@@ -90,18 +90,20 @@ def count(paths: tuple[str, ...], model: str | None, device: str | None, **given
 
     \b
     Exits with 0 where all files were counted,
-              1 where some were not,
-              2 where nothing could be done.
+              1 where some were not, as one that is not there,
+              2 where nothing could be done: no such option, model or service, or no file in a folder.
     """
     from florence_tagger.bulk.command import CountOptions, run_count  # loads OpenVINO
 
     chosen = {name: value for name, value in (("model_dir", model), ("device", device)) if value is not None}
     if chosen and given["server"]:
         raise click.UsageError("--model and --device are not for --server: the service has its own.")
+    if len(set(forms)) > 1:
+        raise click.UsageError("Only one of --json, --jsonl and --csv can be written.")
     try:
         with told(2):
             settings = load_settings(chosen)
-            code = run_count(CountOptions(paths, **given), settings)
+            code = run_count(CountOptions(paths, next(iter(forms), None), **given), settings)
     except KeyboardInterrupt:
         click.echo("Interrupted.", err=True)
         sys.exit(1)
@@ -113,7 +115,7 @@ def count(paths: tuple[str, ...], model: str | None, device: str | None, **given
     sys.exit(code)
 
 
-@main.command("settings")
+@main.command("settings", short_help="Prints all settings as a table.")
 @click.option("--update", type=click.Path(path_type=Path, exists=True), help="Page whose table is made anew.")
 def print_settings(update: Path | None) -> None:
     """Prints all settings as a table in Markdown, or writes it into a page."""
@@ -124,7 +126,7 @@ def print_settings(update: Path | None) -> None:
             click.echo(settings_table(), nl=False)
 
 
-@main.command()
+@main.command(short_help="Compares a model folder with its manifest.")
 @click.argument("model_dir", type=click.Path(path_type=Path))
 def check(model_dir: Path) -> None:
     """Reads every file of a model folder and compares it with the folder's manifest."""
@@ -134,7 +136,7 @@ def check(model_dir: Path) -> None:
     click.echo(f"{folder.name} ({folder.precision}, {folder.sha256[:12]}) is complete and unchanged.")
 
 
-@main.command()
+@main.command(short_help="Measures this machine, and how near it is to its limits.")
 @click.option("--model", type=click.Path(path_type=Path), default=DEFAULT_MODEL, help="Model folder; the bundled one.")
 @click.option("--compare", type=click.Path(path_type=Path), help="Its checkpoint, to run through PyTorch beside it.")
 @click.option("--device", help="OpenVINO device, as in FLORENCE_DEVICE.")
@@ -162,7 +164,7 @@ def benchmark(device: str | None, json_file: Path | None, **given: Any) -> None:
     report(figures)
 
 
-@main.command()
+@main.command(short_help="Lists devices, and what stands in the way of a GPU.")
 def devices() -> None:
     """Lists the devices that OpenVINO sees, which one is used, and what stands in the way of a GPU."""
     from florence_tagger.diagnosis import diagnose_devices  # loads OpenVINO
@@ -170,7 +172,7 @@ def devices() -> None:
     tell(diagnose_devices(configured()))
 
 
-@main.command()
+@main.command(short_help="Tells what is wrong with this installation.")
 def doctor() -> None:
     """Looks at versions, devices, the model's files and a test picture, and tells what is wrong.
 

@@ -92,7 +92,7 @@ class Tagger:
             RequestError: an argument has a value that is not accepted.
             NotReadyError: the tagger is closed.
         """
-        if not 0 <= num_labels <= MOST_LABELS:
+        if not isinstance(num_labels, int) or not 0 <= num_labels <= MOST_LABELS:
             raise RequestError(f"num_labels is {num_labels}; accepted is an integer from 0 to {MOST_LABELS}.")
         counts = count_document(self.detect(file, prompt, text, min_score).sightings)
         return {label: number for one in as_content(counts, num_labels) for label, number in one.items()}
@@ -104,7 +104,7 @@ class Tagger:
 
         Arguments and errors are those of `count`.
         """
-        if not 0 <= min_score <= 1:
+        if not isinstance(min_score, int | float) or not 0 <= min_score <= 1:
             raise RequestError(f"min_score is {min_score}; accepted is a number from 0 to 1.")
         wanted = prompt_named(prompt, text)
         with self._room:

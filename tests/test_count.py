@@ -181,6 +181,19 @@ def test_names_of_any_bytes_and_lists_on_the_standard_input(tmp_path: Path) -> N
     assert second["error"] == "The file can't be read: No such file or directory."
     assert b"\\udcff\\n.png" in count("-", stdin=listed).stdout
     assert read_list(b"a\n\nb c\n") == ["a", "b c"]
+    assert read_list(b"\xef\xbb\xbfa.png\r\n\r\nb c.png\r\n") == ["a.png", "b c.png"], "as Windows writes lists"
+    assert read_list(b"a\r\0b\0") == ["a\r", "b"]
+
+
+def test_a_file_is_counted_once_however_it_is_written(tmp_path: Path) -> None:
+    scene, record = "tests/scenes/scene00.png", tmp_path / "out.jsonl"
+    first = count(scene, f"./{scene}", ROOT / scene, "--json", "--resume", record)
+    assert [one["file"] for one in json.loads(first.stdout)] == [scene]
+    again = count(ROOT / scene, "--json", "--resume", record)
+    assert [one["file"] for one in json.loads(again.stdout)] == [str(ROOT / scene)]
+    assert len(record.read_bytes().splitlines()) == 1, "it was not counted again"
+    nameless = count("", "--json")
+    assert (nameless.returncode, json.loads(nameless.stdout)[0]["error"]) == (1, "There is no file without a name.")
 
 
 def test_paths_mean_files(tmp_path: Path) -> None:
@@ -289,6 +302,8 @@ def test_failed_files_are_tried_again_if_that_is_wanted(tmp_path: Path) -> None:
         (["x.png", "--server", "http://localhost", "--device", "CPU"], "the service has its own"),
         (["x.png", "--server", "http://localhost", "--model", "m"], "the service has its own"),
         (["x.png", "--retry-failed"], "--retry-failed is for --resume"),
+        (["x.png", "--json", "--csv"], "Only one of --json, --jsonl and --csv"),
+        (["x.png", "--text", "car"], "--text is for tasks that look for it: OPEN_VOCABULARY_DETECTION, CAPTION"),
         ([], "Missing argument"),
     ],
 )
@@ -316,7 +331,7 @@ def test_a_record_is_read_and_what_is_none_is_refused(tmp_path: Path) -> None:
     record.add(result)
     record.close()
     with closing(Record(path)) as again:
-        assert again.done == {"a.png": result}
+        assert again.done == {Path("a.png").absolute(): result}
     for line in (
         "{}",
         "[1]",

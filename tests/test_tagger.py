@@ -110,7 +110,10 @@ def test_a_program_of_three_lines_ends() -> None:
     assert (result.stdout, result.stderr, result.returncode) == (f"{COUNTS}\n", "", 0)
 
 
-def test_only_the_tagger_and_its_error_are_there() -> None:
+def test_what_is_exported_is_there_and_nothing_else() -> None:
     assert florence_tagger.DocumentError is DocumentError
+    for name in florence_tagger.__all__:
+        assert getattr(florence_tagger, name) is not None
+    assert set(florence_tagger.__all__) <= set(dir(florence_tagger))
     with pytest.raises(AttributeError, match="has no attribute 'Taggers'"):
         _ = florence_tagger.Taggers  # type: ignore[attr-defined]

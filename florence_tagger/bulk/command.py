@@ -18,6 +18,7 @@ from florence_tagger.bulk.run import Finder, Wanted, count_files, places_in
 from florence_tagger.config import Settings
 from florence_tagger.errors import SettingsError
 from florence_tagger.prompts import prompt_named
+from florence_tagger.schemas import Task
 from florence_tagger.tagger import Tagger
 
 
@@ -55,10 +56,10 @@ def run_count(options: CountOptions, settings: Settings) -> int:
     form = options.form or "table"
     shown = sys.stderr.isatty() and not (form != "table" and sys.stdout.isatty())  # lines would run through the bar
     with closing(Record(options.resume, options.retry_failed)) if options.resume else nullcontext() as record:
-        done = record.done if record else {}
-        tally = Tally(len(files), sum(one.name in done for one in files), shown)
+        skipped = {one.name for one in files if record and one.place in record.done}
+        tally = Tally(len(files), skipped, shown)
         with finder_of(options, settings) as finder, closing(count_files(files, finder, wanted, record)) as results:
-            FORMS[form](tally.follow(results, done), sys.stdout)
+            FORMS[form](tally.follow(results), sys.stdout)
     code = tally.end()
     if tally.stopped is not None:
         leave(code)
@@ -74,9 +75,13 @@ def leave(code: int) -> NoReturn:
 
 
 def check(options: CountOptions) -> None:
-    """SettingsError where the options can't be, or not with each other."""
+    """TaggerError where the options can't be, or not with each other."""
     if not 0 <= options.min_score <= 1:  # click lets NaN through
         raise SettingsError(f"min_score is {options.min_score}; accepted is a number from 0 to 1.")
+    if options.text and not prompt_named(options.prompt, options.text).task.takes_text:
+        raise SettingsError(
+            f"--text is for tasks that look for it: {', '.join(task for task in Task if task.takes_text)}."
+        )
     if options.retry_failed and options.resume is None:
         raise SettingsError("--retry-failed is for --resume, whose file says what failed.")
 

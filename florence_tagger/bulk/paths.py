@@ -1,5 +1,6 @@
 """What a user names -> the files that are meant: files, folders, patterns, and a list of them."""
 
+import codecs
 import glob
 import os
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,16 @@ class Named:
     name: str
     error: str | None = None
 
+    @property
+    def place(self) -> Path:
+        """The same for all ways to write a name: `a.png`, `./a.png`, and from the root."""
+        return place_of(self.name)
+
+
+def place_of(name: str) -> Path:
+    """Where a name is, whatever links lead there: files that are linked to one are counted by each of their names."""
+    return Path(name).absolute()
+
 
 def find_files(paths: Iterable[str], left_out: Path | None = None) -> list[Named]:
     """The files that `paths` name, each once, in their order; those of a folder by name.
@@ -26,7 +37,11 @@ def find_files(paths: Iterable[str], left_out: Path | None = None) -> list[Named
     (`*`, `?`, `[…]`, `**`) that is no name of a file itself for what matches it; any other name for itself.
     """
     closed = os.path.realpath(left_out) if left_out else ""
-    return list({one.name: one for path in paths for one in files_of(path, closed)}.values())
+    found: dict[Path, Named] = {}
+    for path in paths:
+        for one in files_of(path, closed):
+            found.setdefault(one.place, one)
+    return list(found.values())
 
 
 def files_of(path: str, closed: str) -> Iterator[Named]:
@@ -40,6 +55,8 @@ def files_of(path: str, closed: str) -> Iterator[Named]:
                 yield from files_of(match, closed)
         if not matches:
             yield Named(path, "No file matches the pattern.")
+    elif not path:
+        yield Named(path, "There is no file without a name.")
     else:
         yield Named(path)
 
@@ -68,6 +85,9 @@ def files_in(folder: str, closed: str) -> Iterator[Named]:
 
 
 def read_list(listed: bytes) -> list[str]:
-    """The names in a list: one a line, or with a null after each as `find -print0` writes them."""
-    separator = b"\0" if b"\0" in listed else b"\n"
-    return [os.fsdecode(name) for name in listed.split(separator) if name.strip()]
+    """The names in a list: one a line, as Windows ends it, too, or with a null after each as `find -print0` does."""
+    if b"\0" in listed:
+        names = listed.split(b"\0")
+    else:
+        names = [line.removesuffix(b"\r") for line in listed.removeprefix(codecs.BOM_UTF8).split(b"\n")]
+    return [os.fsdecode(name) for name in names if name.strip()]

@@ -1,7 +1,7 @@
 """How far a run is: a bar for people who watch, what went wrong for all, and what it comes to."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Set
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
@@ -27,7 +27,7 @@ class Tally:
 
     Args:
         total: files.
-        done: of them those that an earlier run has counted.
+        skipped: the names of those that an earlier run has counted.
         shown: whether there is a bar, on the standard error.
 
     Attributes:
@@ -36,25 +36,24 @@ class Tally:
         stopped: why the run ended before its end.
     """
 
-    def __init__(self, total: int, done: int, shown: bool) -> None:
+    def __init__(self, total: int, skipped: Set[str], shown: bool) -> None:
         self.total = total
         self.seen = 0
         self.failed = 0
         self.stopped: str | None = None
         columns = (BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-        self._done = done
+        self._skipped = skipped
         self._progress = Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True)
 
-    def follow(self, results: Iterator[Counted], skipped: Iterable[str]) -> Iterator[Counted]:
-        """The results as they come; `skipped` names the files of an earlier run. Ends early where the run must end."""
-        known = set(skipped)
+    def follow(self, results: Iterator[Counted]) -> Iterator[Counted]:
+        """The results as they come. Ends early where the run must end."""
         with self._progress:
-            task = self._progress.add_task("", total=self.total, completed=self._done)
+            task = self._progress.add_task("", total=self.total, completed=len(self._skipped))
             try:
                 for result in results:
                     self.seen += 1
                     self.failed += result.error is not None
-                    self._progress.advance(task, result.file not in known)
+                    self._progress.advance(task, result.file not in self._skipped)
                     self._tell(result)
                     yield result
             except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, Any
 
+from florence_tagger.bulk.paths import place_of
 from florence_tagger.errors import SettingsError
 
 
@@ -42,7 +43,7 @@ class Record:
     Each line is written at once, from any thread, so that whatever ends a run costs at most the files under way.
 
     Attributes:
-        done: the results that it has had before, with `retry_failed` those of files that were counted.
+        done: the results that it has had before by the files' places, with `retry_failed` those of counted files.
 
     Raises:
         SettingsError: it can't be read or written, or a line of it is no result.
@@ -61,16 +62,16 @@ class Record:
         except (OSError, ValueError) as exc:
             self._file.close()
             raise SettingsError(f"{path} can't be gone on from: {exc}.") from exc
-        done = {name: one for name, one in known.items() if not (retry_failed and one.error)}
-        self.done: Mapping[str, Counted] = done
+        done = {place: one for place, one in known.items() if not (retry_failed and one.error)}
+        self.done: Mapping[Path, Counted] = done
 
-    def _read(self) -> dict[str, Counted]:
+    def _read(self) -> dict[Path, Counted]:
         """The results of the file, which is left at its end, without the part of a line of a run that was killed."""
         self._file.seek(0)
         *lines, rest = self._file.read().split(b"\n")
         results = [parsed(line) for line in lines]
         self._file.truncate(self._file.tell() - len(rest))
-        return {one.file: one for one in results}
+        return {place_of(one.file): one for one in results}
 
     def add(self, result: Counted) -> None:
         """Appends a result; OSError where there is no room."""

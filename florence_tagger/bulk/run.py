@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Protocol
@@ -105,7 +105,7 @@ def count_files(
         OSError: the record or the drawings can't be written.
     """
     done = {} if record is None else record.done
-    new = [one for one in files if one.name not in done]
+    new = [one for one in files if one.place not in done]
 
     def treat(named: Named) -> Counted:
         result = wanted.count(finder, named)
@@ -115,10 +115,10 @@ def count_files(
 
     with closing(in_order(treat, new)) as results:
         for named in files:
-            if named.name in done:
-                yield done[named.name]
-                continue
-            yield next(results)
+            if named.place in done:
+                yield replace(done[named.place], file=named.name)
+            else:
+                yield next(results)
 
 
 def in_order(work: Callable[[Named], Counted], files: Sequence[Named]) -> Generator[Counted]:
