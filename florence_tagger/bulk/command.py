@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from florence_tagger.assembly import limits_of, sampling_of
 from florence_tagger.bulk.client import client_of
 from florence_tagger.bulk.forms import FORMS
 from florence_tagger.bulk.paths import Named, find_files, read_list
@@ -17,6 +18,7 @@ from florence_tagger.bulk.results import Record
 from florence_tagger.bulk.run import Finder, Wanted, count_files, places_in
 from florence_tagger.config import Settings
 from florence_tagger.errors import SettingsError
+from florence_tagger.media.limits import OWN_SIZE
 from florence_tagger.prompts import prompt_named
 from florence_tagger.schemas import Task
 from florence_tagger.tagger import Tagger
@@ -109,7 +111,8 @@ def wanted_of(options: CountOptions, settings: Settings, files: Sequence[Named])
         options.min_score,
         {} if options.annotate is None else places_in(options.annotate, [one.name for one in files]),
         int(settings.max_document_mb * 1e6),
-        settings.max_pixels,
+        limits_of(settings, OWN_SIZE),
+        sampling_of(settings),
     )
 
 

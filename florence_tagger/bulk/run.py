@@ -16,10 +16,13 @@ from florence_tagger.counting import as_content, count_document
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.content import read_file
 from florence_tagger.media.drawing import draw_regions
+from florence_tagger.media.frames import own_frame
+from florence_tagger.media.limits import Limits, Sampling
 from florence_tagger.schemas import DocumentResult, Prompt
 
 THREADS = 8  # files under way; the model decodes as many answers together
 AHEAD = 32  # files begun before the oldest is done: one that takes long, as videos do, holds up no other
+SAME_SECONDS = 0.01  # by which the times of one frame may differ: answers have rounded ones
 CUT_OFF = "the answer was cut off at the most tokens; objects may be missing"
 INCOMPLETE = "the video is damaged or slow to decode; it is counted by its first frames"
 
@@ -38,7 +41,8 @@ class Wanted:
     Attributes:
         num_labels: at most so many labels for a file, 0 for all.
         drawings: where pictures go with what was found drawn on them, by the files' names; empty for none.
-        max_bytes, max_pixels: of a file, of a picture to draw on.
+        max_bytes: of a file.
+        limits, sampling: of the files whose frames are drawn on.
     """
 
     prompt: Prompt
@@ -46,7 +50,8 @@ class Wanted:
     min_score: float
     drawings: Mapping[str, Path]
     max_bytes: int
-    max_pixels: int
+    limits: Limits
+    sampling: Sampling
 
     def count(self, finder: Finder, named: Named) -> Counted:
         """What becomes of one file."""
@@ -58,17 +63,21 @@ class Wanted:
         except DocumentError as exc:
             return Counted(named.name, error=str(exc))
         notes = [text for text, holds in ((CUT_OFF, found.truncated), (INCOMPLETE, found.incomplete)) if holds]
-        if self.drawings:
+        if self.drawings and found.sightings:
             notes += self._draw(self.drawings[named.name], content, found)
         return Counted(named.name, as_content(count_document(found.sightings), self.num_labels), note="; ".join(notes))
 
     def _draw(self, target: Path, content: bytes, found: DocumentResult) -> list[str]:
-        """Writes the picture with its boxes, of several pages the first; why not, where that is the file's fault."""
-        regions = found.sightings[0].detection.regions if found.sightings else ()
+        """Writes the frame that has most with its boxes; why not, where that is the file's fault."""
+        fullest = max(range(len(found.sightings)), key=lambda place: len(found.sightings[place].detection.regions))
+        sighting = found.sightings[fullest]
         try:
-            drawn = draw_regions(content, regions, self.max_pixels)
+            frame = own_frame(content, fullest, self.limits, self.sampling)
         except DocumentError as exc:
             return [f"not drawn: {exc}"]
+        if abs((frame.time_s or 0) - (sighting.time_s or 0)) > SAME_SECONDS:
+            return ["not drawn: the service looks at other frames of videos than the settings here say"]
+        drawn = draw_regions(frame.pixels, sighting.detection.regions)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(drawn)

@@ -4,23 +4,18 @@ import zlib
 from collections.abc import Iterable, Sequence
 from io import BytesIO
 
-from PIL import ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
-from florence_tagger.media.images import open_rgb
-from florence_tagger.schemas import Region
+from florence_tagger.schemas import Region, UInt8Array
 
 # Okabe and Ito's, which all kinds of colour vision tell apart (https://jfly.uni-koeln.de/color/).
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#000000")
 INK = {"#0072B2": "white", "#000000": "white"}  # on these; black on the others
 
 
-def draw_regions(content: bytes, regions: Sequence[Region], max_pixels: int) -> bytes:
-    """The picture of a file, of several the first, as displayed and with `regions` drawn: a PNG file.
-
-    Raises:
-        DocumentError: it is a video, damaged, or of more than `max_pixels`.
-    """
-    picture = open_rgb(content, max_pixels)
+def draw_regions(pixels: UInt8Array, regions: Sequence[Region]) -> bytes:
+    """A picture, uint8 RGB (H, W, 3), with `regions` drawn on it: a PNG file."""
+    picture = Image.fromarray(pixels)
     pen = ImageDraw.Draw(picture)
     size = max(12, max(picture.size) // 60)
     font = ImageFont.load_default(size)

@@ -1,16 +1,19 @@
 """A file to its frames, whatever it is: what a decoder process runs."""
 
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
+from io import BytesIO
+from itertools import islice
 from typing import IO
 
 from PIL import Image
 
+from florence_tagger.errors import DocumentError
 from florence_tagger.media.animations import check_webp, webp_frames
 from florence_tagger.media.formats import HEAD_BYTES, TIFF, WEBP, Format, find_format
 from florence_tagger.media.images import opened, pages, still
-from florence_tagger.media.limits import Limits, Sampling
+from florence_tagger.media.limits import OWN_SIZE, Limits, Sampling
 from florence_tagger.media.similarity import block_means, near_identical
 from florence_tagger.media.video import video_frames
 from florence_tagger.schemas import Frame
@@ -19,7 +22,7 @@ from florence_tagger.schemas import Frame
 ANIMATED = {"GIF": "gif", "PNG": "apng", "AVIF": "mov"}
 
 
-def open_frames(file: IO[bytes], limits: Limits, sampling: Sampling) -> Iterator[Frame]:
+def open_frames(file: IO[bytes], limits: Limits, sampling: Sampling) -> Generator[Frame]:
     """The frames of a file, one by one as they are asked for: its picture, its pages, or a sample over its time.
 
     Raises:
@@ -32,7 +35,20 @@ def open_frames(file: IO[bytes], limits: Limits, sampling: Sampling) -> Iterator
     return picture_frames(file, found, limits, sampling)
 
 
-def picture_frames(file: IO[bytes], found: Format, limits: Limits, sampling: Sampling) -> Iterator[Frame]:
+def own_frame(content: bytes, place: int, limits: Limits, sampling: Sampling) -> Frame:
+    """A frame of a file that can be trusted, here and now and in its own size; `place` is its number from 0.
+
+    Raises:
+        DocumentError: the file is not accepted, is damaged before this frame, or has none there.
+    """
+    frames = open_frames(BytesIO(content), replace(limits, image_size=OWN_SIZE, reduced=False), sampling)
+    with closing(frames):
+        for frame in islice(frames, place, None):
+            return frame
+    raise DocumentError(f"The file has no frame {place}.")
+
+
+def picture_frames(file: IO[bytes], found: Format, limits: Limits, sampling: Sampling) -> Generator[Frame]:
     """The frames of a file of one of the formats for pictures."""
     if found == WEBP:
         check_webp(file, limits.pixels)
@@ -54,7 +70,7 @@ def is_animated(picture: Image.Image) -> bool:
     return False
 
 
-def marked(frames: Iterator[Frame]) -> Iterator[Frame]:
+def marked(frames: Iterator[Frame]) -> Generator[Frame]:
     """Frames of a video, those marked that repeat what was there before."""
     seen = None
     for frame in frames:

@@ -29,7 +29,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.formats import HEAD_BYTES, find_format
-from florence_tagger.media.limits import Limits
+from florence_tagger.media.limits import OWN_SIZE, Limits
 from florence_tagger.schemas import Frame, UInt8Array
 
 MOST_SIDE = 65_535  # JPEG's own limit; Pillow's resize needs memory that grows with the longer side alone
@@ -217,13 +217,15 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def fit(picture: Image.Image, image_size: tuple[int, int]) -> UInt8Array:
-    """A picture in RGB and resized to `image_size` (height, width): uint8 (height, width, 3).
+    """A picture in RGB and resized to `image_size` (height, width), or `OWN_SIZE`: uint8 (height, width, 3).
 
     Pillow filters along the rows first and along the columns then. Rows do not depend on each other, so large pictures
     are filtered in bands, two at the same time, which changes no pixel; what is not RGB becomes so band by band, which
     saves a copy. (Since version 13 Pillow begins with the columns where the height shrinks much more than the width;
     there it is left alone.)
     """
+    if image_size == OWN_SIZE:
+        return np.asarray(to_rgb(picture))
     height, width = image_size
     rows_first = 3 * picture.height * width <= 4 * picture.width * height
     if picture.width * picture.height >= LARGE_PIXELS and rows_first:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+OWN_SIZE = (0, 0)  # of frames that are to stay as large as they are
 LOOK_SECONDS = 0.25  # how often one who waits looks whether it is still wanted
 ROUNDING_S = 1e-4  # containers keep times in steps of their own
 SHORT_S = 2.0  # what is shorter is looked at at four moments, its start and its end among them
@@ -15,7 +16,7 @@ class Limits:
     """Of one document.
 
     Attributes:
-        image_size: (height, width) of the model's input, pixels, which every frame is resized to.
+        image_size: (height, width) of the model's input, pixels, which every frame is resized to; `OWN_SIZE` for none.
         pixels: most of a picture, page or frame.
         pages: most of a TIFF file.
         reduced: large JPEGs are decoded at a smaller scale, each side still twice the model's input or more.
