@@ -43,9 +43,10 @@ def own_frame(content: bytes, place: int, limits: Limits, sampling: Sampling) ->
     """
     frames = open_frames(BytesIO(content), replace(limits, image_size=OWN_SIZE, reduced=False), sampling)
     with closing(frames):
-        for frame in islice(frames, place, None):
-            return frame
-    raise DocumentError(f"The file has no frame {place}.")
+        frame = next(islice(frames, place, None), None)
+    if frame is None:
+        raise DocumentError(f"The file has no frame {place}.")
+    return frame
 
 
 def picture_frames(file: IO[bytes], found: Format, limits: Limits, sampling: Sampling) -> Generator[Frame]:
