@@ -26,6 +26,8 @@ from tests.videos import animation, video
 PAGE = SAMPLES.parent / "page"
 SCREENSHOTS = ROOT / "build" / "screenshots"
 AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text()
+# Root may have no sandbox, and there may be no GPU; the zygote, from which renderers are forked, has been seen to spin.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-zygote"]
 MOST_BYTES = 150_000  # of all that the page loads at first, headers included
 
 # A browser that hangs ends the run, which tells where. By a signal it might not: Playwright can swallow what is raised.
@@ -41,7 +43,7 @@ def browser() -> Iterator[Browser]:
     path = next(filter(None, map(shutil.which, names)), None)
     assert path, "the tests of the page need Chromium: apt-get install chromium"
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        running = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield running
         running.close()
 
