@@ -25,9 +25,8 @@ from tests.videos import animation, video
 
 PAGE = SAMPLES.parent / "page"
 SCREENSHOTS = ROOT / "build" / "screenshots"
+CHROMIUM = Path(__file__).parent / "chromium.sh"
 AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text()
-# Root may have no sandbox, and there may be no GPU; the zygote, from which renderers are forked, has been seen to spin.
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-zygote"]
 MOST_BYTES = 150_000  # of all that the page loads at first, headers included
 
 # A browser that hangs ends the run, which tells where. By a signal it might not: Playwright can swallow what is raised.
@@ -40,10 +39,9 @@ Visit = Callable[..., Page]
 def browser() -> Iterator[Browser]:
     """Debian's or Ubuntu's own Chromium."""
     names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    assert path, "the tests of the page need Chromium: apt-get install chromium"
+    assert any(map(shutil.which, names)), "the tests of the page need Chromium: apt-get install chromium"
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield running
         running.close()
 
