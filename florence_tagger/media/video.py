@@ -78,6 +78,7 @@ def video_frames(file: IO[bytes], container: str, limits: Limits, sampling: Samp
             size = (frame.height, frame.width) if turns(orientation) else (frame.width, frame.height)
             pixels = fit(displayed(to_picture(frame, scaler, limits), orientation), limits.image_size)
             yield Frame(pixels, *size, time_s=max((time - times[0]) * unit, 0.0))
+            del frame  # as in `decode`
         if orientation is None:
             raise DocumentError("No frame of the video can be decoded.")
 
@@ -191,11 +192,13 @@ def decode(
             frames = codec.decode(packet)
         except av.FFmpegError as exc:
             frames, damage = [], exc
-        for frame in frames:
+        while frames:  # None is kept: beside one that is, ffmpeg has to copy a GIF's picture before it draws on.
+            frame = frames.pop(0)
             time = time_of(frame)
             if place < len(wanted) and (time is None or time >= wanted[place]):
                 yield wanted[place], frame
                 place = place + 1 if time is None else bisect_right(wanted, time)
+            del frame
         index += 1
     if damage is not None:
         raise damage
