@@ -47,7 +47,7 @@ setup: $(SERVING)  ## install what serves into .venv
 setup-dev: $(DEVELOPMENT)  ## install what converts, trains and tests, too
 
 browser:  ## install Chromium, for the tests of the page, where there is none and packages may be installed
-	@for name in chromium chromium-browser google-chrome; do command -v $$name > /dev/null && exit; done; \
+	@tests/chromium.sh --version > /dev/null 2>&1 && exit; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 		echo "Installing Chromium for the tests of the page"; \
 		apt-get -qq update && apt-get -qq install --no-install-recommends chromium > /dev/null; \

@@ -15,15 +15,10 @@ MOST_DECODERS = 8  # unless the settings say otherwise
 
 def start_decoders(settings: Settings, image_size: tuple[int, int]) -> Decoders:
     """The processes that decode, for a model's input of `image_size` (height, width)."""
-    limits = limits_of(settings, image_size)
+    limits = Limits(image_size, settings.max_pixels, settings.max_pages, settings.reduced_decoding)
     confinement = Confinement(limits, int(settings.decoder_memory_mb * 1e6), settings.document_seconds)
     processes = settings.decoder_processes or min(os.cpu_count() or 1, MOST_DECODERS)
     return Decoders(processes, confinement)
-
-
-def limits_of(settings: Settings, image_size: tuple[int, int]) -> Limits:
-    """What a document may cost whose frames get `image_size`."""
-    return Limits(image_size, settings.max_pixels, settings.max_pages, settings.reduced_decoding)
 
 
 def build_pipeline(

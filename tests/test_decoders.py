@@ -92,7 +92,7 @@ def test_the_deadline_of_a_document() -> None:
         started = time.monotonic()
         with pytest.raises(DocumentError, match="not decoded within 1 seconds"):
             frames(pool, many_scans_jpeg())
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 2
         assert gone(pid)
         assert frames(pool)
     finally:

@@ -57,6 +57,9 @@ def test_it_counts_tells_what_is_wrong_and_ends_what_it_began(tmp_path: Path) ->
         tagger.count(SCENE, prompt="OPEN_VOCABULARY_DETECTION", text="x" * 3000)
     with pytest.raises(RequestError, match="num_labels is -1"):
         tagger.count(SCENE, num_labels=-1)
+    for wrong in ({"num_labels": "3"}, {"num_labels": 2.5}, {"min_score": "high"}):
+        with pytest.raises(RequestError, match=f"{next(iter(wrong))} is "):
+            tagger.count(SCENE, **wrong)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="min_score is nan"):
         tagger.count(SCENE, min_score=float("nan"))
     tagger.close()

@@ -31,7 +31,7 @@ def cell(scene: Scene, tagger: Tagger) -> Image.Image:
     large.save(file, "PNG")
     (sighting,) = tagger.detect(file.getvalue()).sightings
     regions = sighting.detection.regions
-    drawn = Image.open(BytesIO(draw_regions(np.asarray(large), regions)))
+    drawn = draw_regions(np.asarray(large), regions)
     mistakes = differences(Counter(region.label for region in regions), Counter(scene.counts))
     framed = Image.new("RGB", (drawn.width + 2 * FRAME, HEIGHT + 2 * FRAME + CAPTION), "white")
     framed.paste(WRONG if mistakes else RIGHT, (0, 0, framed.width, HEIGHT + 2 * FRAME))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from florence_tagger.assembly import limits_of, sampling_of
+from florence_tagger.assembly import sampling_of
 from florence_tagger.bulk.client import client_of
 from florence_tagger.bulk.forms import FORMS
 from florence_tagger.bulk.paths import Named, find_files, read_list
@@ -18,7 +18,7 @@ from florence_tagger.bulk.results import Record
 from florence_tagger.bulk.run import Finder, Wanted, count_files, places_in
 from florence_tagger.config import Settings
 from florence_tagger.errors import SettingsError
-from florence_tagger.media.limits import OWN_SIZE
+from florence_tagger.media.limits import OWN_SIZE, Limits
 from florence_tagger.prompts import prompt_named
 from florence_tagger.schemas import Task
 from florence_tagger.tagger import Tagger
@@ -77,13 +77,9 @@ def leave(code: int) -> NoReturn:
 
 
 def check(options: CountOptions) -> None:
-    """TaggerError where the options can't be, or not with each other."""
+    """SettingsError where the options can't be, or not with each other."""
     if not 0 <= options.min_score <= 1:  # click lets NaN through
         raise SettingsError(f"min_score is {options.min_score}; accepted is a number from 0 to 1.")
-    if options.text and not prompt_named(options.prompt, options.text).task.takes_text:
-        raise SettingsError(
-            f"--text is for tasks that look for it: {', '.join(task for task in Task if task.takes_text)}."
-        )
     if options.retry_failed and options.resume is None:
         raise SettingsError("--retry-failed is for --resume, whose file says what failed.")
 
@@ -105,13 +101,18 @@ def folder_for_drawings(folder: Path | None, paths: Sequence[str]) -> Path | Non
 
 def wanted_of(options: CountOptions, settings: Settings, files: Sequence[Named]) -> Wanted:
     """What to do with each file; TaggerError where that can't be."""
+    prompt = prompt_named(options.prompt, options.text)
+    if options.text and not prompt.task.takes_text:
+        raise SettingsError(
+            f"--text is for tasks that look for it: {', '.join(task for task in Task if task.takes_text)}."
+        )
     return Wanted(
-        prompt_named(options.prompt, options.text),
+        prompt,
         options.num_labels,
         options.min_score,
         {} if options.annotate is None else places_in(options.annotate, [one.name for one in files]),
         int(settings.max_document_mb * 1e6),
-        limits_of(settings, OWN_SIZE),
+        Limits(OWN_SIZE, settings.max_pixels, settings.max_pages),
         sampling_of(settings),
     )
 

@@ -16,7 +16,7 @@ from florence_tagger.counting import as_content, count_document
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.content import read_file
 from florence_tagger.media.drawing import draw_regions
-from florence_tagger.media.frames import own_frame
+from florence_tagger.media.frames import frame_at
 from florence_tagger.media.limits import Limits, Sampling
 from florence_tagger.schemas import DocumentResult, Prompt
 
@@ -72,7 +72,7 @@ class Wanted:
         fullest = max(range(len(found.sightings)), key=lambda place: len(found.sightings[place].detection.regions))
         sighting = found.sightings[fullest]
         try:
-            frame = own_frame(content, fullest, self.limits, self.sampling)
+            frame = frame_at(content, fullest, self.limits, self.sampling)
         except DocumentError as exc:
             return [f"not drawn: {exc}"]
         if abs((frame.time_s or 0) - (sighting.time_s or 0)) > SAME_SECONDS:
@@ -80,7 +80,7 @@ class Wanted:
         drawn = draw_regions(frame.pixels, sighting.detection.regions)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(drawn)
+            drawn.save(target, "PNG")
         except OSError as exc:
             if exc.errno != errno.ENAMETOOLONG:
                 raise

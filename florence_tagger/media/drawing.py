@@ -1,8 +1,7 @@
-"""A picture and what was found in it -> the picture with boxes and labels drawn on it, as a PNG file."""
+"""A picture and what was found in it -> the picture with boxes and labels drawn on it."""
 
 import zlib
 from collections.abc import Iterable, Sequence
-from io import BytesIO
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -13,8 +12,8 @@ COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#C
 INK = {"#0072B2": "white", "#000000": "white"}  # on these; black on the others
 
 
-def draw_regions(pixels: UInt8Array, regions: Sequence[Region]) -> bytes:
-    """A picture, uint8 RGB (H, W, 3), with `regions` drawn on it: a PNG file."""
+def draw_regions(pixels: UInt8Array, regions: Sequence[Region]) -> Image.Image:
+    """A picture, uint8 RGB (H, W, 3), with `regions` drawn on it."""
     picture = Image.fromarray(pixels)
     pen = ImageDraw.Draw(picture)
     size = max(12, max(picture.size) // 60)
@@ -27,9 +26,7 @@ def draw_regions(pixels: UInt8Array, regions: Sequence[Region]) -> bytes:
         x, y = max(min(region.box[0], room), 0), max(region.box[1] - size * 1.3, 0)
         pen.rectangle(pen.textbbox((x + 2, y), region.label, font), fill=colour, outline=colour, width=2)
         pen.text((x + 2, y), region.label, INK.get(colour, "black"), font)
-    file = BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
+    return picture
 
 
 def colours_of(labels: Iterable[str]) -> dict[str, str]:

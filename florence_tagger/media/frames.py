@@ -13,7 +13,7 @@ from florence_tagger.errors import DocumentError
 from florence_tagger.media.animations import check_webp, webp_frames
 from florence_tagger.media.formats import HEAD_BYTES, TIFF, WEBP, Format, find_format
 from florence_tagger.media.images import opened, pages, still
-from florence_tagger.media.limits import OWN_SIZE, Limits, Sampling
+from florence_tagger.media.limits import Limits, Sampling
 from florence_tagger.media.similarity import block_means, near_identical
 from florence_tagger.media.video import video_frames
 from florence_tagger.schemas import Frame
@@ -35,13 +35,13 @@ def open_frames(file: IO[bytes], limits: Limits, sampling: Sampling) -> Generato
     return picture_frames(file, found, limits, sampling)
 
 
-def own_frame(content: bytes, place: int, limits: Limits, sampling: Sampling) -> Frame:
-    """A frame of a file that can be trusted, here and now and in its own size; `place` is its number from 0.
+def frame_at(content: bytes, place: int, limits: Limits, sampling: Sampling) -> Frame:
+    """A frame of a file that can be trusted, here and now; `place` is its number from 0.
 
     Raises:
         DocumentError: the file is not accepted, is damaged before this frame, or has none there.
     """
-    frames = open_frames(BytesIO(content), replace(limits, image_size=OWN_SIZE, reduced=False), sampling)
+    frames = open_frames(BytesIO(content), limits, sampling)
     with closing(frames):
         frame = next(islice(frames, place, None), None)
     if frame is None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-OWN_SIZE = (0, 0)  # of frames that are to stay as large as they are
+OWN_SIZE = (0, 0)  # of frames that are to stay as large as they are; not together with `reduced`
 LOOK_SECONDS = 0.25  # how often one who waits looks whether it is still wanted
 ROUNDING_S = 1e-4  # containers keep times in steps of their own
 SHORT_S = 2.0  # what is shorter is looked at at four moments, its start and its end among them

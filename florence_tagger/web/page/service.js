@@ -34,12 +34,12 @@ function base64(file) {
 
 /** Posts, waits for a service that has no room, and asks for a key as long as the service wants another one. */
 async function postUntilTaken(body, { signal, onUpload, onFull, askForKey }) {
-  const patient = performance.now() + PATIENCE;
+  const deadline = performance.now() + PATIENCE;
   for (;;) {
     const answer = await post(body, signal, onUpload);
     const wait = Number(answer.header("Retry-After")); // seconds, as the service tells them
     if (answer.status === 401) await renewKey(askForKey);
-    else if (answer.status === 503 && wait && performance.now() < patient) {
+    else if (answer.status === 503 && wait && performance.now() < deadline) {
       onFull();
       await pause(wait, signal);
     } else return answer;
