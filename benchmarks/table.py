@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.random_checkpoint import write_checkpoint
+from benchmarks.step import as_table, measure
 from convert.conversion import ConversionOptions, convert
 from convert.quiet import quiet_libraries
 from florence_tagger.benchmark.processes import service
@@ -130,7 +131,9 @@ def main(work: Path | None, pictures: int, output: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
         checkpoint, model = prepare(place)
         options = BenchmarkOptions(model, compare=checkpoint, tokens=TOKENS)
-        rows = [*against_pytorch(options), *of_the_service(options, pictures)]
+        rows = list(against_pytorch(options))
+        step = as_table(measure(model, load_settings()))
+        rows += of_the_service(options, pictures)
     lines = [f"| {what} | {figure} | {detail} |" for what, figure, detail in rows]
     head = (
         f"# Results\n\nFlorence-2-base with random weights, int8 (calibrated), {TOKENS} tokens, default settings, on "
@@ -138,7 +141,8 @@ def main(work: Path | None, pictures: int, output: Path) -> None:
         "same run.\n\n"
         "| what | result | measured |\n|---|---|---|\n"
     )
-    output.write_text(head + "\n".join(lines) + "\n")
+    told = f"\n## Where a step of the decoder goes\n\nOne sequence, `python -m benchmarks.step`.\n\n{step}\n"
+    output.write_text(head + "\n".join(lines) + "\n" + told)
     click.echo(f"Wrote {output}.")
 
 

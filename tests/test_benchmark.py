@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.step import PICTURE, WEIGHTS, as_table, measure
 from florence_tagger.benchmark.run import BenchmarkOptions, adjusted, find_pictures
 from florence_tagger.cli import main
-from florence_tagger.config import DEFAULT_MODEL
+from florence_tagger.config import DEFAULT_MODEL, load_settings
 from florence_tagger.errors import TaggerError
 from florence_tagger.florence.decoding import exactly
 from florence_tagger.florence.folder import read_folder
@@ -49,6 +50,13 @@ def test_without_pytorch_nothing_is_compared(tmp_path: Path) -> None:
     figures = json.loads(report.read_text())
     assert (figures["speedup"], figures["reference_seconds"]) == (None, None)
     assert figures["tokens_per_s"] == pytest.approx(figures["tokens_per_picture"] * figures["images_per_s"])
+
+
+def test_the_parts_of_a_step() -> None:
+    step = measure(DEFAULT_MODEL, load_settings(), rounds=1)
+    assert step.parts.keys() > {WEIGHTS, PICTURE} == step.megabytes.keys()
+    assert all(ms > 0 for ms in step.parts.values()), "OpenVINO has other names for its operations"
+    assert len(as_table(step).splitlines()) == len(step.parts) + 5
 
 
 @pytest.mark.parametrize(

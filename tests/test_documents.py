@@ -280,6 +280,7 @@ INSTEAD: dict[str, Check] = {
             ".venv/bin/python -m benchmarks.load --seconds 60",
             ".venv/bin/python -m benchmarks.overhead",
             ".venv/bin/python -m benchmarks.batching --model DIR",
+            ".venv/bin/python -m benchmarks.step --model DIR",
             ".venv/bin/python -m benchmarks.scores",
             ".venv/bin/python -m training.gallery --output counted.jpg --count 8 --width 1220 --seed 3",
             ".venv/bin/python -m training.gallery --output beyond.jpg --count 6 --rich",

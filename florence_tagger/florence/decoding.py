@@ -286,6 +286,9 @@ def repeating_tokens(sequence: IntArray, size: int) -> IntArray:
     """The tokens that would end a run of `size` tokens (0: none) which `sequence` (T) already has."""
     if not size or len(sequence) < size:
         return np.empty(0, np.int64)
-    runs = np.lib.stride_tricks.sliding_window_view(sequence, size)
-    repeating: IntArray = runs[(runs[:, :-1] == sequence[len(sequence) - size + 1 :]).all(axis=1), -1]
+    runs = len(sequence) - size + 1
+    alike = np.ones(runs, bool)
+    for place in range(size - 1):  # a view of all runs would take longer to make than to compare
+        alike &= sequence[place : place + runs] == sequence[runs + place]
+    repeating: IntArray = sequence[size - 1 :][alike]
     return repeating

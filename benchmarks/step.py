@@ -1,0 +1,131 @@
+"""Where a step of the decoder with one sequence goes: `python -m benchmarks.step --model DIR`.
+
+OpenVINO times the operations itself, in a decoder that is told to; the whole step is that of a decoder that is not.
+"""
+
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import openvino as ov
+
+from florence_tagger.benchmark.limits import memory_gb_per_s, work_of
+from florence_tagger.benchmark.stages import ROUNDS, STEPS, measured, steps_of
+from florence_tagger.config import Settings, load_settings
+from florence_tagger.florence.decoding import GenerationSettings, exactly
+from florence_tagger.florence.detector import load_detector
+from florence_tagger.florence.devices import Compiler, RuntimeOptions
+from florence_tagger.florence.folder import read_folder
+from florence_tagger.florence.generation import Generation
+from florence_tagger.florence.runtime import CrossAttention, Decoder, without_embedding
+from florence_tagger.schemas import OBJECT_DETECTION, Frame
+
+WEIGHTS, PICTURE, SELF, OTHERS = (
+    "products with weights",
+    "products with keys and values of the picture",
+    "attention to the answer so far",
+    "all other operations",
+)
+KINDS = {
+    "FullyConnected": WEIGHTS,
+    "FullyConnectedCompressed": WEIGHTS,
+    "MatMul": PICTURE,
+    "ScaledDotProductAttentionWithKVCache": SELF,
+}
+
+
+class Profiling(ov.Core):  # type: ignore[misc]  # OpenVINO has no types
+    """OpenVINO, told to time each operation."""
+
+    def compile_model(self, model: Any, device: str, properties: Mapping[str, Any]) -> Any:
+        return super().compile_model(model, device, {**properties, "PERF_COUNT": True})
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step: ms of all of it and of its kinds of operations, MB that some of them read, and GB/s of the memory."""
+
+    ms: float
+    parts: Mapping[str, float]
+    megabytes: Mapping[str, float]
+    memory: float
+
+
+def measure(model: Path, settings: Settings, rounds: int = ROUNDS) -> Step:
+    """A step on the CPU: medians of rounds, since others use the same memory, in which all is measured in turn."""
+    folder = read_folder(model)
+    detector = load_detector(folder, settings.model_copy(update={"model_dir": model, "device": "CPU"}))
+    height, width = folder.image_size
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    attended = detector.encode(Frame(pixels, width, height)).cross_attention
+    alone = exactly(detector.generation, 1, STEPS)
+    request = profiled_request(model)
+    seconds, memory, parts = [], [], defaultdict(list)
+    for _ in range(rounds):
+        memory.append(memory_gb_per_s(os.cpu_count() or 1))
+        said, taken = measured(detector.decode, attended, alone)
+        seconds.append(taken / steps_of(said, alone))
+        for step in profiled_steps(request, attended, alone):
+            for name, ms in step.items():
+                parts[name].append(ms)
+    megabytes = {
+        WEIGHTS: work_of(model, len(detector.prompt_ids(OBJECT_DETECTION))).decoder_bytes / 1e6,
+        PICTURE: sum(values.nbytes for values in attended.values()) / 1e6,
+    }
+    medians = {name: statistics.median(values) for name, values in parts.items()}
+    return Step(1e3 * statistics.median(seconds), medians, megabytes, statistics.median(memory))
+
+
+def profiled_request(model: Path) -> Any:
+    """A request of the decoder that times its operations."""
+    compiler = Compiler(RuntimeOptions("CPU"), Profiling())
+    graph = without_embedding(compiler.read(model / "decoder.xml"))
+    return compiler.compile(graph, "decoder", "f32").create_infer_request()
+
+
+def profiled_steps(
+    request: Any, attended: CrossAttention, settings: GenerationSettings
+) -> Iterator[Mapping[str, float]]:
+    """Milliseconds of each kind of operation, in each step of an answer."""
+    answers: Generation[None, CrossAttention] = Generation(Decoder(request, 1))
+    answers.start(None, attended, settings)
+    while not answers.step():
+        yield kinds_of(request.profiling_info)
+
+
+def kinds_of(profiled: list[Any]) -> dict[str, float]:
+    """Milliseconds of each kind of operation in a step."""
+    parts = dict.fromkeys((WEIGHTS, PICTURE, SELF, OTHERS), 0.0)
+    for node in profiled:
+        parts[KINDS.get(node.node_type, OTHERS)] += node.real_time.total_seconds() * 1e3
+    return parts
+
+
+def as_table(step: Step) -> str:
+    """A step in Markdown, its largest part first."""
+    lines = ["| part of a step | ms | MB read | GB/s |", "|---|---|---|---|"]
+    for name, ms in sorted(step.parts.items(), key=lambda part: -part[1]):
+        read = step.megabytes.get(name)
+        lines.append(f"| {name} | {ms:.2f} | {f'{read:.0f} | {read / ms:.0f}' if read else '|'} |")
+    lines.append(f"| no operation: OpenVINO's calls, the search | {step.ms - sum(step.parts.values()):.2f} | | |")
+    read = sum(step.megabytes.values())
+    lines.append(f"| a step | {step.ms:.2f} | {read:.0f} | {read / step.ms:.0f} |")
+    lines.append(f"| reading memory and nothing else | | | {step.memory:.0f} |")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--model", type=click.Path(path_type=Path, exists=True), required=True, help="Model folder.")
+def main(model: Path) -> None:
+    """Measures and prints the table."""
+    click.echo(as_table(measure(model, load_settings())))
+
+
+if __name__ == "__main__":
+    main()
