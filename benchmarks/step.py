@@ -121,7 +121,7 @@ def as_table(step: Step) -> str:
 
 
 @click.command()
-@click.option("--model", type=click.Path(path_type=Path, exists=True), required=True, help="Model folder.")
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="Model folder.")
 def main(model: Path) -> None:
     """Measures and prints the table."""
     click.echo(as_table(measure(model, load_settings())))
