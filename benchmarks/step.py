@@ -3,7 +3,6 @@
 OpenVINO times the operations itself, in a decoder that is told to; the whole step is that of a decoder that is not.
 """
 
-import os
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -15,8 +14,8 @@ import click
 import numpy as np
 import openvino as ov
 
-from florence_tagger.benchmark.limits import memory_gb_per_s, work_of
-from florence_tagger.benchmark.stages import ROUNDS, STEPS, measured, steps_of
+from florence_tagger.benchmark.limits import work_of
+from florence_tagger.benchmark.stages import ROUNDS, STEPS, measure_step
 from florence_tagger.config import Settings, load_settings
 from florence_tagger.florence.decoding import GenerationSettings, exactly
 from florence_tagger.florence.detector import load_detector
@@ -65,12 +64,10 @@ def measure(model: Path, settings: Settings, rounds: int = ROUNDS) -> Step:
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     attended = detector.encode(Frame(pixels, width, height)).cross_attention
     alone = exactly(detector.generation, 1, STEPS)
-    request = profiled_request(model)
-    seconds, memory, parts = [], [], defaultdict(list)
+    request = profiled_request(model, RuntimeOptions("CPU", settings.precision, settings.inference_threads))
+    whole, parts = [], defaultdict(list)
     for _ in range(rounds):
-        memory.append(memory_gb_per_s(os.cpu_count() or 1))
-        said, taken = measured(detector.decode, attended, alone)
-        seconds.append(taken / steps_of(said, alone))
+        whole.append(measure_step(detector, attended, rounds=1))
         for step in profiled_steps(request, attended, alone):
             for name, ms in step.items():
                 parts[name].append(ms)
@@ -79,12 +76,13 @@ def measure(model: Path, settings: Settings, rounds: int = ROUNDS) -> Step:
         PICTURE: sum(values.nbytes for values in attended.values()) / 1e6,
     }
     medians = {name: statistics.median(values) for name, values in parts.items()}
-    return Step(1e3 * statistics.median(seconds), medians, megabytes, statistics.median(memory))
+    memory, seconds = (statistics.median(values) for values in zip(*whole, strict=True))
+    return Step(1e3 * seconds, medians, megabytes, memory)
 
 
-def profiled_request(model: Path) -> Any:
+def profiled_request(model: Path, options: RuntimeOptions) -> Any:
     """A request of the decoder that times its operations."""
-    compiler = Compiler(RuntimeOptions("CPU"), Profiling())
+    compiler = Compiler(options, Profiling())
     graph = without_embedding(compiler.read(model / "decoder.xml"))
     return compiler.compile(graph, "decoder", "f32").create_infer_request()
 

@@ -131,9 +131,8 @@ def main(work: Path | None, pictures: int, output: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
         checkpoint, model = prepare(place)
         options = BenchmarkOptions(model, compare=checkpoint, tokens=TOKENS)
-        rows = list(against_pytorch(options))
+        rows = [*against_pytorch(options), *of_the_service(options, pictures)]
         step = as_table(measure(model, load_settings()))
-        rows += of_the_service(options, pictures)
     lines = [f"| {what} | {figure} | {detail} |" for what, figure, detail in rows]
     head = (
         f"# Results\n\nFlorence-2-base with random weights, int8 (calibrated), {TOKENS} tokens, default settings, on "

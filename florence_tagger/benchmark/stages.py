@@ -83,14 +83,14 @@ def measure_limits(detector: Detector, stages: dict[str, float], cross_attention
     }
 
 
-def measure_step(detector: Detector, cross_attention: CrossAttention) -> tuple[float, float]:
+def measure_step(detector: Detector, cross_attention: CrossAttention, rounds: int = ROUNDS) -> tuple[float, float]:
     """GB/s of the memory, and the seconds of a decoder step with one sequence: medians of rounds that alternate.
 
     Whoever else uses the machine uses its memory, too: only what is measured in the same seconds can be compared.
     """
     alone = exactly(detector.generation, 1, min(STEPS, detector.generation.max_new_tokens))
     memory, steps = [], []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         memory.append(memory_gb_per_s(os.cpu_count() or 1))
         said, seconds = measured(detector.decode, cross_attention, alone)
         steps.append(seconds / steps_of(said, alone))
