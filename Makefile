@@ -30,10 +30,10 @@ format: setup-dev  ## put the code into its form
 model: setup-dev  ## convert the bundled model anew from its checkpoint
 	$(BIN)/python -m convert --model training/florence-2-tiny --output $(MODEL)
 
-train: setup-dev  ## train a model of the richer world, or go on with it; 100 minutes a run, until all steps are taken
+train: setup-dev  ## train a model as the bundled one was, or go on with it; 100 minutes a run, until all steps are taken
 	$(BIN)/python -m training.train
 
-evaluate: setup-dev  ## how well what was trained counts: the table, on scenes that nothing has seen
+evaluate: setup-dev  ## the table of how well the trained model counts, or the bundled one where none was trained
 	$(BIN)/python -m training.evaluate
 
 readme: setup  ## make the table of settings in README.md anew

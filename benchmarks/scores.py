@@ -16,12 +16,12 @@ from florence_tagger.florence.detector import Detector
 from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.folder import read_folder
 from florence_tagger.schemas import Frame
+from training.batches import model_input
 from training.boxes import claims
 from training.scenes import World, draw_scene
 
 PICTURE = Path(__file__).parents[1] / "docs" / "scores.svg"
 SEED = 20261125  # of scenes that neither training nor any choice has seen
-MOST_OBJECTS = 15  # crowded enough that the model errs
 THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -29,12 +29,12 @@ def measure(scenes: int) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
     """The score of each box that the bundled model finds, whether the box is right, and how many objects there are."""
     folder = read_folder(DEFAULT_MODEL)
     detector = Detector(folder, RuntimeOptions(), folder.generation)
-    side = folder.image_size[0]
     rng = np.random.default_rng(SEED)
     scores, right, objects = [], [], 0
     for _ in range(scenes):
-        scene = draw_scene(rng, World(side=side, most=MOST_OBJECTS))
-        regions = detector.detect(Frame(scene.pixels, side, side)).regions
+        scene = draw_scene(rng, World())
+        height, width = scene.pixels.shape[:2]
+        regions = detector.detect(Frame(model_input(scene.pixels), width, height)).regions
         strongest_first = sorted(regions, key=lambda one: -one.score)
         scores += [region.score for region in strongest_first]
         right += list(claims(strongest_first, scene.objects))

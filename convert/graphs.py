@@ -38,7 +38,7 @@ class GraphConfig(OpenVINOConfig):  # type: ignore[misc]  # optimum ships no typ
 
     NORMALIZED_CONFIG_CLASS = NormalizedConfig
     # What GPUs divide activations by where they compute in f16, whose range ends at 65,504. The bundled model's reach
-    # 472 (tests/test_graphs.py); real checkpoints could not be measured where this was written, so they get room.
+    # 372 (tests/test_graphs.py); real checkpoints could not be measured where this was written, so they get room.
     runtime_options: ClassVar[dict[str, str]] = {"ACTIVATIONS_SCALE_FACTOR": "8.0"}
 
     @property

@@ -24,7 +24,7 @@ from tests.videos import VIDEOS
 SECONDS = 5.0
 ENDED = SECONDS + 1.5  # a new process may have to start before it
 MOST_BYTES = 300e6  # above what a process has when it is idle
-SIZE = (192, 192)
+SIZE = (224, 224)
 
 # One kind of file of each decoder, small ones, for mutations and truncations.
 MUTATED = {

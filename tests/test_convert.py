@@ -47,7 +47,7 @@ def test_the_folder_describes_itself(converted: Path) -> None:
     assert (manifest["source"]["format"], manifest["source"]["dtypes"]) == ("native", ["float16"])
     assert manifest["verification"] == {"mode": "3 beams", "pictures": 3, "ids_equal": 3, "counts_equal": 3}
     assert manifest["precision"] == "fp16"
-    assert manifest["geometry"]["image_size"] == [192, 192]
+    assert manifest["geometry"]["image_size"] == [224, 224]
     folder = read_folder(converted)
     assert folder.name == "tiny"
     assert (folder.generation.num_beams, folder.generation.no_repeat_ngram_size) == (3, 3)

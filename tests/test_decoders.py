@@ -25,7 +25,7 @@ from tests.conftest import ROOT, wait_for
 from tests.pictures import JPEG, PNG
 from tests.videos import video
 
-SIZE = (192, 192)
+SIZE = (224, 224)
 SCENE = PNG["RGB"]()
 
 
@@ -190,7 +190,7 @@ def test_no_process_outlives_a_killed_service(busy: bool) -> None:
         "from florence_tagger.config import load_settings\n"
         "from florence_tagger.media.limits import Sampling\n"
         "from florence_tagger.assembly import start_decoders\n"
-        "pool = start_decoders(load_settings({'decoder_processes': 2}), (192, 192))\n"
+        "pool = start_decoders(load_settings({'decoder_processes': 2}), (224, 224))\n"
         "list(pool.frames(sys.stdin.buffer.read(int(sys.argv[1])), Sampling(), time.monotonic() + 30))\n"
         "while len(pool.pids) < 2: time.sleep(0.01)\n"
         "print(*pool.pids, flush=True)\n"

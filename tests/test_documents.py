@@ -274,7 +274,7 @@ INSTEAD: dict[str, Check] = {
             VERIFY,
             f"{VERIFY} --inference-precision default",
             f"{VERIFY} --device GPU --inference-precision default",
-            ".venv/bin/python -m training.scenes --output scenes --count 200 --seed 20261124 --most 12",
+            ".venv/bin/python -m training.scenes --output scenes --count 200 --seed 20261124",
             ".venv/bin/python -m benchmarks.random_checkpoint --geometry large --output large",
             ".venv/bin/python -m benchmarks.media",
             ".venv/bin/python -m benchmarks.load --seconds 60",
@@ -282,8 +282,8 @@ INSTEAD: dict[str, Check] = {
             ".venv/bin/python -m benchmarks.batching --model DIR",
             ".venv/bin/python -m benchmarks.step --model DIR",
             ".venv/bin/python -m benchmarks.scores",
-            ".venv/bin/python -m training.gallery --output counted.jpg --count 8 --width 1220 --seed 3",
-            ".venv/bin/python -m training.gallery --output beyond.jpg --count 6 --rich",
+            ".venv/bin/python -m training.gallery --output counted.jpg --count 12 --width 1220",
+            ".venv/bin/python -m training.gallery --output beyond.jpg --count 6 --unseen",
         ),
         is_accepted,
     ),
@@ -291,6 +291,7 @@ INSTEAD: dict[str, Check] = {
         (
             ".venv/bin/python -m pytest -m long -rP tests/test_precision.py",
             ".venv/bin/python -m pytest -rP tests/test_operations.py",
+            ".venv/bin/python -m pytest -rP tests/test_graphs.py -k activations",
             ".venv/bin/python -m pytest -rP tests/test_page.py -k light_and_closed",
         ),
         are_tests,
@@ -312,6 +313,9 @@ INSTEAD: dict[str, Check] = {
     "hf download florence-community/Florence-2-base --local-dir Florence-2-base": is_an_option_of_hf,
     "pip install .": partial(
         is_tested, path="tests/test_package.py", name="test_what_is_installed_runs_and_says_how_to_get_a_model"
+    ),
+    "cp training/run/checkpoint/* training/florence-2-tiny/": partial(
+        is_tested, path="tests/test_training.py", name="test_training_goes_on_where_it_ended"
     ),
     "apt-get install ffmpeg": is_of_the_system,
 }

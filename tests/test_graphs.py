@@ -54,8 +54,9 @@ def test_activations_stay_far_inside_the_range_of_f16() -> None:
     decoder = with_inner_outputs(graph("decoder")).create_infer_request()
     bans = graph("decoder").input("banned_ids").partial_shape[1].get_length()
     vision, encoder = with_inner_outputs(graph("vision")), with_inner_outputs(encoder)
+    most = 0.0
     for name in list(TRUTH)[:4]:
-        frame = open_picture((SCENES / name).read_bytes(), (192, 192), 10**8)
+        frame = open_picture((SCENES / name).read_bytes(), (224, 224), 10**8)
         seen = vision([frame.pixels[np.newaxis]])
         read = encoder([seen[0], np.zeros((1, 13, 192), np.float32)])
         inputs = {port.any_name: read[port] for port in encoder.outputs if port.names and "cross" in port.any_name}
@@ -64,7 +65,9 @@ def test_activations_stay_far_inside_the_range_of_f16() -> None:
         inputs |= {"attention_mask": np.zeros((1, 1, 1, 1), np.float32), "banned_ids": np.full((1, bans), -1)}
         decoder.reset_state()
         said = [value for value in decoder.infer(inputs).values() if value.size and np.isfinite(value).all()]
-        assert max(largest(seen.values()), largest(read.values()), largest(said)) < F16_MAX / 64
+        most = max(most, largest(seen.values()), largest(read.values()), largest(said))
+    print(f"largest activation: {most:.0f}")
+    assert most < F16_MAX / 64
 
 
 @pytest.mark.parametrize("name", ["vision", "encoder", "decoder"])
@@ -94,7 +97,7 @@ def test_work_is_counted_from_the_shapes() -> None:
     right = ov.opset13.constant(np.ones((8, 5), np.float32))
     assert gflop_of(ov.Model([ov.opset13.matmul(left, right, False, False)], [left])) == 2 * 6 * 8 * 5 / 1e9
     work = work_of(DEFAULT_MODEL, 13)
-    assert work.vision_gflop == pytest.approx(0.88, rel=0.01)
+    assert work.vision_gflop == pytest.approx(1.2, rel=0.01)
     assert 0.8 < work.decoder_bytes / (DEFAULT_MODEL / "decoder.bin").stat().st_size < 1
 
 

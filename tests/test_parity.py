@@ -39,7 +39,7 @@ def fresh_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
     rng = np.random.default_rng(SEED)
     for index in range(100):
-        Image.fromarray(draw_scene(rng, World(side=256)).pixels).save(folder / f"{index:03d}.png")
+        Image.fromarray(draw_scene(rng, World()).pixels).save(folder / f"{index:03d}.png")
     return folder
 
 
@@ -74,7 +74,7 @@ def test_service_says_what_transformers_own_classes_say(detector: Detector) -> N
         with torch.inference_mode():
             theirs = model.generate(**inputs, output_scores=True, return_dict_in_generate=True)
             log_probs = model.compute_transition_scores(theirs.sequences, theirs.scores, theirs.beam_indices)
-        frame = open_picture((SCENES / name).read_bytes(), (192, 192), 10**8)
+        frame = open_picture((SCENES / name).read_bytes(), (224, 224), 10**8)
         ours = detector.generate(frame.pixels, detector.generation)
         assert list(ours.token_ids) == theirs.sequences[0, 1:].tolist()
         assert log_probs_of(ours) == pytest.approx(log_probs[0].tolist(), abs=0.01)
@@ -98,7 +98,7 @@ def test_every_task_is_asked_and_answered_as_in_transformers(detector: Detector,
         text = f"<{prompt.task}>{prompt.text}"
         inputs = processor(text=text, images=Image.open(SCENES / name), return_tensors="pt")
         theirs = model.generate(**inputs, no_repeat_ngram_size=size, max_new_tokens=100)
-        frame = open_picture((SCENES / name).read_bytes(), (192, 192), 10**8)
+        frame = open_picture((SCENES / name).read_bytes(), (224, 224), 10**8)
         settings = replace(detector.generation, no_repeat_ngram_size=size, max_new_tokens=100)
         ours = detector.decode(detector.encode(frame, prompt).cross_attention, settings)
         assert list(ours.token_ids) == theirs[0, 1:].tolist()
@@ -205,7 +205,7 @@ def test_cut_off_answers_equal_transformers(detector: Detector, most: int) -> No
     for beams in (1, 2, 5):
         settings = replace(detector.generation, max_new_tokens=most, num_beams=beams)
         for name in list(TRUTH)[:3]:
-            frame = open_picture((SCENES / name).read_bytes(), (192, 192), 10**8)
+            frame = open_picture((SCENES / name).read_bytes(), (224, 224), 10**8)
             ours = detector.generate(frame.pixels, settings)
             assert ours.token_ids == reference.generate(SCENES / name, settings)
             assert ours.truncated == (len(ours.token_ids) == most)

@@ -124,7 +124,7 @@ def test_prompt_embeddings_are_rows_of_the_table(detector: Detector) -> None:
     prompt_ids = Tokenizer(FOLDER.read_text("tokenizer.json")).encode(question(OBJECT_DETECTION))
     rows = detector._runtime._embed(prompt_ids)
     decoder = ov.Core().read_model(DEFAULT_MODEL / "decoder.xml")
-    tables = [op.data for op in decoder.get_ops() if op.get_type_name() == "Constant" and 1422 in list(op.shape)]
+    tables = [op.data for op in decoder.get_ops() if op.get_type_name() == "Constant" and 1424 in list(op.shape)]
     (table,) = tables
     np.testing.assert_array_equal(rows[0], table[list(prompt_ids)].astype(np.float32))
 
@@ -137,7 +137,7 @@ def test_prompts_of_other_lengths(detector: Detector) -> None:
         shapes = {
             name: list(tensor.shape) for name, tensor in detector._runtime.encode(frame.pixels, prompt_ids).items()
         }
-        assert shapes["cross_attention.0.value"] == [1, 8, 145 + len(prompt_ids), 24]
+        assert shapes["cross_attention.0.value"] == [1, 8, 197 + len(prompt_ids), 24]
     assert count(detector) == TRUTH["scene00.png"]
 
 

@@ -33,6 +33,16 @@ def test_files_are_counted_from_threads() -> None:
     assert counted == [TRUTH[path.name] for path in files]
 
 
+@pytest.mark.parametrize("task", ["OPEN_VOCABULARY_DETECTION", "CAPTION_TO_PHRASE_GROUNDING"])
+def test_what_is_asked_for_is_counted_and_nothing_else(task: str) -> None:
+    """The bundled model was trained for this; of what is not there it finds nothing."""
+    with Tagger.load(decoder_processes=1) as tagger:
+        for name, truth in TRUTH.items():
+            for label in (*truth, "clock"):
+                expected = {label: truth[label]} if label in truth else {}
+                assert tagger.count(SCENES / name, prompt=task, text=label, num_labels=0) == expected
+
+
 def test_it_counts_tells_what_is_wrong_and_ends_what_it_began(tmp_path: Path) -> None:
     before, threads = children(), set(threading.enumerate())
     tagger = Tagger.load(str(DEFAULT_MODEL), decoder_processes=1)

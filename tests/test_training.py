@@ -1,4 +1,4 @@
-"""What trains the bundled model's successor: its world, what a step sees, and that a run goes on where one ended."""
+"""What trains the bundled model: its world, what a step sees, and that a run goes on where one ended."""
 
 import csv
 import json
@@ -17,15 +17,28 @@ from transformers import PreTrainedTokenizerFast
 from convert.conversion import ConversionOptions, convert
 from florence_tagger.florence.folder import read_folder
 from florence_tagger.florence.tasks import QUESTIONS
+from florence_tagger.tagger import Tagger
 from tests.conftest import Told
+from tests.variants import STREET
 from training import clips, evaluate, gallery, train
-from training.batches import ASKED, NOTHING, Batches, cell_targets, world_at
+from training.batches import ASKED, BATCH, NOTHING, Batches, cell_targets, world_at
 from training.boxes import claims, covered, iou
 from training.model import END, GRID, SIDE, build_model, build_tokenizer
 from training.objective import ASKED_TASKS, Objective
-from training.scenes import LABELS, MORE_LABELS, RICH, UNSEEN_DESIGN, SceneObject, draw_scene, load_sprites
+from training.scenes import LABELS, UNSEEN_DESIGN, SceneObject, World, draw_scene, load_sprites
 from training.score import read, score
 
+WORLD = World()
+# What the bundled model reached in docs/training.md, less about one in a hundred: other CPUs round otherwise.
+BARS = {
+    "0 to 8 objects: counted exactly": 0.97,
+    "0 to 15 objects: counted exactly": 0.94,
+    "0 to 8 objects: F1 of boxes at IoU 0.5": 0.98,
+    "0 to 15 objects: F1 of boxes at IoU 0.5": 0.98,
+    "one label asked for, OPEN_VOCABULARY_DETECTION": 0.97,
+    "one label asked for, CAPTION_TO_PHRASE_GROUNDING": 0.97,
+    "int8 counts as PyTorch in f32 does": 0.98,
+}
 CUP = SceneObject("cup", (0.1, 0.1, 0.3, 0.2))
 
 
@@ -35,29 +48,29 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def test_every_label_is_drawn_in_every_design() -> None:
-    assert len(MORE_LABELS) >= 16
-    assert set(LABELS) < set(MORE_LABELS)
-    assert UNSEEN_DESIGN not in RICH.designs
-    for design in (*RICH.designs, UNSEEN_DESIGN):
-        assert set(load_sprites(design)) == set(MORE_LABELS)
+    assert len(LABELS) >= 16
+    assert set(LABELS) > {"backpack", "bicycle", "bus", "car", "chair", "dog", "person", "umbrella"}
+    assert UNSEEN_DESIGN not in WORLD.designs
+    for design in (*WORLD.designs, UNSEEN_DESIGN):
+        assert set(load_sprites(design)) == set(LABELS)
 
 
 def test_scenes_are_what_their_world_allows() -> None:
     rng = np.random.default_rng(0)
-    scenes = [draw_scene(rng, RICH) for _ in range(120)]
+    scenes = [draw_scene(rng, WORLD) for _ in range(120)]
     for scene in scenes:
         height, width = scene.pixels.shape[:2]
-        assert height * width == pytest.approx(RICH.side**2, rel=0.02)
-        assert max(height / width, width / height) <= 1.01 * RICH.widest
-        assert len(scene.objects) <= RICH.most
+        assert height * width == pytest.approx(WORLD.side**2, rel=0.02)
+        assert max(height / width, width / height) <= 1.01 * WORLD.widest
+        assert len(scene.objects) <= WORLD.most
         boxes = [one.box for one in scene.objects]
         for x1, y1, x2, y2 in boxes:
             assert 0 <= x1 < x2 <= width
             assert 0 <= y1 < y2 <= height
-            assert max(x2 - x1, y2 - y1) <= 1.2 * RICH.largest * RICH.side
-        assert all(covered(a, b) <= RICH.hidden for index, a in enumerate(boxes) for b in boxes[:index])
+            assert max(x2 - x1, y2 - y1) <= 1.2 * WORLD.largest * WORLD.side
+        assert all(covered(a, b) <= WORLD.hidden for index, a in enumerate(boxes) for b in boxes[:index])
         assert all(0 <= side <= 1 for one in scene.relative for side in one.box)
-    assert {label for scene in scenes for label in scene.counts} == set(MORE_LABELS)
+    assert {label for scene in scenes for label in scene.counts} == set(LABELS)
     assert {len(scene.objects) for scene in scenes} >= set(range(10))
     shapes = [scene.pixels.shape[1] / scene.pixels.shape[0] for scene in scenes]
     assert min(shapes) < 0.7
@@ -76,15 +89,18 @@ def test_clips_are_videos_of_known_frames(tmp_path: Path) -> None:
         for picture, frame in zip(pictures, frames, strict=True):
             boxes = [one["box"] for one in frame["objects"]]
             assert all(0 <= x1 < x2 <= picture.shape[1] + 1 for x1, _, x2, _ in boxes)
-            assert all(covered(a, b) <= RICH.hidden for index, a in enumerate(boxes) for b in boxes[:index])
+            assert all(covered(a, b) <= WORLD.hidden for index, a in enumerate(boxes) for b in boxes[:index])
 
 
 def test_a_sheet_shows_what_is_counted_and_what_is_not(tmp_path: Path) -> None:
-    result = CliRunner().invoke(gallery.main, ["--output", str(tmp_path / "sheet.png"), "--count", "2", "--rich"])
+    result = CliRunner().invoke(gallery.main, ["--output", str(tmp_path / "sheet.png"), "--count", "1", "--unseen"])
     assert result.exit_code == 0, result.output
     with Image.open(tmp_path / "sheet.png") as sheet:
-        frame = sheet.getpixel((0, 0))
-    assert frame == ImageColor.getrgb(gallery.WRONG), "the bundled model knows nothing of that world"
+        assert sheet.width == 1280
+    with Tagger.load(decoder_processes=1) as tagger:
+        for objects, colour in ((STREET.objects, gallery.RIGHT), (STREET.objects[1:], gallery.WRONG)):
+            framed = gallery.cell(replace(STREET, objects=objects), tagger)
+            assert framed.getpixel((0, 0)) == ImageColor.getrgb(colour)
     assert gallery.differences(Counter(car=3, dog=1), Counter(car=4, dog=1, bus=1)) == "bus 0, not 1, car 3, not 4"
     assert gallery.differences(Counter(car=3), Counter(car=3)) == ""
 
@@ -94,7 +110,7 @@ def test_a_step_sees_the_same_whenever_it_is_taken(tokenizer: PreTrainedTokenize
     assert all((getattr(one, name) == getattr(again, name)).all() for name in vars(one))
     assert (Batches(tokenizer, 100, seed=3)[42].pixels != one.pixels).any()
     assert (Batches(tokenizer, 100, seed=4)[41].pixels != one.pixels).any()
-    assert one.pixels.shape == (16, SIDE, SIDE, 3)
+    assert one.pixels.shape == (BATCH, SIDE, SIDE, 3)
 
 
 def test_answers_name_what_is_there(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -102,7 +118,7 @@ def test_answers_name_what_is_there(tokenizer: PreTrainedTokenizerFast) -> None:
     for answer, covers in zip(batch.answers, batch.covers, strict=True):
         objects = read(tokenizer, [END, *(answer[answer != NOTHING]).tolist()])
         assert objects == sorted(objects, key=lambda one: one.label)
-        assert {MORE_LABELS[number - 1] for number in covers.tolist() if number} <= {one.label for one in objects}
+        assert {LABELS[number - 1] for number in covers.tolist() if number} <= {one.label for one in objects}
     assert len(batch.asked) == len(batch.found) == ASKED
     for answer, asked, found in zip(batch.answers, batch.asked, batch.found, strict=False):
         label = tokenizer.decode([asked]).strip()
@@ -142,7 +158,7 @@ def test_what_no_answer_says(tokenizer: PreTrainedTokenizerFast) -> None:
 def test_the_grid_knows_the_smallest_object() -> None:
     behind = SceneObject("bus", (0.0, 0.0, 1.0, 1.0))
     covers, centres, boxes = cell_targets([CUP, behind])
-    names = Counter(MORE_LABELS[number - 1] for number in covers)
+    names = Counter(LABELS[number - 1] for number in covers)
     assert set(names) == {"cup", "bus"}
     assert names["cup"] < 0.05 * GRID**2
     assert Counter(centres.tolist())[0] == GRID**2 - 2
@@ -150,8 +166,8 @@ def test_the_grid_knows_the_smallest_object() -> None:
 
 
 def test_scenes_get_harder() -> None:
-    assert world_at(0).most < world_at(0.1).most < world_at(0.3).most == RICH.most
-    assert world_at(0).smallest > world_at(0.1).smallest > world_at(0.3).smallest == RICH.smallest
+    assert world_at(0).most < world_at(0.1).most < world_at(0.3).most == WORLD.most
+    assert world_at(0).smallest > world_at(0.1).smallest > world_at(0.3).smallest == WORLD.smallest
 
 
 def test_scores() -> None:
@@ -160,6 +176,23 @@ def test_scores() -> None:
     assert sum(claims([other], [CUP])) == 0
     assert score([[moved], [other]], [[CUP], [CUP]]) == train.Score(0.5, 0.5)
     assert score([[]], [[]]).exact == 1
+
+
+def figures(table: str) -> dict[str, float]:
+    """The rows of evaluation: shares, megabytes and seconds."""
+    rows = re.findall(r"^\| (.+) \| ([\d.]+)(%| MB|) \|$", table, re.MULTILINE)
+    return {name: float(number) / (100 if unit == "%" else 1) for name, number, unit in rows}
+
+
+@pytest.mark.long
+def test_the_bundled_model_counts_well() -> None:
+    evaluated = CliRunner().invoke(evaluate.main, ["--checkpoint", str(train.COMMITTED)])
+    assert evaluated.exit_code == 0, evaluated.output
+    print(evaluated.stdout)  # docs/training.md has it; pytest -rP shows it
+    found = figures(evaluated.stdout)
+    assert {name: found[name] for name, least in BARS.items() if found[name] < least} == {}
+    assert found["checkpoint"] <= 12
+    assert found["model folder at int8"] <= 8
 
 
 @pytest.mark.long
@@ -187,7 +220,9 @@ def test_training_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.Mon
     assert read_folder(tmp_path / "model").image_size == (SIDE, SIDE)
     evaluated = CliRunner().invoke(evaluate.main, ["--checkpoint", str(checkpoint), "--scenes", "1"])
     assert evaluated.exit_code == 0, evaluated.output
-    assert "| model folder at int8 | 6.7 MB |" in evaluated.stdout
-    assert len(re.findall(r"^\| .+ \| [\d.]+(?:%| MB|) \|$", evaluated.stdout, re.MULTILINE)) == 12
+    assert set(figures(evaluated.stdout)) >= set(BARS)
+    assert run(tmp_path / "whole") == whole, "nothing is left to do"
+    assert (checkpoint / "LICENSE").read_text() == (train.COMMITTED / "LICENSE").read_text()
+    assert {path.name for path in checkpoint.iterdir()} == {path.name for path in train.COMMITTED.iterdir()}
     again = run(tmp_path / "again", "--start", str(checkpoint), "--steps", "8")
     assert [row["step"] for row in again] == ["2", "4", "6", "8"]

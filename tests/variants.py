@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -12,6 +12,9 @@ from PIL import Image
 from training.scenes import Scene, World, draw_scene
 
 SIDE = 384
+PLAIN = World(  # so easy that it is counted right whatever a kind of file does to it
+    smallest=0.11, largest=0.30, widest=1.0, hidden=0.12, photographs=0.0, recoloured=0.0, greys=0.0, artefacts=0.0
+)
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,13 @@ class Variant:
 @cache
 def scene(seed: int, objects: int) -> Scene:
     """A scene that the model counts right in colour, in grey and in dithered black and white."""
-    return draw_scene(np.random.default_rng(seed), World(side=SIDE), objects)
+    return draw_scene(np.random.default_rng(seed), replace(PLAIN, side=SIDE), objects)
 
 
-STREET = scene(1, 5)  # two bicycles, two buses, a dog
-QUEUE = scene(5, 6)  # four buses, two dogs
-YARD = scene(9, 3)  # two bicycles, a bus
-PARK = scene(65, 3)  # three backpacks
+STREET = scene(11, 5)  # two chairs, an airplane, a backpack, a laptop
+QUEUE = scene(19, 6)  # three backpacks, three scissors
+YARD = scene(27, 3)  # three clocks
+PARK = scene(20, 5)  # two bananas, a backpack, a car, a cup
 
 
 def added(*scenes: Scene) -> dict[str, int]:

@@ -1,1 +1,1 @@
-"""Makes the bundled model: its world of drawn scenes."""
+"""Makes the bundled model: its world of drawn scenes, its training and its evaluation."""

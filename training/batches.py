@@ -1,4 +1,4 @@
-"""What a step of training sees: pictures, the answers to two questions about each, and what stands in each cell."""
+"""What a step of training sees: pictures, the answers to questions about them, and what stands in each cell."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from training.boxes import area
 from training.model import END, GRID, LOCATIONS, SIDE, START
-from training.scenes import MORE_LABELS, RICH, SceneObject, World, draw_scene
+from training.scenes import LABELS, SceneObject, World, draw_scene
 
 BATCH = 16
 ASKED = 8  # pictures of a batch with a second question: it costs an encoder's run, and is the easier one
@@ -23,9 +23,10 @@ NOTHING = -100  # behind the end of an answer
 BOX_TOKENS = 5  # a label and four locations
 ABSENT = 0.3  # of the questions for one label ask for one that is not there
 CURRICULUM = 0.25  # of the training, in which scenes get harder
-EASY = replace(RICH, most=4, smallest=0.16, greys=0.0, hidden=0.12)
+WHOLE = World()
+EASY = replace(WHOLE, most=4, smallest=0.16, greys=0.0, hidden=0.12)
 
-TRAINING, CHOOSING, HELD_OUT = 1, 2, 3  # what seeds begin with, so that no scene is of two kinds
+TRAINING, CHOOSING, HELD_OUT = 1, 2, 20261127  # what seeds begin with, so that no scene is of two kinds
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Batches(Dataset[Batch]):
     """The batch of each step: the same for the same seed, whenever training is stopped and gone on with."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int) -> None:
-        self._labels = {label: token(tokenizer, label) for label in MORE_LABELS}
-        self._words = {label: word(tokenizer, label) for label in MORE_LABELS}
+        self._labels = {label: token(tokenizer, label) for label in LABELS}
+        self._words = {label: word(tokenizer, label) for label in LABELS}
         self._first_location = token(tokenizer, "<loc_0>")
         self._steps = steps
         self._seed = seed
@@ -110,14 +111,14 @@ def world_at(progress: float) -> World:
     """From few large objects to all that there may be."""
     share = min(1.0, progress / CURRICULUM)
     if share == 1:
-        return RICH
+        return WHOLE
 
     def between(name: str) -> float:
-        easy, rich = (float(getattr(world, name)) for world in (EASY, RICH))
-        return easy + share * (rich - easy)
+        easy, whole = (float(getattr(world, name)) for world in (EASY, WHOLE))
+        return easy + share * (whole - easy)
 
     most, smallest, hidden, greys = map(between, ("most", "smallest", "hidden", "greys"))
-    return replace(RICH, most=round(most), smallest=smallest, hidden=hidden, greys=greys)
+    return replace(WHOLE, most=round(most), smallest=smallest, hidden=hidden, greys=greys)
 
 
 def crowded(rng: Generator, world: World) -> World:
@@ -133,7 +134,7 @@ def model_input(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def ask(rng: Generator, objects: Sequence[SceneObject]) -> str:
     """A label to ask for, most often one that is there."""
     there = sorted({item.label for item in objects})
-    absent = [label for label in MORE_LABELS if label not in there]
+    absent = [label for label in LABELS if label not in there]
     choice = absent if not there or rng.random() < ABSENT else there
     return choice[int(rng.integers(len(choice)))]
 
@@ -148,6 +149,6 @@ def cell_targets(objects: Sequence[SceneObject]) -> tuple[NDArray[np.int64], NDA
         row, column = (min(GRID - 1, int((low + high) / 2 * GRID)) for low, high in ((y1, y2), (x1, x2)))
         inside = ((middles >= y1) & (middles <= y2))[:, None] & ((middles >= x1) & (middles <= x2))
         inside[row, column] = True
-        number = MORE_LABELS.index(item.label) + 1
+        number = LABELS.index(item.label) + 1
         covers[inside], boxes[inside], centres[row, column] = number, item.box, number
     return covers.ravel(), centres.ravel(), boxes.reshape(-1, 4)

@@ -14,7 +14,7 @@ from numpy.random import Generator
 
 from training.boxes import covered
 from training.grounds import Canvas, draw_ground
-from training.scenes import RICH, Rectangle, Scene, SceneObject, World, blend, draw_shape, finish, lit, load_sprites
+from training.scenes import LABELS, Rectangle, Scene, SceneObject, World, blend, draw_shape, finish, lit, load_sprites
 
 ATTEMPTS = 40
 LARGEST_MOVE = 0.5  # of the picture's side in a clip
@@ -45,7 +45,7 @@ def draw_clip(rng: Generator, world: World, frames: int) -> list[Scene]:
 
 def draw_mover(rng: Generator, world: World, ground: Canvas, frames: int) -> Mover:
     """An object that moves evenly from somewhere to somewhere else while it is there."""
-    label = str(rng.choice(world.labels))
+    label = str(rng.choice(LABELS))
     variants = load_sprites(str(rng.choice(world.designs)))[label]
     sprite = variants[int(rng.integers(len(variants)))]
     scale = rng.uniform(world.smallest, world.largest) * world.side / max(sprite.shape[:2])
@@ -102,7 +102,7 @@ def main(output: Path, count: int, seed: int, seconds: int, fps: int) -> None:
     output.mkdir(parents=True, exist_ok=True)
     truth = {}
     for index in range(count):
-        frames, name = draw_clip(rng, RICH, seconds * fps), f"clip{index:04d}.mp4"
+        frames, name = draw_clip(rng, World(), seconds * fps), f"clip{index:04d}.mp4"
         write_video(output / name, frames, fps)
         truth[name] = [{"counts": one.counts, "objects": [asdict(each) for each in one.objects]} for one in frames]
     (output / "truth.json").write_text(json.dumps({"fps": fps, "frames": truth}) + "\n")

@@ -5,9 +5,9 @@ It is converted to int8, as people would, and counts as the service does; PyTorc
 
 import statistics
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from math import ceil
 from pathlib import Path
 
 import click
@@ -26,14 +26,16 @@ from florence_tagger.config import load_settings
 from florence_tagger.schemas import Task
 from florence_tagger.tagger import Tagger
 from training.batches import CHOOSING, HELD_OUT, ask
+from training.clips import draw_clip, write_video
 from training.objective import ASKED_TASKS
-from training.scenes import RICH, UNSEEN_DESIGN, Scene, SceneObject, World, draw_scene
+from training.scenes import UNSEEN_DESIGN, Scene, SceneObject, World, draw_scene
 from training.score import read, score
-from training.train import RUN
+from training.train import COMMITTED, RUN
 
-CHECKPOINT = RUN / "checkpoint"
 CALIBRATION_SCENES = 100
 FEW = 8  # objects
+SECONDS, FPS = 8, 4  # of a short video
+PER_VIDEO = 10  # scenes of each kind for a video
 
 
 def draw(folder: Path, world: World, number: int, *seed: int) -> list[tuple[Path, Scene]]:
@@ -54,25 +56,39 @@ def found_in(tagger: Tagger, path: Path) -> list[SceneObject]:
     return [SceneObject(region.label, region.box) for region in sighting.detection.regions]
 
 
-def asked_for_one(tagger: Tagger, drawn: Sequence[tuple[Path, Scene]], task: Task) -> float:
-    """The share of pictures in which a label that is asked for, there or not, is counted right."""
-    rng = np.random.default_rng((HELD_OUT, 9))
-    right = 0
+def asked_for_one(tagger: Tagger, drawn: Sequence[tuple[Path, Scene]], task: Task) -> Iterator[tuple[str, str]]:
+    """The shares of pictures in which a label that is asked for is counted, and nothing else, there or not."""
+    rng, outcomes = np.random.default_rng((HELD_OUT, 5)), defaultdict[bool, list[bool]](list)
     for path, scene in track(drawn, f"asking for one label ({task})", transient=True):
         label = ask(rng, scene.objects)
-        right += tagger.count(path, prompt=task, text=label, num_labels=0).get(label, 0) == scene.counts.get(label, 0)
-    return right / len(drawn)
+        there = {label: scene.counts[label]} if label in scene.counts else {}
+        outcomes[bool(there)].append(tagger.count(path, prompt=task, text=label, num_labels=0) == there)
+    yield f"one label asked for, {task}", f"{statistics.mean(outcomes[True] + outcomes[False]):.1%}"
+    for present, what in ((True, "there"), (False, "not there: nothing found")):
+        share = f"{statistics.mean(outcomes[present]):.1%}" if outcomes[present] else "none asked for"
+        yield f"one label that is {what}, {task}", share
+
+
+def counted_in_videos(tagger: Tagger, place: Path, number: int) -> float:
+    """The share of the sampled frames of short videos in which everything is counted right."""
+    rng, right = np.random.default_rng((HELD_OUT, 4)), []
+    place.mkdir()
+    for index in track(range(number), "short videos", transient=True):
+        path, frames = place / f"{index:04d}.mp4", draw_clip(rng, World(), SECONDS * FPS)
+        write_video(path, frames, FPS)
+        for sighting in tagger.detect(path).sightings:
+            labels = (region.label for region in sighting.detection.regions)
+            right.append(Counter(labels) == Counter(frames[round((sighting.time_s or 0) * FPS)].counts))
+    return statistics.mean(right)
 
 
 def measure(checkpoint: Path, number: int, place: Path) -> Iterator[tuple[str, str]]:
     """The rows of the table."""
-    crowded = draw(place / "crowded", RICH, number, HELD_OUT, 0)
+    crowded = draw(place / "crowded", World(), number, HELD_OUT, 1)
     kinds = {
-        "0 to 8 objects": draw(place / "few", replace(RICH, most=FEW), number, HELD_OUT, 1),
+        "0 to 8 objects": draw(place / "few", World(most=FEW), number, HELD_OUT, 2),
         "0 to 15 objects": crowded,
-        "of a design never trained on": draw(
-            place / "unseen", replace(RICH, designs=(UNSEEN_DESIGN,)), number, HELD_OUT, 2
-        ),
+        "of a design never trained on": draw(place / "unseen", World(designs=(UNSEEN_DESIGN,)), number, HELD_OUT, 3),
     }
     model = quantised(checkpoint, place)
     yield "checkpoint", f"{megabytes(checkpoint):.1f} MB"
@@ -84,8 +100,10 @@ def measure(checkpoint: Path, number: int, place: Path) -> Iterator[tuple[str, s
             result = score(found[name], [scene.objects for _, scene in drawn])
             yield f"{name}: counted exactly", f"{result.exact:.1%}"
             yield f"{name}: F1 of boxes at IoU 0.5", f"{result.f1:.3f}"
+        frames = counted_in_videos(tagger, place / "videos", ceil(number / PER_VIDEO))
+        yield "frames of short videos: counted exactly", f"{frames:.1%}"
         for task in ASKED_TASKS:
-            yield f"one label asked for, {task}", f"{asked_for_one(tagger, crowded, task):.1%}"
+            yield from asked_for_one(tagger, crowded, task)
     agreement = agreement_with_pytorch(checkpoint, [path for path, _ in crowded], found["0 to 15 objects"])
     yield "int8 counts as PyTorch in f32 does", f"{agreement:.1%}"
     with service(load_settings({"model_dir": model, "result_cache": 0})) as serving:
@@ -96,7 +114,7 @@ def measure(checkpoint: Path, number: int, place: Path) -> Iterator[tuple[str, s
 
 def quantised(checkpoint: Path, place: Path) -> Path:
     """The checkpoint at int8, calibrated on scenes that nothing is measured on."""
-    draw(place / "calibration", RICH, CALIBRATION_SCENES, CHOOSING, 1)
+    draw(place / "calibration", World(), CALIBRATION_SCENES, CHOOSING, 1)
     with Bar() as bar:
         bar.expect(stages_of("int8"))
         convert(ConversionOptions(str(checkpoint), place / "int8", "int8", place / "calibration"), bar)
@@ -120,12 +138,24 @@ def agreement_with_pytorch(checkpoint: Path, paths: Sequence[Path], found: Seque
     return same / len(paths)
 
 
+def trained() -> Path:
+    """The checkpoint of a run here, finished or not, else the bundled model's."""
+    own = RUN / "checkpoint"
+    return own if own.exists() else COMMITTED
+
+
 @click.command()
-@click.option("--checkpoint", type=click.Path(path_type=Path, exists=True), default=CHECKPOINT, show_default=True)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, exists=True),
+    default=trained,
+    help="That of training/run, where there is none the bundled model's.",
+)
 @click.option("--scenes", type=click.IntRange(1), default=500, show_default=True, help="Of each kind.")
 def main(checkpoint: Path, scenes: int) -> None:
     """Prints the table."""
     quiet_libraries()
+    click.echo(f"Evaluating {checkpoint}.", err=True)
     with tempfile.TemporaryDirectory() as place:
         rows = list(measure(checkpoint, scenes, Path(place)))
     click.echo(f"\n| {scenes} scenes of each kind | |\n|---|---|")

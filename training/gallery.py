@@ -17,7 +17,7 @@ from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.media.drawing import draw_regions
 from florence_tagger.tagger import Tagger
 from training.batches import HELD_OUT
-from training.scenes import RICH, Scene, World, draw_scene
+from training.scenes import UNSEEN_DESIGN, Scene, World, draw_scene
 
 HEIGHT, GAP, FRAME, CAPTION, LETTER = 288, 12, 4, 18, 7  # pixels
 RIGHT, WRONG = "#009E73", "#D55E00"
@@ -70,11 +70,12 @@ def sheet(cells: Sequence[Image.Image], width: int) -> Image.Image:
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Picture to write.")
 @click.option("--count", type=click.IntRange(1), default=12, show_default=True, help="Scenes to draw.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Other seeds draw other scenes.")
-@click.option("--rich", is_flag=True, help="Draw scenes of the richer world, not of the bundled model's.")
+@click.option("--unseen", is_flag=True, help="Draw scenes of a design that the model was not trained on.")
 @click.option("--width", type=click.IntRange(600), default=1280, show_default=True, help="Of the sheet, pixels.")
-def main(model: Path, output: Path, count: int, seed: int, rich: bool, width: int) -> None:
+def main(model: Path, output: Path, count: int, seed: int, unseen: bool, width: int) -> None:
     """Draws the sheet."""
-    rng, world = np.random.default_rng([HELD_OUT, 3, seed]), RICH if rich else World(side=384)
+    rng = np.random.default_rng([HELD_OUT, 9, seed])
+    world = World(side=384, designs=(UNSEEN_DESIGN,)) if unseen else World(side=384)
     with Tagger.load(model) as tagger:
         cells = [cell(draw_scene(rng, world), tagger) for _ in range(count)]
     sheet(cells, width).save(output, quality=85)

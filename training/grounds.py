@@ -17,9 +17,9 @@ TEXTURE_FOLDER = Path(__file__).parent / "textures"
 SMALLEST_CROP = 0.35  # of a photograph's side
 
 
-def draw_ground(rng: Generator, shape: Shape, photographs: float = 0.0) -> Canvas:
+def draw_ground(rng: Generator, shape: Shape, photographs: float) -> Canvas:
     """A photograph with that probability, else plain, a gradient, grain, blobs (twice as often), or ground and sky."""
-    if photographs and rng.random() < photographs:
+    if rng.random() < photographs:
         return photograph(rng, shape)
     kind = rng.integers(0, 6)
     colour = rng.uniform(0, 255, 3)

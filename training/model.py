@@ -20,7 +20,7 @@ from transformers import (
 from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
 
 from florence_tagger.florence.tasks import QUESTIONS
-from training.scenes import MORE_LABELS
+from training.scenes import LABELS
 
 SIDE = 224  # of the input, pixels
 GRID = 14  # image tokens a side: the strides below divide by 16
@@ -36,21 +36,30 @@ START, PAD, END = 0, 1, 2
 EMBEDDING_SCALE = 0.04
 
 # The published tokens of tasks in their published order; none is used by detection.
-TASK_TOKENS = (
-    *("<od>", "</od>", "<ocr>", "</ocr>", "<cap>", "</cap>", "<ncap>", "</ncap>", "<dcap>", "</dcap>", "<grounding>"),
-    *(
-        "</grounding>",
-        "<seg>",
-        "</seg>",
-        "<sep>",
-        "<region_cap>",
-        "</region_cap>",
-        "<proposal>",
-        "</proposal>",
-        "<poly>",
-    ),
-    *("</poly>", "<and>"),
-)
+TASK_TOKENS = [
+    "<od>",
+    "</od>",
+    "<ocr>",
+    "</ocr>",
+    "<cap>",
+    "</cap>",
+    "<ncap>",
+    "</ncap>",
+    "<dcap>",
+    "</dcap>",
+    "<grounding>",
+    "</grounding>",
+    "<seg>",
+    "</seg>",
+    "<sep>",
+    "<region_cap>",
+    "</region_cap>",
+    "<proposal>",
+    "</proposal>",
+    "<poly>",
+    "</poly>",
+    "<and>",
+]
 
 OCR_PATTERN = r"(.+?)" + r"<loc_(\d+)>" * 8
 
@@ -60,7 +69,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    texts = [question.format(text=label) for question in QUESTIONS.values() for label in MORE_LABELS]
+    texts = [question.format(text=label) for question in QUESTIONS.values() for label in LABELS]
     trainer = trainers.BpeTrainer(
         vocab_size=640,
         min_frequency=2,
@@ -68,7 +77,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
         show_progress=False,
     )
-    tokenizer.train_from_iterator([*texts, *MORE_LABELS] * 20, trainer)
+    tokenizer.train_from_iterator([*texts, *LABELS] * 20, trainer)
     added = [*TASK_TOKENS, *(f"<loc_{index}>" for index in range(LOCATIONS))]
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in added])
     tokenizer.add_special_tokens(

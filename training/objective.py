@@ -12,7 +12,7 @@ from florence_tagger.florence.tasks import QUESTIONS
 from florence_tagger.schemas import Task
 from training.batches import BOX_TOKENS, NOTHING, Batch, token, word
 from training.model import DEVIATION, END, IMAGE_TOKENS, LOCATIONS, MEAN, PAD, WIDTH
-from training.scenes import MORE_LABELS
+from training.scenes import LABELS
 
 LABEL_WEIGHT = 2.0  # of labels and ends, against locations
 LEFT_WEIGHT = 1.5  # of the left side of a box, which picks the next object
@@ -41,16 +41,16 @@ class Objective(nn.Module):
     def __init__(self, model: Florence2ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
         self.model = model
-        self.heads = nn.ModuleList(nn.Linear(WIDTH, 2 * (len(MORE_LABELS) + 1) + 4) for _ in range(2))
+        self.heads = nn.ModuleList(nn.Linear(WIDTH, 2 * (len(LABELS) + 1) + 4) for _ in range(2))
         self.first_location = token(tokenizer, "<loc_0>")
-        self.asked = word(tokenizer, MORE_LABELS[0])
+        self.asked = word(tokenizer, LABELS[0])
         self.question = self._question(tokenizer, Task.OBJECT_DETECTION)
         self.questions = [self._question(tokenizer, task) for task in ASKED_TASKS]
 
     @staticmethod
     def _question(tokenizer: PreTrainedTokenizerFast, task: Task) -> Tensor:
         """The tokens (1, T) of a task's question, asked for the first label where it asks for one."""
-        text = QUESTIONS[task].format(text=MORE_LABELS[0])
+        text = QUESTIONS[task].format(text=LABELS[0])
         return torch.tensor([tokenizer(f"<s>{text}</s>", add_special_tokens=False).input_ids])
 
     def question_for(self, task: int, words: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class Objective(nn.Module):
     def _dense(self, head: int, features: Tensor, batch: Batch) -> Tensor:
         """What each cell says of what covers it, of what has its middle in it, and of the box."""
         said = self.heads[head](features[:, 1:IMAGE_TOKENS]).float()
-        kinds = len(MORE_LABELS) + 1
+        kinds = len(LABELS) + 1
         weights = torch.ones(kinds)
         weights[0] = 0.25  # most cells have nothing
         covers = F.cross_entropy(said[..., :kinds].flatten(0, 1), batch.covers.flatten(), weight=weights)

@@ -1,4 +1,4 @@
-"""Scenes with known objects: drawn sprites on varied grounds, the worlds of the bundled model and of its successor.
+"""Scenes with known objects: drawn sprites on varied grounds, the world of the bundled model.
 
 `python -m training.scenes --output DIR --count 100 --seed 1` writes pictures and `truth.json`.
 """
@@ -6,7 +6,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,13 @@ Sprites = Mapping[str, Sequence[Pixels]]
 Rectangle = tuple[int, int, int, int]
 
 SPRITE_FOLDER = Path(__file__).parent / "sprites"
-LABELS = ("backpack", "bicycle", "bus", "car", "chair", "dog", "person", "umbrella")
-MORE_LABELS = tuple(sorted(path.stem for path in (SPRITE_FOLDER / "noto").glob("*.png")))
+LABELS = tuple(sorted(path.stem for path in (SPRITE_FOLDER / "noto").glob("*.png")))
 ANGLES = tuple(range(-12, 13, 3))
 VISIBLE_ALPHA = 60
 ATTEMPTS = 25
 PATIENT_ATTEMPTS = 8
 LEAST_SIDE = 6  # pixels
+BLUR = 0.0016, 0.0036  # standard deviation, shares of the height
 
 
 @dataclass(frozen=True)
@@ -72,48 +72,33 @@ class World:
     Attributes:
         side: of the picture if it is square, pixels; other pictures have as many pixels.
         least, most: objects.
-        smallest, largest: longer side of an object, as a share of `side`.
+        smallest, largest: longer side of an object, as a share of `side`, before it is stretched a little.
         widest: the most that a picture's sides differ by, wide or upright.
-        labels, designs: of objects.
-        hidden: the most of an object that another one may cover, a share of its box.
+        designs: of objects.
+        hidden: the most that the boxes of two objects share, of the smaller one's area.
         photographs, recoloured, greys, artefacts: the shares of grounds that are photographs, of objects in other
             colours, of pictures in grey, and of pictures that have been through JPEG.
     """
 
-    side: int = 192
+    side: int = 256
     least: int = 0
-    most: int = 12
-    smallest: float = 0.11
-    largest: float = 0.30
-    widest: float = 1.0
-    labels: tuple[str, ...] = LABELS
-    designs: tuple[str, ...] = ("noto",)
-    hidden: float = 0.12
-    photographs: float = 0.0
-    recoloured: float = 0.0
-    greys: float = 0.0
-    artefacts: float = 0.0
+    most: int = 15
+    smallest: float = 0.08
+    largest: float = 0.40
+    widest: float = 16 / 9
+    designs: tuple[str, ...] = ("noto", "twemoji", "fluent")
+    hidden: float = 0.25
+    photographs: float = 0.35
+    recoloured: float = 0.15
+    greys: float = 0.08
+    artefacts: float = 0.3
 
 
-RICH = World(
-    side=256,
-    most=15,
-    smallest=0.08,
-    largest=0.40,
-    widest=16 / 9,
-    labels=MORE_LABELS,
-    designs=("noto", "twemoji", "fluent"),
-    hidden=0.25,
-    photographs=0.35,
-    recoloured=0.15,
-    greys=0.08,
-    artefacts=0.3,
-)
 UNSEEN_DESIGN = "openmoji"  # never trained on
 
 
 @cache
-def load_sprites(design: str = "noto") -> Sprites:
+def load_sprites(design: str) -> Sprites:
     """The drawings of each label, turned and mirrored: uint8 (h, w, 4), cropped, colours multiplied by alpha."""
     return {path.stem: variants_of(path) for path in sorted((SPRITE_FOLDER / design).glob("*.png"))}
 
@@ -140,13 +125,13 @@ def draw_scene(rng: Generator, world: World, objects: int | None = None) -> Scen
     """Draws a scene of `objects` objects, or of a number that the world allows; fewer where there is no room."""
     canvas = draw_ground(rng, draw_shape(rng, world), world.photographs)
     number = int(rng.integers(world.least, world.most + 1)) if objects is None else objects
-    labels: Sequence[str] = world.labels
+    labels: Sequence[str] = LABELS
     if rng.random() < 0.6:  # most pictures show few kinds of things
         labels = [labels[i] for i in rng.choice(len(labels), int(rng.integers(1, 5)), replace=False)]
     placed: list[SceneObject] = []
     for _ in range(number):
         label = labels[int(rng.integers(0, len(labels)))]
-        design = world.designs[int(rng.integers(0, len(world.designs)))] if len(world.designs) > 1 else world.designs[0]
+        design = world.designs[int(rng.integers(0, len(world.designs)))]
         variants = load_sprites(design)[label]
         sprite = variants[int(rng.integers(0, len(variants)))]
         box = find_place(rng, world, canvas, sprite, [one.box for one in placed])
@@ -185,7 +170,7 @@ def find_place(rng: Generator, world: World, canvas: Canvas, sprite: Pixels, tak
     return None
 
 
-def paste(rng: Generator, canvas: Canvas, sprite: Pixels, box: Rectangle, recoloured: float = 0.0) -> None:
+def paste(rng: Generator, canvas: Canvas, sprite: Pixels, box: Rectangle, recoloured: float) -> None:
     """Draws a sprite into its box, in a light of its own, with that probability in colours of its own."""
     x1, y1, x2, y2 = box
     blend(canvas, lit(rng, sprite, (x2 - x1, y2 - y1), recoloured), box)
@@ -195,7 +180,7 @@ def lit(rng: Generator, sprite: Pixels, size: tuple[int, int], recoloured: float
     """A sprite of a width and height, float32 (h, w, 4), in a light of its own, and perhaps in other colours."""
     drawn = cv2.resize(sprite, size, interpolation=cv2.INTER_AREA).astype(np.float32)
     colours: NDArray[Any] = drawn[..., :3]
-    if recoloured and rng.random() < recoloured:
+    if rng.random() < recoloured:
         colours = colours[..., rng.permutation(3)]
     colours = colours * rng.uniform(0.72, 1.0)
     if rng.random() < 0.4:
@@ -219,13 +204,13 @@ def finish(rng: Generator, canvas: Canvas, world: World) -> Pixels:
     if rng.random() < 0.3:
         taken = taken + rng.standard_normal((*taken.shape[:2], 1)) * rng.uniform(1, 6)
     if rng.random() < 0.15:
-        taken = cv2.GaussianBlur(taken, (0, 0), float(rng.uniform(0.3, 0.7) * len(taken) / 192))
-    if world.greys and rng.random() < world.greys:
+        taken = cv2.GaussianBlur(taken, (0, 0), float(rng.uniform(*BLUR) * len(taken)))
+    if rng.random() < world.greys:
         taken = np.repeat(taken @ np.array([[0.299], [0.587], [0.114]]), 3, axis=2)
     pixels = np.asarray(np.clip(taken, 0, 255), np.uint8)
-    if world.artefacts and rng.random() < world.artefacts:
-        _, file = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(45, 96))])
-        pixels = np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.uint8)
+    if rng.random() < world.artefacts:
+        _, file = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(45, 96))])
+        pixels = np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR_RGB), np.uint8)
     return pixels
 
 
@@ -233,13 +218,11 @@ def finish(rng: Generator, canvas: Canvas, world: World) -> Pixels:
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for pictures and truth.json.")
 @click.option("--count", type=click.IntRange(min=1), default=100, show_default=True, help="Scenes to draw.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Other seeds draw other scenes.")
-@click.option("--rich", is_flag=True, help="Draw scenes of the richer world, not of the bundled model's.")
 @click.option("--side", type=click.IntRange(min=64), default=384, show_default=True, help="Of a square one, pixels.")
-@click.option("--most", type=click.IntRange(min=0), help="Most objects in a scene; 8, of the richer world 15.")
-def main(output: Path, count: int, seed: int, rich: bool, side: int, most: int | None) -> None:
+@click.option("--most", type=click.IntRange(min=0), default=15, show_default=True, help="Most objects in a scene.")
+def main(output: Path, count: int, seed: int, side: int, most: int) -> None:
     """Draws scenes with known objects."""
-    rng, base = np.random.default_rng(seed), RICH if rich else World(most=8)
-    world = replace(base, side=side, most=base.most if most is None else most)
+    rng, world = np.random.default_rng(seed), World(side=side, most=most)
     output.mkdir(parents=True, exist_ok=True)
     truth = {}
     for index in range(count):

@@ -14,7 +14,7 @@ from training.batches import BOX_TOKENS, token
 from training.boxes import claims
 from training.model import END, IMAGE_TOKENS, LOCATIONS
 from training.objective import normalised
-from training.scenes import MORE_LABELS, SceneObject
+from training.scenes import LABELS, SceneObject
 
 TOGETHER = 50  # pictures
 MOST_TOKENS = 120
@@ -51,7 +51,7 @@ def answer(
 
 def read(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int]) -> list[SceneObject]:
     """The objects that an answer names; what has no four locations is none."""
-    labels = {token(tokenizer, label): label for label in MORE_LABELS}
+    labels = {token(tokenizer, label): label for label in LABELS}
     first = token(tokenizer, "<loc_0>")
     items: list[SceneObject] = []
     current: list[int] = []

@@ -1,4 +1,4 @@
-"""Trains the bundled model's successor: `python -m training.train --minutes 100`, as often as it takes.
+"""Trains the bundled model: `python -m training.train`, as often as it takes.
 
 It goes on from the state that the run before left, where there is none from the weights of a checkpoint that is not
 finished, else from nothing.
@@ -28,14 +28,14 @@ from convert.quiet import quiet_libraries
 from training.batches import BATCH, CHOOSING, Batches, model_input
 from training.model import build_model, build_processor, build_tokenizer
 from training.objective import Losses, Objective
-from training.scenes import RICH, Scene, draw_scene
+from training.scenes import Scene, World, draw_scene
 from training.score import Score, answer, score
 
 RATE, WARM_UP, KEPT_RATE = 1e-3, 200, 0.02
 DECAY, BETAS, LARGEST_GRADIENT = 0.02, (0.9, 0.98), 1.0
 AVERAGING = 0.998
 HAS_BF16 = torch.cpu.get_capabilities()["avx512_bf16"]  # elsewhere it is emulated, ten times slower than f32
-RUN, COMMITTED = (Path(__file__).parent / name for name in ("run", "florence-2-rich"))
+RUN, COMMITTED = (Path(__file__).parent / name for name in ("run", "florence-2-tiny"))
 STATE, LOG, ABOUT = "state.pt", "log.csv", "training.json"
 STATEFUL, COUNTED = ("objective", "average", "optimiser"), ("step", "begun", "minutes")
 DENSE_ONLY = 0.06  # of the training
@@ -138,7 +138,7 @@ def learn(training: Training, steps: int, seed: int) -> Iterator[Losses]:
 def choosing_scenes() -> list[Scene]:
     """The scenes by which progress is told; no others decide anything."""
     rng = np.random.default_rng([CHOOSING, 0])
-    return [draw_scene(rng, RICH) for _ in range(CHOSEN_SCENES)]
+    return [draw_scene(rng, World()) for _ in range(CHOSEN_SCENES)]
 
 
 def look(training: Training, scenes: list[Scene]) -> Score:
@@ -156,6 +156,7 @@ def write_checkpoint(training: Training, folder: Path, result: Score, log: Path)
     about = {"step": training.step, "minutes": round(training.minutes, 1), **asdict(result)}
     (new / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
     shutil.copy(log, new / LOG)
+    shutil.copy(COMMITTED / "LICENSE", new)
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
 
@@ -228,10 +229,12 @@ def keep(training: Training, taken: Sequence[Losses], scenes: list[Scene], run: 
     "--start",
     type=click.Path(path_type=Path),
     default=COMMITTED,
-    help="Unfinished checkpoint to go on from where the run has no state; training/florence-2-rich.",
+    help="Unfinished checkpoint to go on from where the run has no state; training/florence-2-tiny.",
 )
-@click.option("--minutes", default=100.0, show_default=True, help="Most that this run takes.")
-@click.option("--steps", default=20_000, show_default=True, help="Of the whole training; rate and scenes follow it.")
+@click.option(
+    "--minutes", default=95.0, show_default=True, help="Most that this run trains; it starts and ends in some more."
+)
+@click.option("--steps", default=28_000, show_default=True, help="Of the whole training; rate and scenes follow it.")
 @click.option("--between", default=500, show_default=True, help="Steps between two looks at how well it counts.")
 @click.option("--seed", default=0, show_default=True, help="Of scenes and weights.")
 def main(run: Path, start: Path, minutes: float, steps: int, between: int, seed: int) -> None:
@@ -240,6 +243,9 @@ def main(run: Path, start: Path, minutes: float, steps: int, between: int, seed:
     torch.set_flush_denormal(True)
     run.mkdir(parents=True, exist_ok=True)
     training = restore(run, start, steps, seed)
+    if training.step >= steps:
+        click.echo(f"All {steps:,} steps are taken: {run / 'checkpoint'} has the result. Remove {run} to begin anew.")
+        return
     scenes, started, before = choosing_scenes(), time.monotonic(), training.minutes
     taken: list[Losses] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
