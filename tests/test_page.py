@@ -879,7 +879,7 @@ def test_motion_is_reduced_where_that_is_wished(visit: Visit) -> None:
 def test_small_pictures_are_those_of_the_samples(name: str) -> None:
     small = Image.open((PAGE / name).with_suffix(".jpg"))
     sample = Image.open(SAMPLES / name).convert("RGB").resize(small.size)
-    assert np.abs(np.asarray(small, int) - np.asarray(sample, int)).mean() < 10, "make it anew: 256 or 192 pixels wide, quality 75"
+    assert np.abs(np.asarray(small, int) - np.asarray(sample, int)).mean() < 10, "make it anew, 256 pixels wide"
 
 
 LOADED = """() => {
