@@ -103,7 +103,7 @@ def test_counts_of_300_scenes_are_those_of_the_checkpoint(
     for one in figures(folders(kind) if kind in KINDS else DEFAULT_MODEL, scenes, tmp_path / "report.json"):
         print(
             f"{kind}, {one['mode']}: counts equal on {one['counts_equal']}"
-        )  # the README's table; pytest -rP shows it
+        )  # the table of docs/conversion.md; pytest -rP shows it
         assert one["pictures"] == 300
         assert one["counts_equal"] >= 0.98 * 300
         assert one["box_iou"] > least_iou

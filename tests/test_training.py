@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -224,5 +225,8 @@ def test_training_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.Mon
     assert run(tmp_path / "whole") == whole, "nothing is left to do"
     assert (checkpoint / "LICENSE").read_text() == (train.COMMITTED / "LICENSE").read_text()
     assert {path.name for path in checkpoint.iterdir()} == {path.name for path in train.COMMITTED.iterdir()}
+    shutil.rmtree(checkpoint)
+    assert run(tmp_path / "whole") == whole
+    assert json.loads((checkpoint / "training.json").read_text())["step"] == 6
     again = run(tmp_path / "again", "--start", str(checkpoint), "--steps", "8")
     assert [row["step"] for row in again] == ["2", "4", "6", "8"]

@@ -30,7 +30,7 @@ LABELS = tuple(sorted(path.stem for path in (SPRITE_FOLDER / "noto").glob("*.png
 ANGLES = tuple(range(-12, 13, 3))
 VISIBLE_ALPHA = 60
 ATTEMPTS = 25
-PATIENT_ATTEMPTS = 8
+PATIENT_ATTEMPTS = 9
 LEAST_SIDE = 6  # pixels
 BLUR = 0.0016, 0.0036  # standard deviation, shares of the height
 
@@ -156,7 +156,7 @@ def find_place(rng: Generator, world: World, canvas: Canvas, sprite: Pixels, tak
     rows, columns = canvas.shape[:2]
     for attempt in range(ATTEMPTS):
         size = rng.uniform(world.smallest, world.largest) * world.side
-        if attempt > PATIENT_ATTEMPTS:
+        if attempt >= PATIENT_ATTEMPTS:
             size = world.smallest * world.side * rng.uniform(1.0, 1.3)
         scale = size / max(height, width)
         aspect = np.exp(rng.uniform(-0.13, 0.13))

@@ -34,7 +34,7 @@ from training.score import Score, answer, score
 RATE, WARM_UP, KEPT_RATE = 1e-3, 200, 0.02
 DECAY, BETAS, LARGEST_GRADIENT = 0.02, (0.9, 0.98), 1.0
 AVERAGING = 0.998
-HAS_BF16 = torch.cpu.get_capabilities()["avx512_bf16"]  # elsewhere it is emulated, ten times slower than f32
+HAS_BF16 = torch.cpu.get_capabilities().get("avx512_bf16", False)  # elsewhere it is emulated, ten times slower than f32
 RUN, COMMITTED = (Path(__file__).parent / name for name in ("run", "florence-2-tiny"))
 STATE, LOG, ABOUT = "state.pt", "log.csv", "training.json"
 STATEFUL, COUNTED = ("objective", "average", "optimiser"), ("step", "begun", "minutes")
@@ -161,6 +161,11 @@ def write_checkpoint(training: Training, folder: Path, result: Score, log: Path)
     new.rename(folder)
 
 
+def is_written(training: Training, folder: Path) -> bool:
+    """Whether a checkpoint has what training has learnt."""
+    return (folder / ABOUT).exists() and bool(json.loads((folder / ABOUT).read_text())["step"] == training.step)
+
+
 def append_log(path: Path, row: dict[str, float]) -> None:
     """Adds a row to the log."""
     new = not path.exists()
@@ -242,11 +247,13 @@ def main(run: Path, start: Path, minutes: float, steps: int, between: int, seed:
     quiet_libraries()
     torch.set_flush_denormal(True)
     run.mkdir(parents=True, exist_ok=True)
-    training = restore(run, start, steps, seed)
+    training, scenes = restore(run, start, steps, seed), choosing_scenes()
     if training.step >= steps:
+        if not is_written(training, run / "checkpoint"):  # the last run was ended on its last lines
+            write_checkpoint(training, run / "checkpoint", look(training, scenes), run / LOG)
         click.echo(f"All {steps:,} steps are taken: {run / 'checkpoint'} has the result. Remove {run} to begin anew.")
         return
-    scenes, started, before = choosing_scenes(), time.monotonic(), training.minutes
+    started, before = time.monotonic(), training.minutes
     taken: list[Losses] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
