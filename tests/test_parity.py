@@ -56,12 +56,12 @@ def verify(images: Path, report: Path, *options: str) -> list[dict[str, object]]
 
 @FEW_OR_MANY
 def test_token_ids_equal_transformers(fresh_scenes: Path, tmp_path: Path, number: int) -> None:
-    greedy, beams = verify(fresh_scenes, tmp_path / "report.json", "--limit", str(number))
+    greedy, beams = verify(fresh_scenes, tmp_path / "report.json", "--limit", str(number), "--min-agreement", "0.95")
     assert (greedy["mode"], beams["mode"]) == ("greedy", "3 beams")
     for figures in (greedy, beams):
         assert figures["pictures"] == number
-        # Two answers can be so nearly as likely that f32 rounding, PyTorch's or ours, decides: about one in 400 with
-        # beams. On the machine where this was written no picture differs.
+        # Two answers can be so nearly as likely that f32 rounding, PyTorch's or ours, decides: on the machine
+        # where this was written in one picture of the first 24, greedily, and in none of another 200.
         assert figures["ids_equal"] >= number - max(1, number // 100)
 
 

@@ -182,7 +182,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Florence2ForCo
 
 @torch.no_grad()
 def initialise(model: Florence2ForConditionalGeneration, first_location: int) -> None:
-    """Weights by fan-in, halved in projections and ends of branches: the published deviation is too small for narrow layers.
+    """Weights by fan-in, half of that in projections and ends of branches: 0.02, as published, is too small here.
 
     Locations, rows and columns begin as smooth functions of what they stand for: neighbours are alike from the start.
     """
