@@ -1,9 +1,11 @@
 """The kinds of video and animation files that the service must count, or refuse with a reason. PyAV writes them."""
 
 import io
+import os
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -35,6 +37,17 @@ class Unseekable(io.RawIOBase):
         return len(data)
 
 
+@contextmanager
+def same_priority() -> Iterator[None]:
+    """SVT-AV1 makes a real-time thread of the one that calls it where root does, and its children inherit that."""
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+
+
+@same_priority()
 def video(
     container: str,
     codec: str,
