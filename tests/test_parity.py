@@ -30,8 +30,6 @@ from tests.conftest import CHECKPOINT, ROOT, SCENES, TRUTH
 from training.scenes import World, draw_scene
 
 SEED = 20261124  # of scenes that neither training nor any choice has seen
-# Most of the time is PyTorch's, with beams.
-FEW_OR_MANY = pytest.mark.parametrize("number", [24, pytest.param(100, marks=pytest.mark.long)])
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +52,7 @@ def verify(images: Path, report: Path, *options: str) -> list[dict[str, object]]
     return figures
 
 
-@FEW_OR_MANY
+@pytest.mark.parametrize("number", [24, pytest.param(100, marks=pytest.mark.long)])  # PyTorch with beams takes long
 def test_token_ids_equal_transformers(fresh_scenes: Path, tmp_path: Path, number: int) -> None:
     greedy, beams = verify(fresh_scenes, tmp_path / "report.json", "--limit", str(number), "--min-agreement", "0.95")
     assert (greedy["mode"], beams["mode"]) == ("greedy", "3 beams")
@@ -110,11 +108,11 @@ def log_probs_of(said: Decoded) -> list[float]:
     return [float(candidates.log_probs[candidates.token_ids == token_id][0]) for token_id, candidates in answer]
 
 
-@FEW_OR_MANY
-def test_counts_equal_transformers_at_default_precision(fresh_scenes: Path, tmp_path: Path, number: int) -> None:
-    options = ("--inference-precision", "default", "--min-agreement", str(0.99 if number >= 100 else 0.95))
-    for figures in verify(fresh_scenes, tmp_path / "report.json", "--limit", str(number), *options):
-        assert figures["pictures"] == number
+@pytest.mark.long
+def test_counts_equal_transformers_at_default_precision(fresh_scenes: Path, tmp_path: Path) -> None:
+    options = ("--inference-precision", "default", "--min-agreement", "0.99")
+    for figures in verify(fresh_scenes, tmp_path / "report.json", *options):
+        assert figures["pictures"] == 100
 
 
 def test_verify_tells_disagreement(fresh_scenes: Path, tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from tests.conftest import CHECKPOINT, ROOT, SCENES, TRUTH, Told
 from training.scenes import World, draw_scene
 
 KINDS = {"weights alone": ("int8", False), "calibrated": ("int8", True), "int4": ("int4", True)}
-OTHERS = ("weights alone", "int4")
 
 
 def draw(folder: Path, number: int, seed: int) -> Path:
@@ -53,7 +52,8 @@ def weight_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.bin"))
 
 
-@pytest.mark.parametrize("kind", ["calibrated", *(pytest.param(kind, marks=pytest.mark.long) for kind in OTHERS)])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
 def test_quantised_folders_are_small_and_counts_right(folders: Callable[[str], Path], kind: str) -> None:
     assert weight_bytes(folders(kind)) < 0.57 * weight_bytes(DEFAULT_MODEL)
     folder = read_folder(folders(kind))
