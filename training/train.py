@@ -161,9 +161,10 @@ def write_checkpoint(training: Training, folder: Path, result: Score, log: Path)
     new.rename(folder)
 
 
-def is_written(training: Training, folder: Path) -> bool:
-    """Whether a checkpoint has what training has learnt."""
-    return (folder / ABOUT).exists() and bool(json.loads((folder / ABOUT).read_text())["step"] == training.step)
+def step_of(folder: Path) -> int | None:
+    """The step that a checkpoint was written at, None where there is none."""
+    about = folder / ABOUT
+    return int(json.loads(about.read_text())["step"]) if about.exists() else None
 
 
 def append_log(path: Path, row: dict[str, float]) -> None:
@@ -202,7 +203,7 @@ def restore(run: Path, start: Path, steps: int, seed: int) -> Training:
     training = prepare(seed)
     if (run / STATE).exists():
         training.load(run / STATE)
-    elif (start / ABOUT).exists() and json.loads((start / ABOUT).read_text())["step"] < steps:
+    elif (step := step_of(start)) is not None and step < steps:
         training.start_from(start)
         shutil.copy(start / LOG, run / LOG)
     return training
@@ -247,13 +248,13 @@ def main(run: Path, start: Path, minutes: float, steps: int, between: int, seed:
     quiet_libraries()
     torch.set_flush_denormal(True)
     run.mkdir(parents=True, exist_ok=True)
-    training, scenes = restore(run, start, steps, seed), choosing_scenes()
+    training = restore(run, start, steps, seed)
     if training.step >= steps:
-        if not is_written(training, run / "checkpoint"):  # the last run was ended on its last lines
-            write_checkpoint(training, run / "checkpoint", look(training, scenes), run / LOG)
+        if step_of(run / "checkpoint") != training.step:  # the last run was ended on its last lines
+            write_checkpoint(training, run / "checkpoint", look(training, choosing_scenes()), run / LOG)
         click.echo(f"All {steps:,} steps are taken: {run / 'checkpoint'} has the result. Remove {run} to begin anew.")
         return
-    started, before = time.monotonic(), training.minutes
+    scenes, started, before = choosing_scenes(), time.monotonic(), training.minutes
     taken: list[Losses] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
