@@ -16,8 +16,7 @@ test: setup-dev browser  ## the fast tests
 	$(BIN)/python -m pytest
 
 test-long: setup-dev  ## the tests of large models
-	$(BIN)/python -m pytest -m long --ignore=tests/test_training.py
-	$(BIN)/python -m pytest -m long tests/test_training.py  # alone: after OpenVINO's tests torch's training has crashed
+	$(BIN)/python -m pytest -m long
 
 check: setup-dev  ## format, lint, types
 	$(BIN)/ruff format --check .

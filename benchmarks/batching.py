@@ -13,12 +13,11 @@ from pathlib import Path
 
 import click
 import numpy as np
-import openvino as ov
 
 from florence_tagger.batching import Batcher
 from florence_tagger.florence.decoding import GenerationSettings, Query, exactly
 from florence_tagger.florence.detector import Detector
-from florence_tagger.florence.devices import RuntimeOptions
+from florence_tagger.florence.devices import CORE, RuntimeOptions
 from florence_tagger.florence.folder import ModelFolder, read_folder
 from florence_tagger.florence.runtime import Decoder, without_embedding
 from florence_tagger.schemas import Frame
@@ -62,10 +61,9 @@ def seconds_a_picture(
 
 def step_ms(folder: ModelFolder, cache: str, pictures: int) -> float:
     """Milliseconds of a decoder step (median) with so many pictures, in f32 with a cache of a precision."""
-    core = ov.Core()
-    model = without_embedding(core.read_model(folder.path / "decoder.xml"))
+    model = without_embedding(CORE.read_model(folder.path / "decoder.xml"))
     hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": cache}
-    decoder = Decoder(core.compile_model(model, "CPU", hints).create_infer_request(), pictures)
+    decoder = Decoder(CORE.compile_model(model, "CPU", hints).create_infer_request(), pictures)
     height, width = folder.image_size
     encoded = Detector(folder, RuntimeOptions("CPU"), folder.generation).encode(
         Frame(np.zeros((height, width, 3), np.uint8), width, height)

@@ -19,6 +19,7 @@ from convert.errors import ConversionError
 from convert.ir import number_names
 from convert.pictures import find_pictures, read_frame
 from florence_tagger.errors import DocumentError
+from florence_tagger.florence.devices import CORE
 from florence_tagger.florence.folder import GRAPHS
 from florence_tagger.schemas import UInt8Array
 
@@ -38,7 +39,7 @@ def quantize(folder: Path, precision: str, pictures: Sequence[UInt8Array]) -> It
     for name in GRAPHS:
         yield name
         path = folder / f"{name}.xml"
-        graph = ov.Core().read_model(path)
+        graph = CORE.read_model(path)
         if name == "vision" and pictures:
             quantized = quantize_activations(graph, pictures)
         elif name != "vision" and precision == "int4":

@@ -8,6 +8,7 @@ import pytest
 
 from florence_tagger.benchmark.limits import gflop_of, matmul_gflops, memory_gb_per_s, work_of
 from florence_tagger.config import DEFAULT_MODEL
+from florence_tagger.florence.devices import CORE
 from florence_tagger.media.images import open_picture
 from tests.conftest import SCENES, TRUTH
 
@@ -27,7 +28,7 @@ MOVED = {
 
 
 def graph(name: str) -> Any:
-    return ov.Core().read_model(DEFAULT_MODEL / f"{name}.xml")
+    return CORE.read_model(DEFAULT_MODEL / f"{name}.xml")
 
 
 def with_inner_outputs(model: Any) -> Any:
@@ -40,7 +41,7 @@ def with_inner_outputs(model: Any) -> Any:
         if output.get_element_type() == ov.Type.f32
     ]
     model.add_outputs(inner)
-    return ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return CORE.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 def largest(values: Any) -> float:

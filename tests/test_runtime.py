@@ -2,25 +2,26 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 import pytest
 
 from florence_tagger.config import DEFAULT_MODEL, load_settings
 from florence_tagger.errors import DocumentError, ModelError
 from florence_tagger.florence import runtime
 from florence_tagger.florence.detector import Detector, load_detector
-from florence_tagger.florence.devices import RuntimeOptions, choose_device
+from florence_tagger.florence.devices import CORE, RuntimeOptions, choose_device
 from florence_tagger.florence.folder import FORMAT, check_hashes, read_folder
 from florence_tagger.florence.tasks import question
 from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.media.images import open_picture
 from florence_tagger.schemas import OBJECT_DETECTION, Prompt, Task
-from tests.conftest import SCENES, TRUTH, assert_alike
+from tests.conftest import ROOT, SCENES, TRUTH, assert_alike
 
 FOLDER = read_folder(DEFAULT_MODEL)
 
@@ -32,7 +33,7 @@ class FakeCore:
         self.available_devices = devices
         self.refused = refused
         self.compiled: list[tuple[str, dict[str, Any]]] = []
-        self._core = ov.Core()
+        self._core = CORE
 
     def get_property(self, device: str, name: str) -> Any:
         return self._core.get_property("CPU", name)
@@ -123,7 +124,7 @@ def test_precision_on_a_gpu_is_its_own_and_a_named_one_goes_for_all() -> None:
 def test_prompt_embeddings_are_rows_of_the_table(detector: Detector) -> None:
     prompt_ids = Tokenizer(FOLDER.read_text("tokenizer.json")).encode(question(OBJECT_DETECTION))
     rows = detector._runtime._embed(prompt_ids)
-    decoder = ov.Core().read_model(DEFAULT_MODEL / "decoder.xml")
+    decoder = CORE.read_model(DEFAULT_MODEL / "decoder.xml")
     tables = [op.data for op in decoder.get_ops() if op.get_type_name() == "Constant" and 1424 in list(op.shape)]
     (table,) = tables
     np.testing.assert_array_equal(rows[0], table[list(prompt_ids)].astype(np.float32))
@@ -245,6 +246,41 @@ def test_missing_and_damaged_files_are_named(copy: Path) -> None:
     (copy / "encoder.bin").unlink()
     with pytest.raises(ModelError, match=r"lacks encoder.bin"):
         read_folder(copy)
+
+
+SIGNALLED = """
+import gc
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from florence_tagger.config import DEFAULT_MODEL
+from florence_tagger.florence.detector import Detector
+from florence_tagger.florence.devices import RuntimeOptions
+from florence_tagger.florence.folder import read_folder
+
+folder = read_folder(DEFAULT_MODEL)
+loaded = [Detector(folder, RuntimeOptions("CPU"), folder.generation) for _ in range(2)]
+
+
+def end():
+    loaded.pop(0)
+    gc.collect()
+
+
+{ending}
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+@pytest.mark.parametrize(
+    "ending",
+    ["end(), end()", "ThreadPoolExecutor().submit(end).result(), end()"],
+    ids=["the first before the second", "in another thread"],
+)
+def test_signals_are_handled_after_models_have_ended(ending: str) -> None:
+    command = [sys.executable, "-c", SIGNALLED.format(ending=ending)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "handled\n", "")
 
 
 def test_the_cache_of_compiled_models(tmp_path: Path) -> None:

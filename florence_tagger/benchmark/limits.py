@@ -12,6 +12,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13
 
+from florence_tagger.florence.devices import CORE
 from florence_tagger.florence.folder import GRAPHS
 
 SIDE = 4096  # of the matrices: large enough that nothing but the product takes time
@@ -35,7 +36,7 @@ def matmul_gflops(device: str, precision: str) -> float:
     weights = np.random.default_rng(0).random((SIDE, SIDE), np.float32)
     model = ov.Model([opset13.matmul(left, weights, False, True)], [left])
     hints = {"INFERENCE_PRECISION_HINT": precision} if precision else {}
-    request = ov.Core().compile_model(model, device, hints).create_infer_request()
+    request = CORE.compile_model(model, device, hints).create_infer_request()
     return 2 * SIDE**3 / fastest(lambda: request.infer([weights], share_inputs=True)) / 1e9
 
 
@@ -58,8 +59,7 @@ class Work:
 
 def work_of(folder: Path, prompt_tokens: int) -> Work:
     """The work of a model folder's graphs for a prompt of so many tokens."""
-    core = ov.Core()
-    vision, encoder, decoder = (core.read_model(folder / f"{name}.xml") for name in GRAPHS)
+    vision, encoder, decoder = (CORE.read_model(folder / f"{name}.xml") for name in GRAPHS)
     prompt = encoder.input("prompt_embeddings")
     encoder.reshape({"prompt_embeddings": [1, prompt_tokens, prompt.partial_shape[2].get_length()]})
     return Work(gflop_of(vision), gflop_of(encoder), weight_bytes_of(decoder))

@@ -12,6 +12,12 @@ from florence_tagger.errors import ModelError
 
 logger = logging.getLogger(__name__)
 
+# The one core of the process, kept to its end. The CPU plugin gives the thread that loads it a stack for its signals,
+# and frees that with its core, be it in another thread or after a later core, whose end then leads back to it. The next
+# signal that Python handles in such a thread, a SIGTERM or a SIGCHLD, would end the process with a segmentation fault
+# (src/plugins/intel_cpu/src/sigstack_manager.cpp of OpenVINO).
+CORE: Any = ov.Core()
+
 
 @dataclass(frozen=True)
 class RuntimeOptions:
@@ -60,7 +66,7 @@ class Device:
 
 def find_devices(core: Any = None) -> list[Device]:
     """What OpenVINO sees on this machine."""
-    core = core or ov.Core()
+    core = core or CORE
     return [describe_device(core, name) for name in core.available_devices]
 
 
@@ -77,7 +83,7 @@ class Compiler:
     """Reads and compiles graphs as the options say, and remembers what each one got."""
 
     def __init__(self, options: RuntimeOptions, core: Any = None) -> None:
-        self._core = core or ov.Core()
+        self._core = core or CORE
         self._devices_to_try = choose_device(options.device, self._core.available_devices)
         self._options = options
         self.devices: dict[str, str] = {}
