@@ -41,8 +41,8 @@ KINDS = {
 class Profiling:
     """OpenVINO, told to time each operation."""
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(CORE, name)
+    available_devices = CORE.available_devices
+    read_model = CORE.read_model
 
     def compile_model(self, model: Any, device: str, properties: Mapping[str, Any]) -> Any:
         return CORE.compile_model(model, device, {**properties, "PERF_COUNT": True})

@@ -14,7 +14,7 @@ from florence_tagger.config import SAMPLES, Settings
 from florence_tagger.counting import count_regions
 from florence_tagger.errors import TaggerError
 from florence_tagger.florence.detector import load_detector
-from florence_tagger.florence.devices import choose_device, find_devices
+from florence_tagger.florence.devices import CORE, choose_device, find_devices
 from florence_tagger.florence.folder import ModelFolder, check_hashes, read_folder
 from florence_tagger.media.images import open_picture
 
@@ -38,7 +38,7 @@ class Finding:
     text: str
 
 
-def diagnose(settings: Settings, core: Any = None) -> Iterator[Finding]:
+def diagnose(settings: Settings, core: Any = CORE) -> Iterator[Finding]:
     """Looks at everything a service with these settings needs, the quickest first."""
     yield Finding("florence_tagger", None, f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
     yield Finding("libraries", None, ", ".join(f"{name} {version(name)}" for name in LIBRARIES))
@@ -54,7 +54,7 @@ def diagnose(settings: Settings, core: Any = None) -> Iterator[Finding]:
         yield Finding("model", False, f"{type(exc).__name__}: {' '.join(str(exc).split())}")
 
 
-def diagnose_devices(settings: Settings, core: Any = None) -> Iterator[Finding]:
+def diagnose_devices(settings: Settings, core: Any = CORE) -> Iterator[Finding]:
     """What OpenVINO sees, what these settings would use, and what stands in the way of a GPU."""
     found = find_devices(core)
     for device in found:
@@ -85,7 +85,7 @@ def gpu_obstacles(nodes: Path = RENDER_NODES, vendors: Path = OPENCL_VENDORS) ->
     return reasons or ["render node and driver are there: is it an Intel GPU, and is the driver new enough for it?"]
 
 
-def try_picture(folder: ModelFolder, settings: Settings, core: Any = None) -> Finding:
+def try_picture(folder: ModelFolder, settings: Settings, core: Any = CORE) -> Finding:
     """Loads the model and counts what is in a sample picture."""
     started = time.perf_counter()
     detector = load_detector(folder, settings, core)

@@ -90,6 +90,15 @@ def test_imports_go_one_way(path: Path) -> None:
             assert other == own or RANKS[other] < RANKS[own], f"{own} imports {other}"
 
 
+def test_openvino_has_one_core() -> None:
+    ours = (
+        path
+        for folder in ("florence_tagger", "convert", "training", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+    )
+    assert [path for path in ours if "Core(" in path.read_text()] == [PACKAGE / "florence" / "devices.py"]
+
+
 def run_fresh(code: str) -> str:
     """What a fresh interpreter prints."""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

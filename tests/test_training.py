@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import av
 import numpy as np
@@ -23,7 +24,7 @@ from florence_tagger.florence.tasks import QUESTIONS
 from florence_tagger.tagger import Tagger
 from tests.conftest import ROOT, Told
 from tests.variants import STREET
-from training import clips, evaluate, gallery, train
+from training import clips, evaluate, gallery, scenes, sprites, train
 from training.batches import ASKED, BATCH, NOTHING, Batches, cell_targets, world_at
 from training.boxes import claims, covered, iou
 from training.model import END, GRID, SIDE, build_model, build_tokenizer
@@ -91,8 +92,46 @@ def test_clips_are_videos_of_known_frames(tmp_path: Path) -> None:
         assert len(pictures) == len(frames) == 12
         for picture, frame in zip(pictures, frames, strict=True):
             boxes = [one["box"] for one in frame["objects"]]
-            assert all(0 <= x1 < x2 <= picture.shape[1] + 1 for x1, _, x2, _ in boxes)
+            assert all(0 <= x1 < x2 <= picture.shape[1] for x1, _, x2, _ in boxes)
             assert all(covered(a, b) <= WORLD.hidden for index, a in enumerate(boxes) for b in boxes[:index])
+
+
+def test_scenes_take_the_place_of_earlier_ones(tmp_path: Path) -> None:
+    (tmp_path / "scenery.png").touch()
+    for count in (3, 2):
+        result = CliRunner().invoke(scenes.main, ["--output", str(tmp_path), "--count", str(count)])
+        assert result.exit_code == 0, result.output
+    truth = json.loads((tmp_path / "truth.json").read_text())
+    assert set(truth) == {"scene0000.png", "scene0001.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {*truth, "truth.json", "scenery.png"}
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "reason"),
+    [
+        (scenes, "--output {place}/file", "File exists"),
+        (scenes, "--output {place}/file/below", "Not a directory"),
+        (scenes, "--output {place} --seed -1", "-1 is not in the range"),
+        (clips, "--output {place}/file", "File exists"),
+        (gallery, "--output {place}/sheet.txt", "no ending of a picture"),
+        (gallery, "--output {place}/sheet.png --model {place}", "has no manifest.json"),
+        (sprites, "--packages {place}", "No such file"),
+        (evaluate, "--checkpoint {place} --scenes 1", "has no config.json"),
+        (train, "--run {place}/file", "File exists"),
+        (train, "--run {place} --steps 0", "0 is not in the range"),
+        (train, "--run {place} --between 0", "0 is not in the range"),
+        (train, "--run {place} --minutes -1", "-1.0 is not in the range"),
+        (train, "--run {place} --start {place}", "training.json names no step"),
+        (train, "--run {place}/damaged", "state.pt is damaged, or of another version"),
+    ],
+)
+def test_what_is_asked_amiss_is_told(command: ModuleType, options: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "damaged").mkdir()
+    for name in ("file", "damaged/state.pt", "training.json"):
+        (tmp_path / name).write_text("{}")
+    result = CliRunner().invoke(command.main, options.format(place=tmp_path).split())
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert reason in result.stderr.replace("\n", " ")
 
 
 def test_a_sheet_shows_what_is_counted_and_what_is_not(tmp_path: Path) -> None:
@@ -231,5 +270,7 @@ def test_training_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.Mon
     shutil.rmtree(checkpoint)
     assert run(tmp_path / "whole") == whole
     assert json.loads((checkpoint / "training.json").read_text())["step"] == 6
+    (tmp_path / "whole" / train.STATE).unlink()
+    assert run(tmp_path / "whole", "--steps", "8")[:3] == whole, "it goes on from its checkpoint"
     again = run(tmp_path / "again", "--start", str(checkpoint), "--steps", "8")
     assert [row["step"] for row in again] == ["2", "4", "6", "8"]

@@ -28,6 +28,7 @@ EASY = replace(WHOLE, most=4, smallest=0.16, greys=0.0, hidden=0.12)
 
 # The last is large because numpy takes 3 and [3, 0] for the same seed, and small ones are what people draw scenes with.
 TRAINING, CHOOSING, HELD_OUT = 1, 2, 20261127  # what seeds begin with
+CROWDED, SPARSE, UNSEEN, VIDEOS, QUESTIONS, GALLERY = 1, 2, 3, 4, 5, 9  # what those of held-out scenes go on with
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -13,8 +13,21 @@ import numpy as np
 from numpy.random import Generator
 
 from training.boxes import covered
+from training.command import SEED, Command, folder_for
 from training.grounds import Canvas, draw_ground
-from training.scenes import LABELS, Rectangle, Scene, SceneObject, World, blend, draw_shape, finish, lit, load_sprites
+from training.scenes import (
+    LABELS,
+    Rectangle,
+    Scene,
+    SceneObject,
+    World,
+    blend,
+    choose_sprite,
+    draw_shape,
+    finish,
+    in_order,
+    lit,
+)
 
 ATTEMPTS = 40
 LARGEST_MOVE = 0.5  # of the picture's side in a clip
@@ -31,8 +44,9 @@ class Mover:
 
 
 def draw_clip(rng: Generator, world: World, frames: int) -> list[Scene]:
-    """Frames of one clip, each a scene of its own with what is in it."""
-    ground = draw_ground(rng, draw_shape(rng, world), world.photographs)
+    """Frames of one clip, of even sides as MPEG-4 wants them, each a scene of its own with what is in it."""
+    height, width = (side - side % 2 for side in draw_shape(rng, world))
+    ground = draw_ground(rng, (height, width), world.photographs)
     movers: list[Mover] = []
     for _ in range(int(rng.integers(world.least, world.most + 1))):
         attempts = (draw_mover(rng, world, ground, frames) for _ in range(ATTEMPTS))
@@ -45,9 +59,7 @@ def draw_clip(rng: Generator, world: World, frames: int) -> list[Scene]:
 
 def draw_mover(rng: Generator, world: World, ground: Canvas, frames: int) -> Mover:
     """An object that moves evenly from somewhere to somewhere else while it is there."""
-    label = str(rng.choice(LABELS))
-    variants = load_sprites(str(rng.choice(world.designs)))[label]
-    sprite = variants[int(rng.integers(len(variants)))]
+    label, sprite = choose_sprite(rng, world, LABELS)
     scale = rng.uniform(world.smallest, world.largest) * world.side / max(sprite.shape[:2])
     size = np.maximum(1, np.round(np.array(sprite.shape[1::-1]) * scale)).astype(int)
     room = np.maximum(0, np.array(ground.shape[1::-1]) - size)
@@ -75,37 +87,35 @@ def draw_frame(rng: Generator, world: World, ground: Canvas, movers: list[Mover]
         if box is not None:
             blend(canvas, mover.drawn, box)
             objects.append(SceneObject(mover.label, box))
-    objects.sort(key=lambda one: (one.label, *one.box[:2]))
-    return Scene(finish(rng, canvas, world), tuple(objects))
+    return Scene(finish(rng, canvas, world), in_order(objects))
 
 
 def write_video(path: Path, frames: list[Scene], fps: float) -> None:
-    """Writes frames as MPEG-4, with even sides."""
-    height, width = (side - side % 2 for side in frames[0].pixels.shape[:2])
+    """Writes frames as MPEG-4."""
+    height, width = frames[0].pixels.shape[:2]
     video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     if not video.isOpened():
         raise click.ClickException(f"{path} can't be written as MPEG-4 by this OpenCV.")
     for frame in frames:
-        video.write(np.ascontiguousarray(frame.pixels[:height, :width, ::-1]))
+        video.write(np.ascontiguousarray(frame.pixels[..., ::-1]))
     video.release()
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for videos and truth.json.")
 @click.option("--count", type=click.IntRange(min=1), default=10, show_default=True, help="Videos to draw.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Other seeds draw other videos.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Other seeds draw other videos.")
 @click.option("--seconds", type=click.IntRange(1, 60), default=8, show_default=True)
 @click.option("--fps", type=click.IntRange(1, 30), default=4, show_default=True)
 def main(output: Path, count: int, seed: int, seconds: int, fps: int) -> None:
     """Draws videos with known objects."""
     rng = np.random.default_rng(seed)
-    output.mkdir(parents=True, exist_ok=True)
-    truth = {}
+    folder, truth = folder_for(output, "clip{}.mp4"), {}
     for index in range(count):
         frames, name = draw_clip(rng, World(), seconds * fps), f"clip{index:04d}.mp4"
-        write_video(output / name, frames, fps)
-        truth[name] = [{"counts": one.counts, "objects": [asdict(each) for each in one.objects]} for one in frames]
-    (output / "truth.json").write_text(json.dumps({"fps": fps, "frames": truth}) + "\n")
+        write_video(folder / name, frames, fps)
+        truth[name] = [one.truth for one in frames]
+    (folder / "truth.json").write_text(json.dumps({"fps": fps, "frames": truth}) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ It is converted to int8, as people would, and counts as the service does; PyTorc
 """
 
 import statistics
+import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from math import ceil
 from pathlib import Path
 
@@ -16,25 +18,25 @@ from PIL import Image
 from rich.progress import track
 from transformers import PreTrainedTokenizerFast
 
-from convert.__main__ import Bar
 from convert.checkpoint import read_checkpoint
 from convert.conversion import ConversionOptions, convert, stages_of
+from convert.progress import Bar
 from convert.quiet import quiet_libraries
 from convert.reference import Reference
 from florence_tagger.benchmark.processes import service
 from florence_tagger.config import load_settings
 from florence_tagger.schemas import Task
 from florence_tagger.tagger import Tagger
-from training.batches import CHOOSING, HELD_OUT, ask
+from training.batches import CHOOSING, CROWDED, HELD_OUT, QUESTIONS, SPARSE, UNSEEN, VIDEOS, ask
 from training.clips import draw_clip, write_video
+from training.command import Command
 from training.objective import ASKED_TASKS
 from training.scenes import UNSEEN_DESIGN, Scene, SceneObject, World, draw_scene
 from training.score import read, score
-from training.train import COMMITTED, RUN
+from training.train import CHECKPOINT, COMMITTED, RUN
 
 CALIBRATION_SCENES = 100
 FEW = 8  # objects
-CROWDED, SPARSE, UNSEEN, VIDEOS, QUESTIONS = range(1, 6)  # what held-out seeds go on with; the gallery's with 9
 SECONDS, FPS = 8, 4  # of a short video
 PER_VIDEO = 10  # scenes of each kind for a video
 
@@ -97,9 +99,11 @@ def measure(checkpoint: Path, number: int, place: Path) -> Iterator[tuple[str, s
     yield "checkpoint", f"{megabytes(checkpoint):.1f} MB"
     yield "model folder at int8", f"{megabytes(model):.1f} MB"
     with Tagger.load(model, result_cache=0) as tagger:
-        found = {}
+        found = {
+            name: [found_in(tagger, path) for path, _ in track(drawn, name, transient=True)]
+            for name, drawn in kinds.items()
+        }
         for name, drawn in kinds.items():
-            found[name] = [found_in(tagger, path) for path, _ in track(drawn, name, transient=True)]
             result = score(found[name], [scene.objects for _, scene in drawn])
             yield f"{name}: counted exactly", f"{result.exact:.1%}"
             yield f"{name}: F1 of boxes at IoU 0.5", f"{result.f1:.3f}"
@@ -108,9 +112,7 @@ def measure(checkpoint: Path, number: int, place: Path) -> Iterator[tuple[str, s
             yield from asked_for_one(tagger, crowded, task)
     agreement = agreement_with_pytorch(checkpoint, [path for path, _ in crowded], found["0 to 15 objects"])
     yield "int8 counts as PyTorch in f32 does", f"{agreement:.1%}"
-    with service(load_settings({"model_dir": model, "result_cache": 0})) as serving:
-        serving.post([crowded[0][0]])
-        seconds = [serving.post([path]).seconds for path, _ in track(crowded, "the service", transient=True)]
+    seconds = seconds_of_the_service(model, [path for path, _ in crowded])
     yield "seconds for a scene through the service, median", f"{statistics.median(seconds):.3f}"
 
 
@@ -140,13 +142,20 @@ def agreement_with_pytorch(checkpoint: Path, paths: Sequence[Path], found: Seque
     return same / len(paths)
 
 
+def seconds_of_the_service(model: Path, paths: Sequence[Path]) -> list[float]:
+    """How long the service takes for each picture, one after the other."""
+    with service(load_settings({"model_dir": model, "result_cache": 0})) as serving:
+        serving.post(paths[:1])
+        return [serving.post([path]).seconds for path in track(paths, "the service", transient=True)]
+
+
 def trained() -> Path:
     """The checkpoint of a run here, finished or not, else the bundled model's."""
-    own = RUN / "checkpoint"
+    own = RUN / CHECKPOINT
     return own if own.exists() else COMMITTED
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path, exists=True),
@@ -158,9 +167,9 @@ def main(checkpoint: Path, scenes: int) -> None:
     """Prints the table."""
     quiet_libraries()
     click.echo(f"Evaluating {checkpoint}.", err=True)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, redirect_stdout(sys.stderr):  # for the libraries' progress, too
         rows = list(measure(checkpoint, scenes, Path(place)))
-    click.echo(f"\n| {scenes} scenes of each kind | |\n|---|---|")
+    click.echo(f"| {scenes} scenes of each kind | |\n|---|---|")
     for name, figure in rows:
         click.echo(f"| {name} | {figure} |")
 

@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.media.drawing import draw_regions
 from florence_tagger.tagger import Tagger
-from training.batches import HELD_OUT
+from training.batches import GALLERY, HELD_OUT
+from training.command import SEED, Command
 from training.scenes import UNSEEN_DESIGN, Scene, World, draw_scene
 
 HEIGHT, GAP, FRAME, CAPTION, LETTER = 288, 12, 4, 18, 7  # pixels
@@ -65,16 +66,19 @@ def sheet(cells: Sequence[Image.Image], width: int) -> Image.Image:
     return whole
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--model", type=click.Path(path_type=Path), default=DEFAULT_MODEL, help="Model folder; the bundled one.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Picture to write.")
 @click.option("--count", type=click.IntRange(1), default=12, show_default=True, help="Scenes to draw.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Other seeds draw other scenes.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Other seeds draw other scenes.")
 @click.option("--unseen", is_flag=True, help="Draw scenes of a design that the model was not trained on.")
 @click.option("--width", type=click.IntRange(600), default=1280, show_default=True, help="Of the sheet, pixels.")
 def main(model: Path, output: Path, count: int, seed: int, unseen: bool, width: int) -> None:
     """Draws the sheet."""
-    rng = np.random.default_rng([HELD_OUT, 9, seed])
+    if output.suffix.lower() not in Image.registered_extensions():
+        raise click.BadParameter(f"{output} has no ending of a picture, like .jpg or .png.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng([HELD_OUT, GALLERY, seed])
     world = World(side=384, designs=(UNSEEN_DESIGN,)) if unseen else World(side=384)
     with Tagger.load(model) as tagger:
         cells = [cell(draw_scene(rng, world), tagger) for _ in range(count)]

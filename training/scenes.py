@@ -5,7 +5,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.boxes import Box, covered
+from training.command import SEED, Command, folder_for
 from training.grounds import Canvas, draw_ground
 
 Pixels = NDArray[np.uint8]
@@ -53,6 +54,11 @@ class Scene:
     @property
     def counts(self) -> dict[str, int]:
         return dict(Counter(one.label for one in self.objects))
+
+    @property
+    def truth(self) -> dict[str, Any]:
+        """What is in it as `truth.json` has it."""
+        return {"counts": self.counts, "objects": [asdict(one) for one in self.objects]}
 
     @property
     def relative(self) -> tuple[SceneObject, ...]:
@@ -130,16 +136,24 @@ def draw_scene(rng: Generator, world: World, objects: int | None = None) -> Scen
         labels = [labels[i] for i in rng.choice(len(labels), int(rng.integers(1, 5)), replace=False)]
     placed: list[SceneObject] = []
     for _ in range(number):
-        label = labels[int(rng.integers(0, len(labels)))]
-        design = world.designs[int(rng.integers(0, len(world.designs)))]
-        variants = load_sprites(design)[label]
-        sprite = variants[int(rng.integers(0, len(variants)))]
+        label, sprite = choose_sprite(rng, world, labels)
         box = find_place(rng, world, canvas, sprite, [one.box for one in placed])
         if box is not None:
             paste(rng, canvas, sprite, box, world.recoloured)
             placed.append(SceneObject(label, box))
-    placed.sort(key=lambda one: (one.label, *one.box[:2]))
-    return Scene(finish(rng, canvas, world), tuple(placed))
+    return Scene(finish(rng, canvas, world), in_order(placed))
+
+
+def choose_sprite(rng: Generator, world: World, labels: Sequence[str]) -> tuple[str, Pixels]:
+    """One of the labels, and a drawing of it, uint8 (h, w, 4)."""
+    label = labels[int(rng.integers(len(labels)))]
+    variants = load_sprites(world.designs[int(rng.integers(len(world.designs)))])[label]
+    return label, variants[int(rng.integers(len(variants)))]
+
+
+def in_order(objects: Iterable[SceneObject]) -> tuple[SceneObject, ...]:
+    """By label and then from left to right, which is the order that the model answers in."""
+    return tuple(sorted(objects, key=lambda one: (one.label, *one.box[:2])))
 
 
 def draw_shape(rng: Generator, world: World) -> tuple[int, int]:
@@ -214,23 +228,22 @@ def finish(rng: Generator, canvas: Canvas, world: World) -> Pixels:
     return pixels
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for pictures and truth.json.")
 @click.option("--count", type=click.IntRange(min=1), default=100, show_default=True, help="Scenes to draw.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Other seeds draw other scenes.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Other seeds draw other scenes.")
 @click.option("--side", type=click.IntRange(min=64), default=384, show_default=True, help="Of a square one, pixels.")
 @click.option("--most", type=click.IntRange(min=0), default=15, show_default=True, help="Most objects in a scene.")
 def main(output: Path, count: int, seed: int, side: int, most: int) -> None:
     """Draws scenes with known objects."""
     rng, world = np.random.default_rng(seed), World(side=side, most=most)
-    output.mkdir(parents=True, exist_ok=True)
-    truth = {}
+    folder, truth = folder_for(output, "scene{}.png"), {}
     for index in range(count):
         scene = draw_scene(rng, world)
         name = f"scene{index:04d}.png"
-        Image.fromarray(scene.pixels).save(output / name)
-        truth[name] = {"counts": scene.counts, "objects": [asdict(one) for one in scene.objects]}
-    (output / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")
+        Image.fromarray(scene.pixels).save(folder / name)
+        truth[name] = scene.truth
+    (folder / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")
 
 
 if __name__ == "__main__":

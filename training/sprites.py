@@ -1,6 +1,7 @@
 """The drawings that scenes are made of, rendered once from icon sets of the npm registry; the pictures are committed.
 
-    npm pack @iconify-json/noto @iconify-json/twemoji @iconify-json/fluent-emoji-flat @iconify-json/openmoji
+    npm pack @iconify-json/noto@1.2.9 @iconify-json/twemoji@1.2.5
+    npm pack @iconify-json/fluent-emoji-flat@1.2.6 @iconify-json/openmoji@1.2.29
     python -m training.sprites --packages .
 
 A drawing is there already where a committed one is: the first eight of Noto come from its font and are kept.
@@ -16,6 +17,7 @@ import click
 import resvg_py
 from PIL import Image
 
+from training.command import Command
 from training.scenes import SPRITE_FOLDER
 
 DESIGNS = {
@@ -65,7 +67,7 @@ def render(icons: dict[str, Any], name: str) -> Image.Image:
     return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, height=SIDE)))).convert("RGBA")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--packages", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of the packages.")
 def main(packages: Path) -> None:
     """Renders the drawings that are not there yet."""

@@ -1,7 +1,7 @@
 """Trains the bundled model: `python -m training.train`, as often as it takes.
 
-It goes on from the state that the run before left, where there is none from the weights of a checkpoint that is not
-finished, else from nothing.
+It goes on from the state that the run before left, where there is none from the weights of its checkpoint or of another
+that is not finished, else from nothing.
 What it has learnt is written as a checkpoint beside the state, with a log (CSV) and a picture of the curves.
 """
 
@@ -26,6 +26,7 @@ from transformers import Florence2ForConditionalGeneration, PreTrainedTokenizerF
 
 from convert.quiet import quiet_libraries
 from training.batches import BATCH, CHOOSING, Batches, model_input
+from training.command import SEED, Command
 from training.model import build_model, build_processor, build_tokenizer
 from training.objective import Losses, Objective
 from training.scenes import Scene, World, draw_scene
@@ -36,11 +37,12 @@ DECAY, BETAS, LARGEST_GRADIENT = 0.02, (0.9, 0.98), 1.0
 AVERAGING = 0.998
 HAS_BF16 = torch.cpu.get_capabilities().get("avx512_bf16", False)  # elsewhere it is emulated, ten times slower than f32
 RUN, COMMITTED = (Path(__file__).parent / name for name in ("run", "florence-2-tiny"))
-STATE, LOG, ABOUT = "state.pt", "log.csv", "training.json"
+STATE, LOG, CHECKPOINT, ABOUT = "state.pt", "log.csv", "checkpoint", "training.json"
 STATEFUL, COUNTED = ("objective", "average", "optimiser"), ("step", "begun", "minutes")
 DENSE_ONLY = 0.06  # of the training
 WIDEST, NARROWEST = 8.0, 4.0  # bins of a location's target, at the start and at the end
 CHOSEN_SCENES = 150
+COUNT = click.IntRange(min=1)
 LOSSES, SCORES = ([field.name for field in fields(kind)] for kind in (Losses, Score))
 
 
@@ -69,12 +71,16 @@ class Training:
         path.with_suffix(".new").replace(path)
 
     def load(self, path: Path) -> None:
-        """Goes on from a state."""
-        state = torch.load(path, weights_only=True)
-        for name in STATEFUL:
-            getattr(self, name).load_state_dict(state[name])
-        for name in COUNTED:
-            setattr(self, name, state[name])
+        """Goes on from a state; ClickException where it is none."""
+        try:
+            state = torch.load(path, weights_only=True)
+            for name in STATEFUL:
+                getattr(self, name).load_state_dict(state[name])
+            for name in COUNTED:
+                setattr(self, name, state[name])
+        except Exception as exc:
+            reason = f"{path} is damaged, or of another version. Without it training goes on from a checkpoint."
+            raise click.ClickException(reason) from exc
 
     def start_from(self, folder: Path) -> None:
         """Takes a checkpoint's weights and the step it was written at; the dense heads and the optimiser begin anew."""
@@ -162,9 +168,12 @@ def write_checkpoint(training: Training, folder: Path, result: Score, log: Path)
 
 
 def step_of(folder: Path) -> int | None:
-    """The step that a checkpoint was written at, None where there is none."""
+    """The step that a checkpoint was written at, None where there is none; ClickException where it does not say."""
     about = folder / ABOUT
-    return int(json.loads(about.read_text())["step"]) if about.exists() else None
+    try:
+        return int(json.loads(about.read_text())["step"]) if about.exists() else None
+    except (ValueError, TypeError, KeyError) as exc:
+        raise click.ClickException(f"{about} names no step.") from exc
 
 
 def append_log(path: Path, row: dict[str, float]) -> None:
@@ -199,14 +208,24 @@ def draw_curves(log: Path) -> None:
 
 
 def restore(run: Path, start: Path, steps: int, seed: int) -> Training:
-    """Training as it was left, else from a checkpoint that is not finished, else as it is before the first step."""
+    """Training as it was left, else from a checkpoint, else as it is before the first step, with its log."""
     training = prepare(seed)
     if (run / STATE).exists():
         training.load(run / STATE)
-    elif (step := step_of(start)) is not None and step < steps:
-        training.start_from(start)
-        shutil.copy(start / LOG, run / LOG)
+    elif (checkpoint := choose_checkpoint(run, start, steps)) is not None:
+        training.start_from(checkpoint)
+        shutil.copy(checkpoint / LOG, run / LOG)
+    else:
+        (run / LOG).unlink(missing_ok=True)  # of a run whose state was removed
     return training
+
+
+def choose_checkpoint(run: Path, start: Path, steps: int) -> Path | None:
+    """The run's own checkpoint, else the other one if it is not finished."""
+    if step_of(run / CHECKPOINT) is not None:
+        return run / CHECKPOINT
+    step = step_of(start)
+    return start if step is not None and step < steps else None
 
 
 def mean_of(values: Sequence[float]) -> float:
@@ -223,26 +242,34 @@ def keep(training: Training, taken: Sequence[Losses], scenes: list[Scene], run: 
     training.save(run / STATE)  # first: a run that is ended here takes no step twice
     append_log(run / LOG, {"step": training.step, "minutes": training.minutes, "rate": rate, **means, **asdict(result)})
     draw_curves(run / LOG)
-    write_checkpoint(training, run / "checkpoint", result, run / LOG)
+    write_checkpoint(training, run / CHECKPOINT, result, run / LOG)
     losses = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
     counted = f"{result.exact:.1%} counted exactly, F1 {result.f1:.3f}"
     return f"step {training.step:,}, {training.minutes:.0f} min: {counted}; {losses}"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--run", type=click.Path(path_type=Path), default=RUN, help="What a run writes; training/run.")
 @click.option(
     "--start",
     type=click.Path(path_type=Path),
     default=COMMITTED,
-    help="Unfinished checkpoint to go on from where the run has no state; training/florence-2-tiny.",
+    help="Unfinished checkpoint to go on from where the run has none; training/florence-2-tiny.",
 )
 @click.option(
-    "--minutes", default=95.0, show_default=True, help="Most that this run trains; it starts and ends in some more."
+    "--minutes",
+    type=click.FloatRange(min=0),
+    default=95.0,
+    show_default=True,
+    help="Most that this run trains; it starts and ends in some more.",
 )
-@click.option("--steps", default=28_000, show_default=True, help="Of the whole training; rate and scenes follow it.")
-@click.option("--between", default=500, show_default=True, help="Steps between two looks at how well it counts.")
-@click.option("--seed", default=0, show_default=True, help="Of scenes and weights.")
+@click.option(
+    "--steps", type=COUNT, default=28_000, show_default=True, help="Of the whole training; rate and scenes follow it."
+)
+@click.option(
+    "--between", type=COUNT, default=500, show_default=True, help="Steps between two looks at how well it counts."
+)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of scenes and weights.")
 def main(run: Path, start: Path, minutes: float, steps: int, between: int, seed: int) -> None:
     """Trains, or goes on with it."""
     quiet_libraries()
@@ -250,9 +277,9 @@ def main(run: Path, start: Path, minutes: float, steps: int, between: int, seed:
     run.mkdir(parents=True, exist_ok=True)
     training = restore(run, start, steps, seed)
     if training.step >= steps:
-        if step_of(run / "checkpoint") != training.step:  # the last run was ended on its last lines
-            write_checkpoint(training, run / "checkpoint", look(training, choosing_scenes()), run / LOG)
-        click.echo(f"All {steps:,} steps are taken: {run / 'checkpoint'} has the result. Remove {run} to begin anew.")
+        if step_of(run / CHECKPOINT) != training.step:  # the last run was ended on its last lines
+            write_checkpoint(training, run / CHECKPOINT, look(training, choosing_scenes()), run / LOG)
+        click.echo(f"All {steps:,} steps are taken: {run / CHECKPOINT} has the result. Remove {run} to begin anew.")
         return
     scenes, started, before = choosing_scenes(), time.monotonic(), training.minutes
     taken: list[Losses] = []

@@ -10,7 +10,7 @@ import numpy as np
 from florence_tagger.config import Settings
 from florence_tagger.errors import DocumentError, Reason
 from florence_tagger.florence.decoding import Decoded, FloatArray, GenerationSettings
-from florence_tagger.florence.devices import RuntimeOptions
+from florence_tagger.florence.devices import CORE, RuntimeOptions
 from florence_tagger.florence.folder import ModelFolder
 from florence_tagger.florence.generation import Generation
 from florence_tagger.florence.postprocessing import parse_regions
@@ -45,7 +45,7 @@ class Detector:
     """
 
     def __init__(
-        self, folder: ModelFolder, options: RuntimeOptions, generation: GenerationSettings, core: Any = None
+        self, folder: ModelFolder, options: RuntimeOptions, generation: GenerationSettings, core: Any = CORE
     ) -> None:
         self.folder = folder
         self.capacity = options.pictures
@@ -139,7 +139,7 @@ class Detector:
         return token_ids
 
 
-def load_detector(folder: ModelFolder, settings: Settings, core: Any = None) -> Detector:
+def load_detector(folder: ModelFolder, settings: Settings, core: Any = CORE) -> Detector:
     """The model of a folder on the device that the settings name, warmed up, so that no request waits for it."""
     options = RuntimeOptions(
         settings.device, settings.precision, settings.inference_threads, settings.cache_dir, settings.batch_size

@@ -64,9 +64,8 @@ class Device:
     capabilities: tuple[str, ...]
 
 
-def find_devices(core: Any = None) -> list[Device]:
+def find_devices(core: Any = CORE) -> list[Device]:
     """What OpenVINO sees on this machine."""
-    core = core or CORE
     return [describe_device(core, name) for name in core.available_devices]
 
 
@@ -82,8 +81,8 @@ def describe_device(core: Any, name: str) -> Device:
 class Compiler:
     """Reads and compiles graphs as the options say, and remembers what each one got."""
 
-    def __init__(self, options: RuntimeOptions, core: Any = None) -> None:
-        self._core = core or CORE
+    def __init__(self, options: RuntimeOptions, core: Any = CORE) -> None:
+        self._core = core
         self._devices_to_try = choose_device(options.device, self._core.available_devices)
         self._options = options
         self.devices: dict[str, str] = {}

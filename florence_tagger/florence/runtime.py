@@ -9,7 +9,7 @@ import numpy as np
 import openvino as ov
 
 from florence_tagger.florence.decoding import Candidates, FloatArray, IntArray, Query
-from florence_tagger.florence.devices import Compiler, RuntimeOptions
+from florence_tagger.florence.devices import CORE, Compiler, RuntimeOptions
 from florence_tagger.florence.folder import ModelFolder
 from florence_tagger.schemas import UInt8Array
 
@@ -34,7 +34,7 @@ class Runtime:
         ModelError: a graph can't be read, or compiles on none of the devices asked for.
     """
 
-    def __init__(self, folder: ModelFolder, options: RuntimeOptions, core: Any = None) -> None:
+    def __init__(self, folder: ModelFolder, options: RuntimeOptions, core: Any = CORE) -> None:
         self._compiler = Compiler(options, core)
         is_small = (folder.path / "vision.bin").stat().st_size < SMALL_VISION_BYTES
         # A graph that was read keeps its file in memory: none is kept beside what was compiled of it.
