@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 Canvas = NDArray[np.float32]
 Colour = NDArray[np.float64]
+Unclipped = NDArray[Any]  # (H, W, 3), of values that may be below 0 and above 255
 Shape = tuple[int, int]  # height, width
 
 TEXTURE_FOLDER = Path(__file__).parent / "textures"
@@ -29,11 +31,11 @@ def draw_ground(rng: Generator, shape: Shape, photographs: float) -> Canvas:
     return np.clip(draw(rng, shape, colour), 0, 255).astype(np.float32)
 
 
-def plain(_: Generator, shape: Shape, colour: Colour) -> Colour:
+def plain(_: Generator, shape: Shape, colour: Colour) -> Unclipped:
     return np.broadcast_to(colour, (*shape, 3))
 
 
-def gradient(rng: Generator, shape: Shape, colour: Colour) -> Colour:
+def gradient(rng: Generator, shape: Shape, colour: Colour) -> Unclipped:
     other = rng.uniform(0, 255, 3)
     angle = rng.uniform(0, 2 * np.pi)
     y, x = (
@@ -43,7 +45,7 @@ def gradient(rng: Generator, shape: Shape, colour: Colour) -> Colour:
     return np.asarray(colour * (1 - share) + other * share)
 
 
-def grain(rng: Generator, shape: Shape, colour: Colour) -> Colour:
+def grain(rng: Generator, shape: Shape, colour: Colour) -> Unclipped:
     coarseness = int(rng.choice([1, 2, 4]))
     cells = (shape[0] // coarseness, shape[1] // coarseness)
     noise = rng.standard_normal((*cells, 3 if rng.random() < 0.5 else 1)) * rng.uniform(4, 28)
@@ -51,13 +53,13 @@ def grain(rng: Generator, shape: Shape, colour: Colour) -> Colour:
     return np.asarray(colour + cv2.resize(noise, shape[::-1], interpolation=cv2.INTER_LINEAR))
 
 
-def blobs(rng: Generator, shape: Shape, colour: Colour) -> Colour:
+def blobs(rng: Generator, shape: Shape, colour: Colour) -> Unclipped:
     cells = int(rng.integers(3, 9))
     spots = colour + rng.uniform(-1, 1, (cells, cells, 3)) * rng.uniform(20, 110)
     return np.asarray(cv2.resize(spots.astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC))
 
 
-def ground_and_sky(rng: Generator, shape: Shape, colour: Colour) -> Colour:
+def ground_and_sky(rng: Generator, shape: Shape, colour: Colour) -> Unclipped:
     ground = rng.uniform(0, 255, 3)
     horizon = int(rng.uniform(0.3, 0.7) * shape[0])
     canvas = np.empty((*shape, 3), np.float32)
