@@ -118,6 +118,7 @@ def rate_at(step: int, steps: int, begun: int) -> float:
 
 def learn(training: Training, steps: int, seed: int) -> Iterator[Losses]:
     """Takes one step after the other, and yields its losses after each."""
+    torch.set_flush_denormal(True)  # subnormal numbers are slow; for all of the process, therefore not before this
     batches = Batches(training.tokenizer, steps, seed)
     order = range(training.step, steps)
     loader = DataLoader(
@@ -273,7 +274,6 @@ def keep(training: Training, taken: Sequence[Losses], scenes: list[Scene], run: 
 def main(run: Path, start: Path, minutes: float, steps: int, between: int, seed: int) -> None:
     """Trains, or goes on with it."""
     quiet_libraries()
-    torch.set_flush_denormal(True)
     run.mkdir(parents=True, exist_ok=True)
     training = restore(run, start, steps, seed)
     if training.step >= steps:
