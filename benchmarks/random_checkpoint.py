@@ -19,6 +19,8 @@ from transformers import (
 )
 from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
 
+from convert.progress import megabytes
+
 # Sizes of microsoft/Florence-2-base and -large; the rest is the classes' default.
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "base": {
@@ -119,8 +121,7 @@ def write_checkpoint(output: Path, geometry: str = "base", seed: int = 0) -> Non
 def main(output: Path, geometry: str, seed: int) -> None:
     """Writes a Florence-2 checkpoint with random weights."""
     write_checkpoint(output, geometry, seed)
-    size = sum(path.stat().st_size for path in output.iterdir()) / 1e6
-    click.echo(f"Wrote {output}, {size:.0f} MB.")
+    click.echo(f"Wrote {output}, {megabytes(output):.0f} MB.")
 
 
 if __name__ == "__main__":

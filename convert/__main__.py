@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from convert.errors import ConversionError
-from convert.progress import Bar
+from convert.progress import Bar, megabytes
 from convert.quiet import quiet_libraries
 
 
@@ -57,8 +57,7 @@ def main(model: str, output: Path, precision: str, calibration: Path | None, rev
     except KeyboardInterrupt:
         click.echo("Interrupted; nothing was written.", err=True)
         sys.exit(130)
-    size = sum(path.stat().st_size for path in output.iterdir()) / 1e6
-    click.echo(f"Wrote {output}, {size:.1f} MB.")
+    click.echo(f"Wrote {output}, {megabytes(output):.1f} MB.")
 
 
 if __name__ == "__main__":

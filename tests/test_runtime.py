@@ -33,23 +33,22 @@ class FakeCore:
         self.available_devices = devices
         self.refused = refused
         self.compiled: list[tuple[str, dict[str, Any]]] = []
-        self._core = CORE
 
     def get_property(self, device: str, name: str) -> Any:
-        return self._core.get_property("CPU", name)
+        return CORE.get_property("CPU", name)
 
     def read_model(self, path: Path) -> Any:
-        return self._core.read_model(path)
+        return CORE.read_model(path)
 
     def compile_model(self, model: Any, device: str, properties: dict[str, Any]) -> Any:
         inputs = {name for port in model.inputs for name in port.names}
         if inputs == {"input_ids"}:
-            return self._core.compile_model(model, device, properties)
+            return CORE.compile_model(model, device, properties)
         graph = "vision" if "pixels" in inputs else "decoder" if "beam_idx" in inputs else "encoder"
         if device.startswith("GPU") and graph in self.refused:
             raise RuntimeError("Exception from somewhere.cpp:1:\nno kernel for this\n\n")
         self.compiled.append((f"{graph} on {device}", properties))
-        return self._core.compile_model(model, "CPU", properties)
+        return CORE.compile_model(model, "CPU", properties)
 
 
 @pytest.mark.parametrize(

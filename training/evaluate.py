@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from convert.checkpoint import read_checkpoint
 from convert.conversion import ConversionOptions, convert, stages_of
-from convert.progress import Bar
+from convert.progress import Bar, megabytes
 from convert.quiet import quiet_libraries
 from convert.reference import Reference
 from florence_tagger.benchmark.processes import service
@@ -99,11 +99,9 @@ def measure(checkpoint: Path, number: int, place: Path) -> Iterator[tuple[str, s
     yield "checkpoint", f"{megabytes(checkpoint):.1f} MB"
     yield "model folder at int8", f"{megabytes(model):.1f} MB"
     with Tagger.load(model, result_cache=0) as tagger:
-        found = {
-            name: [found_in(tagger, path) for path, _ in track(drawn, name, transient=True)]
-            for name, drawn in kinds.items()
-        }
+        found = {}
         for name, drawn in kinds.items():
+            found[name] = [found_in(tagger, path) for path, _ in track(drawn, name, transient=True)]
             result = score(found[name], [scene.objects for _, scene in drawn])
             yield f"{name}: counted exactly", f"{result.exact:.1%}"
             yield f"{name}: F1 of boxes at IoU 0.5", f"{result.f1:.3f}"
@@ -123,11 +121,6 @@ def quantised(checkpoint: Path, place: Path) -> Path:
         bar.expect(stages_of("int8"))
         convert(ConversionOptions(str(checkpoint), place / "int8", "int8", place / "calibration"), bar)
     return place / "int8"
-
-
-def megabytes(folder: Path) -> float:
-    """The size of a folder's files, MB (10^6)."""
-    return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
 
 
 def agreement_with_pytorch(checkpoint: Path, paths: Sequence[Path], found: Sequence[Sequence[SceneObject]]) -> float:

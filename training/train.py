@@ -19,11 +19,11 @@ import click
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Florence2ForConditionalGeneration, PreTrainedTokenizerFast
 
+from convert.progress import counting_bar
 from convert.quiet import quiet_libraries
 from training.batches import BATCH, CHOOSING, Batches, model_input
 from training.command import SEED, Command
@@ -78,7 +78,7 @@ class Training:
                 getattr(self, name).load_state_dict(state[name])
             for name in COUNTED:
                 setattr(self, name, state[name])
-        except Exception as exc:
+        except Exception as exc:  # torch says in many ways that a file is not what it wrote
             reason = f"{path} is damaged, or of another version. Without it training goes on from a checkpoint."
             raise click.ClickException(reason) from exc
 
@@ -283,8 +283,7 @@ def main(run: Path, start: Path, minutes: float, steps: int, between: int, seed:
         return
     scenes, started, before = choosing_scenes(), time.monotonic(), training.minutes
     taken: list[Losses] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns) as progress:
+    with counting_bar() as progress:
         bar = progress.add_task("steps", total=steps, completed=training.step)
         for losses in learn(training, steps, seed):
             training.minutes = before + (time.monotonic() - started) / 60
