@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import psutil
 import torch
 
+from convert.agreement import sum_up
 from convert.checkpoint import Checkpoint, describe_weights, empty_model, load_model, read_checkpoint
-from convert.comparison import Comparison, is_lossless, sum_up
+from convert.comparison import Comparison, is_lossless
 from convert.errors import ConversionError
 from convert.graphs import export_graphs
 from convert.hub import Source, find_source

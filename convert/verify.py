@@ -10,7 +10,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from convert.comparison import Agreement, Comparison, Pair, is_lossless, sum_up
+from convert.agreement import Agreement, Pair, sum_up
+from convert.comparison import Comparison, is_lossless
 from convert.errors import ConversionError
 from convert.pictures import find_pictures
 from convert.quiet import quiet_libraries
