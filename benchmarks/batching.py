@@ -19,7 +19,8 @@ from florence_tagger.florence.decoding import GenerationSettings, Query, exactly
 from florence_tagger.florence.detector import Detector
 from florence_tagger.florence.devices import CORE, RuntimeOptions
 from florence_tagger.florence.folder import ModelFolder, read_folder
-from florence_tagger.florence.runtime import Decoder, without_embedding
+from florence_tagger.florence.runtime import without_embedding
+from florence_tagger.florence.stateful_decoder import StatefulDecoder
 from florence_tagger.schemas import Frame
 
 PICTURES = 16
@@ -63,7 +64,7 @@ def step_ms(folder: ModelFolder, cache: str, pictures: int) -> float:
     """Milliseconds of a decoder step (median) with so many pictures, in f32 with a cache of a precision."""
     model = without_embedding(CORE.read_model(folder.path / "decoder.xml"))
     hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": cache}
-    decoder = Decoder(CORE.compile_model(model, "CPU", hints).create_infer_request(), pictures)
+    decoder = StatefulDecoder(CORE.compile_model(model, "CPU", hints).create_infer_request(), pictures)
     height, width = folder.image_size
     encoded = Detector(folder, RuntimeOptions("CPU"), folder.generation).encode(
         Frame(np.zeros((height, width, 3), np.uint8), width, height)
@@ -73,7 +74,7 @@ def step_ms(folder: ModelFolder, cache: str, pictures: int) -> float:
     return 1e3 * statistics.median(step_times(decoder, pictures))
 
 
-def step_times(decoder: Decoder, pictures: int) -> Iterator[float]:
+def step_times(decoder: StatefulDecoder, pictures: int) -> Iterator[float]:
     """Seconds of each step of answers of `TOKENS` tokens."""
     nothing = (np.empty(0, np.int64),) * BEAMS
     for position in range(TOKENS):

@@ -21,7 +21,8 @@ from florence_tagger.florence.detector import load_detector
 from florence_tagger.florence.devices import CORE, Compiler, RuntimeOptions
 from florence_tagger.florence.folder import read_folder
 from florence_tagger.florence.generation import Generation
-from florence_tagger.florence.runtime import CrossAttention, Decoder, without_embedding
+from florence_tagger.florence.runtime import CrossAttention, without_embedding
+from florence_tagger.florence.stateful_decoder import StatefulDecoder
 from florence_tagger.schemas import OBJECT_DETECTION, Frame
 
 WEIGHTS, PICTURE, SELF, OTHERS = (
@@ -85,15 +86,14 @@ def measure(model: Path, settings: Settings, rounds: int = ROUNDS) -> Step:
 def profiled_request(model: Path, options: RuntimeOptions) -> Any:
     """A request of the decoder that times its operations."""
     compiler = Compiler(options, Profiling())
-    graph = without_embedding(compiler.read(model / "decoder.xml"))
-    return compiler.compile(graph, "decoder", "f32").create_infer_request()
+    return compiler.compile(lambda _: without_embedding(compiler.read(model / "decoder.xml")), "decoder", "f32").request
 
 
 def profiled_steps(
     request: Any, attended: CrossAttention, settings: GenerationSettings
 ) -> Iterator[Mapping[str, float]]:
     """Milliseconds of each kind of operation, in each step of an answer."""
-    answers: Generation[None, CrossAttention] = Generation(Decoder(request, 1))
+    answers: Generation[None, CrossAttention] = Generation(StatefulDecoder(request, 1))
     answers.start(None, attended, settings)
     while not answers.step():
         yield kinds_of(request.profiling_info)

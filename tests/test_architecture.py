@@ -42,7 +42,11 @@ RANKS = {
 
 # Each foreign library has one owner, of one module or two.
 OWNERS = {
-    "openvino": ("florence/devices.py", "benchmark/limits.py", "florence/runtime.py"),
+    "openvino": (
+        "benchmark/limits.py",
+        *(f"florence/{name}.py" for name in ("devices", "device_memory", "runtime", "packed_graph")),
+        *(f"florence/{name}.py" for name in ("packed_decoder", "stateful_decoder", "quantization")),
+    ),
     "tokenizers": ("florence/tokenizer.py",),
     "PIL": ("media",),
     "pillow_heif": ("media/images.py",),

@@ -1,14 +1,17 @@
 """Where the graphs run: the choice of device, and compiling for it. With `runtime` what serves on OpenVINO."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openvino as ov
 
 from florence_tagger.errors import ModelError
+from florence_tagger.florence.device_memory import DeviceMemory, infer
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +20,62 @@ logger = logging.getLogger(__name__)
 # signal that Python handles in such a thread, a SIGTERM or a SIGCHLD, would end the process with a segmentation fault
 # (src/plugins/intel_cpu/src/sigstack_manager.cpp of OpenVINO).
 CORE: Any = ov.Core()
+
+
+@dataclass(frozen=True)
+class Workaround:
+    """Something that a plugin of OpenVINO gets wrong, and what is done instead.
+
+    Attributes:
+        name: of the graph in `gpu/faults.py` that shows it; `tests/test_gpu.py` says when it is gone.
+        seen_in: the newest version of OpenVINO that had it.
+    """
+
+    name: str
+    seen_in: str
+    fault: str
+    instead: str
+
+
+# All that is done for the GPU plugin's sake alone, in `packed_graph`, `packed_decoder` and `device_memory`.
+WORKAROUNDS = (
+    Workaround(
+        "rows_shrink",
+        "2026.4.1",
+        "a state that is reordered by index is read and written out of bounds once it has fewer rows",
+        "the decoder has no states, and its cache is never reordered",
+    ),
+    Workaround(
+        "rows_grow",
+        "2026.4.1",
+        "such a state has wrong values once its rows grow after several steps of one row",
+        "the decoder has no states, and its cache is never reordered",
+    ),
+    Workaround(
+        "state_is_set",
+        "2026.4.1",
+        "a state that is set is read wrongly by later steps that reorder it",
+        "slots that are not in use any more are dropped by a graph, not by setting a state",
+    ),
+    Workaround(
+        "reset_and_the_same_shapes",
+        "2026.4.1",
+        "a step of the shapes of the one before fails after a reset of the state",
+        "the decoder has no states, and begins anew with an empty tensor",
+    ),
+    Workaround(
+        "bans_add_up",
+        "2026.4.1",
+        "at f16 ScatterElementsUpdate adds up in fixed point, and -inf becomes 32,768",
+        "bans are written into a mask and not added to logits",
+    ),
+    Workaround(
+        "gather_into_device_memory",
+        "2026.4.1",
+        "a Gather that ends a graph gives an output in the device's memory a wrong shape",
+        "graphs whose outputs are in the device's memory end in a Concat",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +137,42 @@ def describe_device(core: Any, name: str) -> Device:
         return Device(name, f"can't be asked: {reason_of(exc)}", ())
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """A graph on its device.
+
+    Attributes:
+        model: as OpenVINO compiled it.
+        request: the one that runs it.
+        memory: the device's own; None on the CPU, whose memory is the host's.
+    """
+
+    model: Any
+    request: Any
+    memory: DeviceMemory | None
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Run a graph of static shape on arrays or tensors of its device, and return its outputs by name.
+
+        They are new: float32 arrays, or tensors of the device.
+        """
+        for name, value in inputs.items():
+            self.request.set_tensor(name, as_tensor(value))
+        ports = {port.get_any_name(): port for port in self.model.outputs}
+        if self.memory is None:
+            self.request.infer()
+            return {name: self.request.get_tensor(port).data.copy() for name, port in ports.items()}
+        outputs = {name: self.memory.empty(port.shape) for name, port in ports.items()}
+        for name, tensor in outputs.items():
+            self.request.set_tensor(name, tensor)
+        infer(self.request)
+        return outputs
+
+
+# Makes a graph for a device's memory, or for the CPU where there is none.
+GraphMaker = Callable[[DeviceMemory | None], Any]
+
+
 class Compiler:
     """Reads and compiles graphs as the options say, and remembers what each one got."""
 
@@ -88,6 +183,13 @@ class Compiler:
         self.devices: dict[str, str] = {}
         self.precisions: dict[str, str] = {}
 
+    @cached_property
+    def memory(self) -> DeviceMemory | None:
+        """The memory of the device that is tried first; None where that is the CPU."""
+        device = self._devices_to_try[0]
+        element_type = ov.Type.f32 if self._options.precision == "f32" else ov.Type.f16
+        return None if device == "CPU" else DeviceMemory(self._core, device, element_type)
+
     def read(self, path: Path) -> Any:
         """The graph in an IR file; ModelError where it can't be read."""
         try:
@@ -95,24 +197,33 @@ class Compiler:
         except RuntimeError as exc:
             raise ModelError(f"{path} can't be read: {reason_of(exc)}") from exc
 
-    def compile(self, model: Any, name: str, cpu_precision: str = "") -> Any:
-        """The graph `name`, compiled for the first device that takes it; ModelError where none does.
+    def compile(self, make: GraphMaker, name: str, cpu_precision: str = "") -> Compiled:
+        """Compile the graph `name` for the first device that takes it.
 
         Args:
+            make: makes it for the device.
             cpu_precision: the inference precision on the CPU where the options name none, "" for the CPU's best.
+
+        Raises:
+            ModelError: none does.
         """
         failures = []
         for device in self._devices_to_try:
+            memory = None if device == "CPU" else self.memory
             try:
-                compiled = self._core.compile_model(model, device, self._properties(device, cpu_precision))
+                model = self._core.compile_model(make(memory), device, self._properties(device, cpu_precision))
             except RuntimeError as exc:
                 failures.append(f"{device}: {reason_of(exc)}")
                 logger.warning("%s does not compile on %s: %s", name, device, reason_of(exc))
             else:
                 self.devices[name] = device
-                self.precisions[name] = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-                return compiled
+                self.precisions[name] = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+                return Compiled(model, model.create_infer_request(), memory)
         raise ModelError(f"The {name} compiles on no device. {' '.join(failures)}")
+
+    def compile_beside(self, graph: Any, device: str) -> Any:
+        """Compile a graph that moves values within a device, and return an infer request of it."""
+        return self._core.compile_model(graph, device, self._properties(device, "")).create_infer_request()
 
     def compile_lookup(self, model: Any) -> Any:
         """A graph that looks up rows of a table, which the CPU does as they are stored, wherever the model runs."""
@@ -125,15 +236,18 @@ class Compiler:
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if precision:
             properties["INFERENCE_PRECISION_HINT"] = precision
-        if precision == "f32":
+        if precision == "f32" and on_cpu:
             properties["KV_CACHE_PRECISION"] = "f32"  # which would be u8 otherwise
-        elif not on_cpu:
-            properties["KV_CACHE_PRECISION"] = "f16"  # GPUs can't show a cache of i8, and ours is cut now and then
         if options.threads and on_cpu:
             properties["INFERENCE_NUM_THREADS"] = options.threads
         if options.cache_dir:
             properties["CACHE_DIR"] = str(options.cache_dir)
         return properties
+
+
+def as_tensor(value: Any) -> Any:
+    """Return an array as a tensor, which shares its memory if that may be written to, or a tensor as it is."""
+    return ov.Tensor(value, shared_memory=value.flags.writeable) if isinstance(value, np.ndarray) else value
 
 
 def reason_of(exc: Exception) -> str:

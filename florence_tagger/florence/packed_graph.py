@@ -1,0 +1,247 @@
+"""The decoder's graph without states: its cache is tensors that come in and go out, packed for rows that come and go.
+
+A converted decoder keeps a cache of every row as state and reorders it by `beam_idx`, which OpenVINO's CPU plugin does
+by index, without copying. The GPU plugin errs as soon as the number of rows changes (see `devices.WORKAROUNDS`), and
+its alternatives copy the whole cache at each step. Here nothing is ever reordered. The keys and values of all tokens
+of all rows lie in one sequence of slots, and a row attends to the slots of its own beginning by a mask: tree attention,
+as in speculative decoding (Miao et al., SpecInfer, 2023, section 4.2). Beams share what they have in common.
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as ops
+
+MASKED = -1e4  # added to a score: e to this is 0 in every precision, and f16, which ends at -65,504, can hold it
+PARTS = ("main", "recent")  # of the cache
+ROWS, HEADS, TOKENS, WIDTH = range(4)  # axes of queries, keys and values as the converted graph has them
+
+
+def pack_cache(decoder: Any, element_type: Any) -> Any:
+    """Return a converted decoder with a packed cache, in `element_type`, instead of states.
+
+    The graph's inputs `beam_idx` and `attention_mask` are gone. In their place are
+
+    - `ancestors`: int32 (R, T), for each row the slots that it attends to, its own among them, in any order and
+      repeated where they are fewer than T. Slots are counted through `main`, then `recent`, then this step's rows.
+    - `main.<n>` and `recent.<n>`: keys (even n) and values (odd n) of the layers, (1, heads, slots, head_dim), of one
+      slot at least.
+
+    and the outputs `grown.<n>`: `recent` with the slots of this step's rows behind it.
+
+    Raises:
+        ValueError: the graph has no self-attention of the converter's form.
+    """
+    ancestors = parameter("ancestors", [-1, -1], ov.Type.i32)
+    caches: list[Any] = []
+    grown: list[Any] = []
+    mask = None
+    for attention in find_attentions(decoder):
+        contain_nan(attention)
+        query, keys, values = (attention.input_value(index) for index in range(3))
+        heads, width = (query.get_partial_shape()[axis].get_length() for axis in (HEADS, WIDTH))
+        inputs = [
+            parameter(f"{part}.{len(grown) + index}", [1, heads, -1, width], element_type)
+            for part in PARTS
+            for index in (0, 1)
+        ]
+        main, recent = [to_f32(one) for one in inputs[:2]], [to_f32(one) for one in inputs[2:]]
+        # Behind the states: what this step's tokens add.
+        added = [rows_to_tokens(joined.get_node().input_value(1)) for joined in (keys, values)]
+        if mask is None:
+            mask = ancestor_mask(ancestors, [part[0] for part in (main, recent, added)])
+        attended = attend(ops.multiply(rows_to_tokens(query), constant(width**-0.5)), mask, [main, recent, added])
+        attention.output(0).replace(rows_to_tokens(attended).output(0))
+        caches += inputs
+        joined = [ops.concat(list(pair), TOKENS) for pair in zip(recent, added, strict=True)]
+        grown += [result(f"grown.{len(grown) + index}", one, element_type) for index, one in enumerate(joined)]
+    if mask is None:
+        raise ValueError("The decoder has no self-attention that could be packed.")
+    kept = [one for one in decoder.get_parameters() if not {"beam_idx", "attention_mask"} & one.output(0).get_names()]
+    packed = ov.Model([*decoder.get_results(), *grown], [*kept, ancestors, *caches], "decoder")
+    return with_runtime_options(packed, decoder)
+
+
+def repack_graph(decoder: Any) -> Any:
+    """Return the graph that keeps some slots of a packed decoder's cache.
+
+    Its inputs are the decoder's `main.<n>` and `recent.<n>`, and which of their slots to keep: `main` and `recent`,
+    int32 (M) and (N), one at least of each. Its outputs are `packed.<n>`, (1, heads, M + N, head_dim).
+    """
+    kept, axis = [parameter(part, [-1], ov.Type.i32) for part in PARTS], ops.constant(TOKENS)
+    inputs, outputs = [*kept], []
+    for index in range(len(outputs_named(decoder, "grown."))):
+        caches = [like(decoder.input(f"{part}.{index}")) for part in PARTS]
+        packed = [ops.gather(cache, slots, axis) for cache, slots in zip(caches, kept, strict=True)]
+        inputs += caches
+        outputs.append(result(f"packed.{index}", ops.concat(packed, TOKENS), caches[0].get_element_type()))
+    return ov.Model(outputs, inputs, "repack")
+
+
+def pad_graph(port: Any, axis: int) -> Any:
+    """Return the graph that makes `source`, shaped as an input, longer: by `repeated`, int32 (K), of its own values.
+
+    It ends in a Concat: the GPU plugin gives a Gather that ends a graph the wrong shape (`devices.WORKAROUNDS`).
+    """
+    source, repeated = like(port, "source"), parameter("repeated", [-1], ov.Type.i32)
+    padded = ops.concat([source, ops.gather(source, repeated, ops.constant(axis))], axis)
+    return ov.Model([result("padded", padded, source.get_element_type())], [source, repeated], "pad")
+
+
+def find_attentions(decoder: Any) -> list[Any]:
+    """Return the self-attentions of a converted decoder in the order of its layers."""
+    return [node for node in decoder.get_ordered_ops() if node.get_type_name() == "ScaledDotProductAttention"]
+
+
+def contain_nan(attention: Any) -> None:
+    """Let no NaN of a row get into the cache, which all rows read: what is masked counts for nothing, but 0 x NaN.
+
+    The row itself stays NaN to its end by its residual stream.
+    """
+    split = attention.input_value(0).get_node().input_value(0).get_node()  # behind one product for query, key and value
+    projected = split.input_value(0)
+    split.input(0).replace_source_output(ops.select(ops.is_finite(projected), projected, constant(0)).output(0))
+
+
+def attend(query: Any, mask: Any, parts: Sequence[Sequence[Any]]) -> Any:
+    """Attend from rows (1, heads, R, head_dim) to several sequences of slots as if they were one.
+
+    They are joined where they are scores, which are small, and not where they are keys and values.
+
+    Args:
+        query: scaled.
+        mask: additive, (1, 1, R, slots of all parts).
+        parts: keys and values, each (1, heads, slots, head_dim).
+    """
+    scores = ops.concat([ops.matmul(query, keys, False, True) for keys, _ in parts], -1)
+    weights = ops.softmax(ops.add(scores, mask), -1)
+    attended, begin = [], ops.constant(np.array([0]))
+    for keys, values in parts:
+        end = ops.add(begin, length_of(keys))
+        part = ops.slice(weights, begin, end, ops.constant(np.array([1])), ops.constant(np.array([-1])))
+        attended.append(ops.matmul(part, values, False, False))
+        begin = end
+    return reduce(ops.add, attended)
+
+
+def ancestor_mask(ancestors: Any, keys: Sequence[Any]) -> Any:
+    """Return what rows do not see of all keys: (1, 1, R, slots), 0 at `ancestors` (R, T) and `MASKED` elsewhere."""
+    slots = reduce(ops.add, map(length_of, keys))
+    hidden = ops.broadcast(constant(MASKED), ops.concat([length_of(ancestors, 0), slots], 0))
+    seen = ops.broadcast(constant(0), ops.shape_of(ancestors, ov.Type.i64))
+    mask = ops.scatter_elements_update(hidden, ancestors, seen, ops.constant(np.int64(1)))
+    return ops.unsqueeze(mask, ops.constant(np.array([0, 1])))
+
+
+def ban_exactly(decoder: Any) -> Any:
+    """Return a converted decoder that writes its bans into a mask instead of adding them up.
+
+    Sums of -inf are wrong on GPUs at f16. Where rows have fewer bans than others, `banned_ids` repeats one of the
+    row; a row without any has -1 throughout. The mask depends on nothing else, so that whatever waits for its ids does
+    so before there is work to wait for.
+    """
+    (old,) = [node for node in decoder.get_ops() if node.get_type_name() == "ScatterElementsUpdate"]
+    logits, banned = old.input_value(0), narrow_ids(decoder)
+    none, vocabulary = ops.constant(np.int32(0)), logits.get_partial_shape()[1].get_length()
+    shape = ops.concat([length_of(banned, 0), ops.constant(np.array([vocabulary]))], 0)
+    banning = ops.select(ops.less(banned, none), constant(0), constant(-np.inf))
+    indices = ops.maximum(banned, none)
+    mask = ops.scatter_elements_update(ops.broadcast(constant(0), shape), indices, banning, ops.constant(np.int64(1)))
+    old.output(0).replace(ops.add(logits, mask).output(0))
+    return decoder
+
+
+def narrow_ids(decoder: Any) -> Any:
+    """Make the input `banned_ids` int32 and of any width, and return it."""
+    old = decoder.input("banned_ids").get_node()
+    banned = parameter("banned_ids", [-1, -1], ov.Type.i32)
+    old.output(0).replace(ops.convert(banned, ov.Type.i64).output(0))
+    decoder.add_parameters([banned])
+    decoder.remove_parameter(old)
+    return banned
+
+
+def retype_inputs(graph: Any, names: str | tuple[str, ...], element_type: Any) -> Any:
+    """Let a graph's inputs whose name begins with one of `names` come in `element_type`; it computes as before."""
+    for port in inputs_named(graph, names):
+        old = port.get_node()
+        new = parameter(port.get_any_name(), port.get_partial_shape(), element_type)
+        old.output(0).replace(to_f32(new).output(0))
+        graph.add_parameters([new])
+        graph.remove_parameter(old)
+    graph.validate_nodes_and_infer_types()
+    return graph
+
+
+def retype_outputs(graph: Any, element_type: Any) -> Any:
+    """Let a graph put its values out in `element_type`."""
+    for old in graph.get_results():
+        port = old.output(0)
+        name, value = port.get_any_name(), old.input_value(0)
+        value.set_names(value.get_names() - {name})
+        graph.add_results([result(name, value, element_type)])
+        graph.remove_result(old)
+    graph.validate_nodes_and_infer_types()
+    return graph
+
+
+def with_runtime_options(graph: Any, other: Any) -> Any:
+    """Tell a graph what another one tells the plugin, as how GPUs shall scale activations."""
+    if other.has_rt_info(["runtime_options"]):
+        graph.set_rt_info(other.get_rt_info(["runtime_options"]), ["runtime_options"])
+    return graph
+
+
+def parameter(name: str, shape: Any, element_type: Any) -> Any:
+    """Return a named input."""
+    node = ops.parameter(ov.PartialShape(shape), element_type, name=name)
+    node.output(0).set_names({name})
+    return node
+
+
+def result(name: str, value: Any, element_type: Any) -> Any:
+    """Return a named output in a type."""
+    node = ops.result(to_type(value, element_type))
+    node.output(0).get_tensor().set_names({name})
+    return node
+
+
+def constant(value: float) -> Any:
+    return ops.constant(np.float32(value))
+
+
+def like(port: Any, name: str = "") -> Any:
+    """Return an input like another one."""
+    return parameter(name or port.get_any_name(), port.get_partial_shape(), port.get_element_type())
+
+
+def inputs_named(graph: Any, names: str | tuple[str, ...]) -> list[Any]:
+    """Return the inputs of a graph whose name begins with one of `names`."""
+    return [port for port in graph.inputs if port.get_any_name().startswith(names)]
+
+
+def outputs_named(graph: Any, names: str) -> list[Any]:
+    """Return the outputs of a graph whose name begins with `names`."""
+    return [port for port in graph.outputs if port.get_any_name().startswith(names)]
+
+
+def to_f32(value: Any) -> Any:
+    return to_type(value, ov.Type.f32)
+
+
+def to_type(value: Any, element_type: Any) -> Any:
+    """Return a value in a type."""
+    return value if value.get_element_type() == element_type else ops.convert(value, element_type)
+
+
+def rows_to_tokens(value: Any) -> Any:
+    """Turn (R, heads, 1, width) into (1, heads, R, width), or back."""
+    return ops.transpose(value, ops.constant(np.array([TOKENS, HEADS, ROWS, WIDTH])))
+
+
+def length_of(value: Any, axis: int = TOKENS) -> Any:
+    """Return how long an axis of a tensor is, int64 (1)."""
+    return ops.gather(ops.shape_of(value, ov.Type.i64), ops.constant(np.array([axis])), ops.constant(0))
