@@ -13,7 +13,7 @@ from florence_tagger import __version__
 from florence_tagger.config import SAMPLES, Settings
 from florence_tagger.counting import count_regions
 from florence_tagger.errors import TaggerError
-from florence_tagger.florence.detector import load_detector
+from florence_tagger.florence.detector import Detector, load_detector
 from florence_tagger.florence.devices import CORE, choose_device, find_devices
 from florence_tagger.florence.folder import ModelFolder, check_hashes, read_folder
 from florence_tagger.media.images import open_picture
@@ -47,7 +47,7 @@ def diagnose(settings: Settings, core: Any = CORE) -> Iterator[Finding]:
         folder = read_folder(settings.model_dir)
         check_hashes(folder)
         yield Finding("model files", True, f"{folder.path}: {folder.name}, {folder.precision}, {folder.sha256[:12]}")
-        yield try_picture(folder, settings, core)
+        yield from try_model(folder, settings, core)
     except TaggerError as exc:
         yield Finding("model", False, str(exc))
     except Exception as exc:  # noqa: BLE001 - a driver that fails is what this command is for
@@ -85,16 +85,24 @@ def gpu_obstacles(nodes: Path = RENDER_NODES, vendors: Path = OPENCL_VENDORS) ->
     return reasons or ["render node and driver are there: is it an Intel GPU, and is the driver new enough for it?"]
 
 
-def try_picture(folder: ModelFolder, settings: Settings, core: Any = CORE) -> Finding:
-    """Loads the model and counts what is in a sample picture."""
+def try_model(folder: ModelFolder, settings: Settings, core: Any = CORE) -> Iterator[Finding]:
+    """Loads the model, tests its device, and counts what is in a sample picture."""
     started = time.perf_counter()
     detector = load_detector(folder, settings, core)
-    loaded = time.perf_counter()
+    loading = time.perf_counter() - started
+    if detector.device_test is not None:
+        yield Finding("self-test", detector.device_test.passed, str(detector.device_test))
+    yield try_picture(detector, settings, loading)
+
+
+def try_picture(detector: Detector, settings: Settings, loading: float) -> Finding:
+    """Counts what is in a sample picture."""
+    folder, started = detector.folder, time.perf_counter()
     frame = open_picture(SAMPLE.read_bytes(), folder.image_size, settings.max_pixels)
     counts = count_regions(detector.detect(frame).regions)
-    seconds = time.perf_counter() - loaded
+    seconds = time.perf_counter() - started
     places = ", ".join(f"{name} on {device}" for name, device in detector.devices.items())
-    said = f"{SAMPLE.name} has {counts}, in {seconds:.2f} s; loaded in {loaded - started:.1f} s; {places}"
+    said = f"{SAMPLE.name} has {counts}, in {seconds:.2f} s; loaded in {loading:.1f} s; {places}"
     if set(detector.devices.values()) == {"CPU"}:
         return Finding("test picture", True, said)
     exact = load_detector(folder, settings.model_copy(update={"device": "CPU", "precision": "f32"}))

@@ -11,7 +11,7 @@ from florence_tagger import diagnosis
 from florence_tagger.cli import main
 from florence_tagger.config import DEFAULT_MODEL, load_settings
 from florence_tagger.diagnosis import diagnose, gpu_obstacles
-from tests.test_runtime import FakeCore
+from tests.devices import FakeCore
 
 
 def test_doctor_finds_this_machine_well() -> None:

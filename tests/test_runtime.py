@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino as ov
+import openvino.opset13
 import pytest
 
 from florence_tagger.config import DEFAULT_MODEL, load_settings
@@ -22,33 +24,9 @@ from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.media.images import open_picture
 from florence_tagger.schemas import OBJECT_DETECTION, Prompt, Task
 from tests.conftest import ROOT, SCENES, TRUTH, assert_alike
+from tests.devices import FakeCore
 
 FOLDER = read_folder(DEFAULT_MODEL)
-
-
-class FakeCore:
-    """OpenVINO with a GPU that runs on the CPU, and refuses the graphs it is told to."""
-
-    def __init__(self, devices: list[str], refused: tuple[str, ...] = ()) -> None:
-        self.available_devices = devices
-        self.refused = refused
-        self.compiled: list[tuple[str, dict[str, Any]]] = []
-
-    def get_property(self, device: str, name: str) -> Any:
-        return CORE.get_property("CPU", name)
-
-    def read_model(self, path: Path) -> Any:
-        return CORE.read_model(path)
-
-    def compile_model(self, model: Any, device: str, properties: dict[str, Any]) -> Any:
-        inputs = {name for port in model.inputs for name in port.names}
-        if inputs == {"input_ids"}:
-            return CORE.compile_model(model, device, properties)
-        graph = "vision" if "pixels" in inputs else "decoder" if "beam_idx" in inputs else "encoder"
-        if device.startswith("GPU") and graph in self.refused:
-            raise RuntimeError("Exception from somewhere.cpp:1:\nno kernel for this\n\n")
-        self.compiled.append((f"{graph} on {device}", properties))
-        return CORE.compile_model(model, "CPU", properties)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +92,7 @@ def test_precision_on_a_gpu_is_its_own_and_a_named_one_goes_for_all() -> None:
     core = FakeCore(["CPU", "GPU"])
     count(load(core))
     assert set(hints(core).values()) == {None}
-    assert dict(core.compiled)["decoder on GPU"]["KV_CACHE_PRECISION"] == "f16"
+    assert "KV_CACHE_PRECISION" not in dict(core.compiled)["decoder on GPU"]  # it has no cache of the plugin's
     core = FakeCore(["CPU"])
     count(load(core, precision="bf16"))
     assert set(hints(core).values()) == {"bf16"}
@@ -286,3 +264,41 @@ def test_the_cache_of_compiled_models(tmp_path: Path) -> None:
     load_detector(FOLDER, load_settings({"cache_dir": tmp_path / "cache"}))
     assert list((tmp_path / "cache").iterdir())
     assert count(load_detector(FOLDER, load_settings({"cache_dir": tmp_path / "cache"}))) == TRUTH["scene00.png"]
+
+
+class ErringCore(FakeCore):
+    """A GPU whose decoder is another one than the model's: its bans are left out."""
+
+    def compile_model(self, model: Any, device: str, properties: dict[str, Any]) -> Any:
+        if device.startswith("GPU") and any("banned_ids" in port.names for port in model.inputs):
+            unban(model)
+        return super().compile_model(model, device, properties)
+
+
+def unban(decoder: Any) -> None:
+    """Let a packed decoder's bans ban nothing."""
+    for node in decoder.get_ops():
+        banning = node.input_value(2).get_node() if node.get_type_name() == "Select" else None
+        if banning is not None and banning.get_type_name() == "Constant" and np.isneginf(banning.get_data()).all():
+            banning.output(0).replace(ov.opset13.constant(np.float32(0)).output(0))
+
+
+def test_a_gpu_that_computes_like_the_cpu_passes_the_test_at_each_load() -> None:
+    detector = load_detector(FOLDER, load_settings({"device": "GPU", "precision": "f32"}), FakeCore(["CPU", "GPU"]))
+    assert detector.device_test is not None
+    assert detector.device_test.passed
+    assert detector.devices["decoder"] == "GPU"
+
+
+def test_a_gpu_that_errs_is_named_and_not_used_under_auto(caplog: pytest.LogCaptureFixture) -> None:
+    detector = load_detector(FOLDER, load_settings({"device": "AUTO"}), ErringCore(["CPU", "GPU"]))
+    assert set(detector.devices.values()) == {"CPU"}
+    assert detector.device_test is not None
+    assert detector.device_test.difference.banned > 0
+    assert "GPU computes otherwise than the CPU" in caplog.text
+    assert count(detector) == TRUTH["scene00.png"]
+
+
+def test_a_gpu_that_errs_is_an_error_where_it_is_named() -> None:
+    with pytest.raises(ModelError, match=r"GPU computes otherwise than the CPU.* FLORENCE_DEVICE=CPU does without it"):
+        load_detector(FOLDER, load_settings({"device": "GPU"}), ErringCore(["CPU", "GPU"]))

@@ -1,5 +1,6 @@
 """Florence-2 as one function: a frame and a prompt in, the regions that are found out."""
 
+import logging
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -8,16 +9,19 @@ from typing import Any
 import numpy as np
 
 from florence_tagger.config import Settings
-from florence_tagger.errors import DocumentError, Reason
+from florence_tagger.errors import DocumentError, ModelError, Reason
 from florence_tagger.florence.decoding import Decoded, FloatArray, GenerationSettings
 from florence_tagger.florence.devices import CORE, RuntimeOptions
 from florence_tagger.florence.folder import ModelFolder
 from florence_tagger.florence.generation import Generation
 from florence_tagger.florence.postprocessing import parse_regions
 from florence_tagger.florence.runtime import CrossAttention, Runtime
+from florence_tagger.florence.self_test import DeviceTest
 from florence_tagger.florence.tasks import question, settings_for
 from florence_tagger.florence.tokenizer import Kind, Tokenizer
 from florence_tagger.schemas import OBJECT_DETECTION, Detection, Frame, Prompt, Task, UInt8Array
+
+logger = logging.getLogger(__name__)
 
 WARM_UP_TOKENS = 8
 PROMPTS_KEPT = 64
@@ -40,6 +44,9 @@ class Encoded:
 class Detector:
     """A model folder, loaded: `encode` is for one thread, `start` and `step` are for one, which may be another.
 
+    Attributes:
+        device_test: what `load_detector` found of the decoder's device.
+
     Raises:
         ModelError: the folder or the device can't be used.
     """
@@ -56,6 +63,7 @@ class Detector:
         self._runtime = Runtime(folder, options, core)
         self._answers: Generation[Hashable, CrossAttention] = Generation(self._runtime.decoder)
         self._encoded: dict[Hashable, Encoded] = {}
+        self.device_test: DeviceTest | None = None
 
     @property
     def devices(self) -> dict[str, str]:
@@ -112,6 +120,10 @@ class Detector:
             raise decoded
         return decoded
 
+    def test_device(self) -> DeviceTest | None:
+        """Compare the decoder with the CPU's; None where it is there. Nothing may be under way."""
+        return self._runtime.test_device(self.prompt_ids(OBJECT_DETECTION))
+
     def _found(self, key: Hashable, decoded: Decoded | Exception) -> Detection | Exception:
         encoded = self._encoded.pop(key)
         if isinstance(decoded, Exception):
@@ -140,9 +152,29 @@ class Detector:
 
 
 def load_detector(folder: ModelFolder, settings: Settings, core: Any = CORE) -> Detector:
-    """The model of a folder on the device that the settings name, warmed up, so that no request waits for it."""
+    """Load a model on the device that the settings name, warmed up, so that no request waits for it.
+
+    A GPU is tested against the CPU before it is used. One that errs is not used where the device is `AUTO`.
+
+    Raises:
+        ModelError: the folder can't be used, or the device that is named can't be had or errs.
+    """
+    detector = load_on(settings.device, folder, settings, core)
+    test = detector.device_test = detector.test_device()
+    if test is None or test.passed:
+        return detector
+    if settings.device != "AUTO":
+        raise ModelError(f"{test}. FLORENCE_DEVICE=CPU does without it; docs/gpu.md says what to report.")
+    logger.error("%s. The CPU is used instead.", test)
+    detector = load_on("CPU", folder, settings, core)
+    detector.device_test = test
+    return detector
+
+
+def load_on(device: str, folder: ModelFolder, settings: Settings, core: Any) -> Detector:
+    """Load a model on a device and warm it up."""
     options = RuntimeOptions(
-        settings.device, settings.precision, settings.inference_threads, settings.cache_dir, settings.batch_size
+        device, settings.precision, settings.inference_threads, settings.cache_dir, settings.batch_size
     )
     own = folder.generation
     generation = replace(
