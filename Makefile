@@ -7,7 +7,8 @@ MODEL := ov_models/florence-2-tiny
 SERVING := $(VENV)/serving.installed
 DEVELOPMENT := $(VENV)/development.installed
 
-.PHONY: run test test-long check format model train evaluate readme setup setup-dev browser image-check lock clean
+.PHONY: run test test-long check format model train evaluate readme setup setup-dev browser image-check gpu-check \
+	gpu-compile lock clean
 
 run: setup  ## serve the bundled model on port 5011; the FLORENCE_* variables are obeyed
 	@exec $(BIN)/python -m florence_tagger serve
@@ -41,6 +42,9 @@ readme: setup  ## make the table of settings in README.md anew
 
 image-check:  ## build the image with and without the GPU driver by buildah, run and measure it; as root, on Debian
 	$(PYTHON) -m deploy.image_check $(IMAGE_CHECK)
+
+gpu-check: setup-dev  ## the product on OpenVINO's GPU plugin, beside the CPU, without a GPU; the first run builds kernels
+	$(BIN)/python -m gpu.check $(GPU_CHECK)
 
 setup: $(SERVING)  ## install what serves into .venv
 

@@ -1,0 +1,334 @@
+"""Does the product count on a GPU as on the CPU? `python -m gpu.check`, on the emulated GPU: `make gpu-check`.
+
+Everything runs on OpenVINO's real GPU plugin: each graph beside the CPU plugin, the decoder under random plans, and the
+whole product. Kernels are built at the first run, which takes minutes, and kept.
+"""
+
+import http.client
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from PIL import Image
+
+from convert.agreement import Agreement, Answer, Pair, cosine, sum_up
+from deploy.image_check import Report
+from florence_tagger.benchmark.processes import Serving, body_of, service
+from florence_tagger.config import DEFAULT_MODEL, SAMPLES, load_settings
+from florence_tagger.florence.decoding import Decoded, GenerationSettings, Query
+from florence_tagger.florence.devices import RuntimeOptions
+from florence_tagger.florence.folder import read_folder
+from florence_tagger.florence.generation import Generation
+from florence_tagger.florence.postprocessing import parse_regions
+from florence_tagger.florence.runtime import CrossAttention, Runtime
+from florence_tagger.florence.self_test import Difference, Move, Walk, make_pictures
+from florence_tagger.florence.tasks import question
+from florence_tagger.florence.tokenizer import Tokenizer
+from florence_tagger.schemas import OBJECT_DETECTION, Task, UInt8Array
+from florence_tagger.tagger import Tagger
+from gpu.emulation import ROOT, SetupError, run_on_emulated_gpu
+
+CHECKPOINT = ROOT / "training" / "florence-2-tiny"
+BUILD = ROOT / "build" / "gpu-check"
+CALIBRATION_SCENES = 40
+PICTURES = sorted(path for path in SAMPLES.iterdir() if path.suffix in {".png", ".jpg"})
+VIDEO = SAMPLES / "crossing.webm"
+TOGETHER = 8
+CAPACITY = 8
+F32_ERROR = 1e-4  # of what a graph puts out
+F16_COSINE = 0.9999
+F16_COUNTS, F16_IOU, CALIBRATED_COUNTS = 0.99, 0.97, 0.98
+TEXTS = {Task.OPEN_VOCABULARY_DETECTION: "car", Task.PHRASE_GROUNDING: "a car and a backpack"}
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is checked.
+
+    Attributes:
+        plans, steps: random plans of the decoder, and steps of each.
+        models: precisions of folders; beams: of the product's answers.
+        exact_scenes, rounded_scenes, calibrated_scenes: at f32, at f16, and of the calibrated int8 tower at f16.
+    """
+
+    plans: int
+    steps: int
+    models: tuple[str, ...]
+    beams: tuple[int, ...]
+    exact_scenes: int
+    rounded_scenes: int
+    calibrated_scenes: int
+
+
+FULL = Extent(8, 80, ("fp16", "int8", "calibrated", "int4"), (1, 3), 60, 200, 100)
+QUICK = Extent(2, 40, ("fp16", "calibrated"), (3,), 4, 6, 4)
+
+
+@cache
+def folder_of(precision: str) -> Path:
+    """Return a folder of the bundled model in a precision, converted where it was not yet."""
+    if precision == "fp16":
+        return DEFAULT_MODEL
+    output = BUILD / precision
+    if not (output / "manifest.json").is_file():
+        command = [sys.executable, "-m", "convert", "--model", str(CHECKPOINT), "--output", str(output)]
+        calibrated = precision == "calibrated"
+        command += ["--precision", "int8" if calibrated else precision]
+        command += ["--calibration", str(BUILD / "calibration")] if calibrated else []
+        if calibrated:
+            save_scenes(BUILD / "calibration", CALIBRATION_SCENES, seed=1)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=without_emulation())
+    return output
+
+
+def without_emulation() -> dict[str, str]:
+    """Return this process's environment without what brings the emulated GPU, which PyTorch does not get on with."""
+    return {name: value for name, value in os.environ.items() if name not in {"LD_PRELOAD", "LD_LIBRARY_PATH"}}
+
+
+def draw_scenes(number: int, seed: int) -> Iterator[UInt8Array]:
+    """Yield pictures of scenes like those that the bundled model was trained on."""
+    from training.scenes import World, draw_scene
+
+    rng = np.random.default_rng([20261128, seed])
+    for _ in range(number):
+        yield draw_scene(rng, World()).pixels
+
+
+def save_scenes(folder: Path, number: int, seed: int) -> list[Path]:
+    """Write pictures of scenes as PNG files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{index:04d}.png" for index in range(number)]
+    for path, pixels in zip(paths, draw_scenes(number, seed), strict=True):
+        Image.fromarray(pixels).save(path)
+    return paths
+
+
+class Side:
+    """A model folder on a device."""
+
+    def __init__(self, precision: str, device: str, computed: str) -> None:
+        self.folder = read_folder(folder_of(precision))
+        self.runtime = Runtime(self.folder, RuntimeOptions(device, computed, pictures=CAPACITY))
+        self._tokenizer = Tokenizer(self.folder.read_text("tokenizer.json"))
+        self.prompt_ids = self._tokenizer.encode(question(OBJECT_DETECTION))
+
+    def encode(self, pixels: UInt8Array) -> CrossAttention:
+        """Return what the decoder attends to of a picture."""
+        return self.runtime.encode(pixels, self.prompt_ids)
+
+    def on_host(self, encoded: CrossAttention) -> CrossAttention:
+        """Return the same as arrays of the host."""
+        memory = self.runtime.decoder.memory
+        return encoded if memory is None else {name: memory.download(value) for name, value in encoded.items()}
+
+    def decode(self, pictures: Sequence[CrossAttention], settings: GenerationSettings, together: int) -> list[Decoded]:
+        """Return the answers for pictures, so many decoded together as there are."""
+        generation: Generation[int, CrossAttention] = Generation(self.runtime.decoder)
+        waiting, said, running = list(enumerate(pictures)), dict[int, Decoded](), 0
+        while waiting or running:
+            while waiting and running < together:
+                generation.start(*waiting.pop(0), settings)
+                running += 1
+            for key, decoded in generation.step().items():
+                if isinstance(decoded, Exception):
+                    raise decoded
+                said[key], running = decoded, running - 1
+        return [said[key] for key in sorted(said)]
+
+    def read(self, decoded: Decoded) -> Answer:
+        """Return an answer with its boxes."""
+        height, width = self.folder.image_size
+        regions = parse_regions(decoded, self._tokenizer, Task.OBJECT_DETECTION, width, height)
+        return Answer(decoded.token_ids, regions, 0.0)
+
+
+def check_graphs(report: Report) -> None:
+    """Compare what each graph puts out on both plugins, for the same input."""
+    exact = Side("fp16", "CPU", "f32")
+    for computed in ("f32", "f16"):
+        side = Side("fp16", "GPU", computed)
+        for pixels in make_pictures(side.folder.image_size)[:2]:
+            outputs = {
+                "vision": (side.runtime.image_features(pixels), exact.runtime.image_features(pixels)),
+                "encoder": (flat(side.on_host(side.encode(pixels))), flat(exact.encode(pixels))),
+                "decoder": tuple(first_step(one, one.encode(pixels)) for one in (side, exact)),
+            }
+            for name, (ours, theirs) in outputs.items():
+                report_graph(report, f"{name} at {computed}", ours, theirs, computed)
+
+
+def report_graph(report: Report, name: str, ours: Any, theirs: Any, computed: str) -> None:
+    """Report how far a graph's output is from the CPU's."""
+    apart, alike = float(np.abs(ours - theirs).max()), cosine(ours.ravel(), theirs.ravel())
+    holds = apart <= F32_ERROR if computed == "f32" else alike >= F16_COSINE
+    report.check(holds, f"graphs: {name}: {apart:.2g} from the CPU's at most, cosine {alike:.7f}")
+
+
+def flat(encoded: CrossAttention) -> Any:
+    """Return all that the decoder attends to as one vector."""
+    return np.concatenate([encoded[name].ravel() for name in sorted(encoded)])
+
+
+def first_step(side: Side, picture: CrossAttention) -> Any:
+    """Return the log-probabilities of the first token, the likeliest, in the order of the tokens' ids."""
+    side.runtime.decoder.add(picture)
+    (said,) = side.runtime.decoder.step([Query(np.array([2]), np.zeros(1, np.int64), 0, (np.empty(0, np.int64),))])
+    side.runtime.decoder.remove(0)
+    return said.log_probs[0][:8]
+
+
+def check_plans(report: Report, extent: Extent) -> None:
+    """Take the decoder through random plans on both plugins: rows grow and shrink, pictures come and go, bans."""
+    exact = Side("fp16", "CPU", "f32")
+    for computed, tolerance in (("f32", F32_ERROR * 10), ("f16", 0.5)):
+        side = Side("fp16", "GPU", computed)
+        encoded = [side.encode(pixels) for pixels in make_pictures(side.folder.image_size)]
+        pictures = [(one, side.on_host(one)) for one in encoded]
+        for seed in range(extent.plans):
+            walk = Walk(side.runtime.decoder, exact.runtime.decoder, pictures, seed)
+            difference = sum((walk.take(move) for move in random_plan(seed, extent.steps)), Difference())
+            walk.end()
+            report.check(not difference.exceeds(tolerance), f"plans: {seed} at {computed}: {difference}")
+
+
+def random_plan(seed: int, steps: int) -> Iterator[Move]:
+    """Yield moves of pictures that join and leave, of rows that wax and wane, and of bans."""
+    rng = np.random.default_rng(seed)
+    present = 0
+    for _ in range(steps):
+        leave = int(rng.integers(present)) if present and rng.random() < 0.2 else None
+        present -= leave is not None
+        join = int(rng.integers(0, 3)) if present < CAPACITY - 2 and rng.random() < 0.3 else 0
+        present += join
+        yield Move(join, leave, int(rng.choice([1, 2, 3])), int(rng.integers(0, 8)), int(rng.integers(1, 4)))
+
+
+def check_product(report: Report, extent: Extent) -> None:
+    """Count samples, pages of a video and all tasks through the Python API on both devices."""
+    for model in extent.models:
+        for beams in extent.beams:
+            for computed in ("f32", "f16") if model == "fp16" else ("f16",):
+                with (
+                    Tagger.load(folder_of(model), num_beams=beams, device="GPU", precision=computed) as gpu,
+                    Tagger.load(folder_of(model), num_beams=beams, device="CPU") as cpu,
+                ):
+                    for path in (*PICTURES, VIDEO):
+                        counts = gpu.count(path), cpu.count(path)
+                        name = f"product: {model}, {computed}, {beams} beams, {path.name}"
+                        report.check(counts[0] == counts[1], f"{name}: {counts[0]}, the CPU {counts[1]}")
+                    if model == "fp16":
+                        check_tasks(report, f"{computed}, {beams} beams", gpu, cpu)
+
+
+def check_tasks(report: Report, name: str, gpu: Tagger, cpu: Tagger) -> None:
+    """Ask all five tasks of a picture."""
+    for task in Task:
+        counts = [tagger.count(PICTURES[1], task, TEXTS.get(task, "")) for tagger in (gpu, cpu)]
+        report.check(counts[0] == counts[1], f"product: {task}, {name}: {counts[0]}, the CPU {counts[1]}")
+
+
+def check_service(report: Report) -> None:
+    """Ask a real service by eight clients at a time, some of which leave; then start it again from its cache."""
+    with Tagger.load(device="CPU") as cpu:
+        expected = {path.name: cpu.count(path) for path in PICTURES}
+    paths = PICTURES * TOGETHER
+    for start in ("first", "second"):
+        with service(load_settings({"device": "GPU", "cache_dir": BUILD / "cache"})) as serving:
+            for path in PICTURES:
+                leave(serving, path)
+            with ThreadPoolExecutor(TOGETHER) as pool:
+                counts = list(pool.map(lambda path: ask(serving, path), paths))
+            right = sum(said == expected[path.name] for path, said in zip(paths, counts, strict=True))
+            report.check(right == len(paths), f"service, {start} start: {right} of {len(paths)} answers are right")
+            report.note(f"service, {start} start: ready after {serving.start_seconds:.1f} s")
+
+
+def leave(serving: Serving, path: Path) -> None:
+    """Ask for a picture and close the connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", serving.port)
+    connection.request("POST", "/process", body_of(path), {"Content-Type": "application/json"})
+    connection.close()
+
+
+def ask(serving: Serving, path: Path) -> dict[str, int]:
+    """Return the counts of a picture."""
+    (document,) = serving.request("POST", "/process", body_of(path))["data"]
+    return {label: count for one in document["source"]["content"] for label, count in one.items()}
+
+
+def check_scenes(report: Report, extent: Extent) -> None:
+    """Compare answers on scenes: token ids at f32, counts and boxes at f16."""
+    for together in (1, TOGETHER):
+        for beams in (1, 3):
+            agreement = compare_scenes("fp16", "f32", "f32", extent.exact_scenes, beams, together)
+            said = f"token ids are equal on {agreement.ids_equal} of {agreement.pictures}"
+            report.check(
+                agreement.ids_equal == agreement.pictures, f"scenes: f32, {beams} beams, {together} together: {said}"
+            )
+    for model, scenes, share in (
+        ("fp16", extent.rounded_scenes, F16_COUNTS),
+        ("calibrated", extent.calibrated_scenes, CALIBRATED_COUNTS),
+    ):
+        agreement = compare_scenes(model, "f16", "f32", scenes, 3, TOGETHER)
+        holds = agreement.counts_equal >= share * scenes and agreement.box_iou >= F16_IOU
+        said = f"counts are equal on {agreement.counts_equal} of {scenes}, boxes' IoU {agreement.box_iou:.4f}"
+        report.check(holds, f"scenes: {model} at f16, 3 beams, {TOGETHER} together: {said}")
+
+
+def compare_scenes(model: str, computed: str, exactly: str, number: int, beams: int, together: int) -> Agreement:
+    """Return how far both devices' answers for scenes agree."""
+    sides = Side(model, "GPU", computed), Side(model, "CPU", exactly)
+    settings = replace(sides[0].folder.generation, num_beams=beams)
+    height, width = sides[0].folder.image_size
+    pictures = [
+        np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+        for pixels in draw_scenes(number, seed=2)
+    ]
+    ours, theirs = (answer_all(side, pictures, settings, together) for side in sides)
+    names = map(str, range(number))
+    return sum_up("", [Pair(*one, 1.0) for one in zip(names, ours, theirs, strict=True)])
+
+
+def answer_all(side: Side, pictures: Sequence[UInt8Array], settings: GenerationSettings, together: int) -> list[Answer]:
+    """Return the answers of a side for pictures of the model's input size."""
+    encoded = [side.encode(pixels) for pixels in pictures]
+    return [side.read(decoded) for decoded in side.decode(encoded, settings, together)]
+
+
+SECTIONS: dict[str, Callable[[Report, Extent], None]] = {
+    "graphs": lambda report, _: check_graphs(report),
+    "plans": check_plans,
+    "product": check_product,
+    "service": lambda report, _: check_service(report),
+    "scenes": check_scenes,
+}
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="A part of it, within minutes once kernels are built.")
+@click.option("--only", type=click.Choice(list(SECTIONS)), multiple=True, help="Only these sections.")
+def main(quick: bool, only: tuple[str, ...]) -> None:
+    """Check the product on an emulated GPU; fails where anything comes out otherwise than on the CPU."""
+    try:
+        run_on_emulated_gpu()
+    except SetupError as exc:
+        raise click.ClickException(str(exc)) from exc
+    report = Report()
+    for name, check in SECTIONS.items():
+        if not only or name in only:
+            check(report, QUICK if quick else FULL)
+    click.echo(f"{report.failures} of the findings do not hold." if report.failures else "All holds.")
+    sys.exit(report.failures > 0)
+
+
+if __name__ == "__main__":
+    main()
