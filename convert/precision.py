@@ -21,12 +21,14 @@ from convert.pictures import find_pictures, read_frame
 from florence_tagger.errors import DocumentError
 from florence_tagger.florence.devices import CORE
 from florence_tagger.florence.folder import GRAPHS
+from florence_tagger.florence.quantization import ACTIVATIONS_SCALE_FACTOR
 from florence_tagger.schemas import UInt8Array
 
 QUANTIZED = ("int8", "int4")
 INT4_GROUP = 64  # weights that share a scale
 LEAST_PICTURES = 10  # fewer do not show what activations there are
 MOST_PICTURES = 300  # NNCF's own default
+F16_MAX = float(np.finfo(np.float16).max)
 
 
 def quantize(folder: Path, precision: str, pictures: Sequence[UInt8Array]) -> Iterator[str]:
@@ -61,9 +63,74 @@ def compress_to_int4(graph: Any) -> Any:
 
 
 def quantize_activations(graph: Any, pictures: Sequence[UInt8Array]) -> Any:
-    """The vision graph in int8, weights and activations, as `pictures` show that it can be."""
+    """Return the vision graph in int8, weights and activations, as `pictures` show that it can be.
+
+    Of the depthwise convolutions only the weights become int8, with one range for each channel.
+
+    Raises:
+        ConversionError: a range of activations does not fit f16.
+    """
     dataset = nncf.Dataset([{"pixels": pixels[np.newaxis]} for pixels in pictures])
-    return nncf.quantize(graph, dataset, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(pictures))
+    quantized = nncf.quantize(
+        graph,
+        dataset,
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=len(pictures),
+        ignored_scope=float_operations(graph),
+    )
+    quantized = nncf.compress_weights(quantized, mode=nncf.CompressWeightsMode.INT8_ASYM)
+    leave_activations_unscaled(quantized)
+    check_ranges(quantized)
+    return quantized
+
+
+def float_operations(graph: Any) -> nncf.IgnoredScope:
+    """Return which operations of a vision graph keep float activations.
+
+    Depthwise convolutions: NNCF would give each token and each kernel column a range, because it looks for channels in
+    (1, tokens, channels) and (channels, 1, 3, 3), ahead of the reshapes. No plugin computes with such ranges in int8,
+    and with the columns' GPUs answer wrongly. Channel attention: its queries, scaled by 1/sqrt(tokens), have ranges
+    that are too narrow for f16, and the CPU is faster without.
+    """
+    products = [one.get_friendly_name() for one in graph.get_ops() if is_product_of_activations(one)]
+    return nncf.IgnoredScope(names=products, types=["GroupConvolution"])
+
+
+def is_product_of_activations(operation: Any) -> bool:
+    """Return whether an operation multiplies two matrices of which none is a constant."""
+    if operation.get_type_name() != "MatMul":
+        return False
+    factors = [value.get_node() for value in operation.input_values()]
+    factors = [one.input_value(0).get_node() if one.get_type_name() == "Convert" else one for one in factors]
+    return all(one.get_type_name() != "Constant" for one in factors)
+
+
+def leave_activations_unscaled(graph: Any) -> None:
+    """Remove the option that has GPUs scale activations, with which they do not compile a graph of int8 activations.
+
+    They go without: published checkpoints are fp16, and PyTorch runs them in it unscaled.
+    """
+    if graph.has_rt_info(ACTIVATIONS_SCALE_FACTOR):
+        section, _ = ACTIVATIONS_SCALE_FACTOR
+        del graph.rt_info[section]  # the one option in it
+
+
+def check_ranges(graph: Any) -> None:
+    """Raise ConversionError if a range of activations does not fit f16, which GPUs compute in.
+
+    Its ends and the quantiser's factor, levels - 1 over its width, must be finite there.
+    """
+    for operation in graph.get_ops():
+        if operation.get_type_name() != "FakeQuantize":
+            continue
+        low, high = (operation.input_value(index).get_node().data.astype(np.float64) for index in (1, 2))
+        narrowest = (operation.get_attributes()["levels"] - 1) / F16_MAX
+        fits = np.maximum(np.abs(low), np.abs(high)).max() <= F16_MAX and (high - low).min() >= narrowest
+        if not fits:  # nor does what is not a number
+            raise ConversionError(
+                f"The pictures give the vision tower activations from {low.min():g} to {high.max():g}, a range that "
+                "GPUs can't compute with in f16. Use more and other pictures, or convert without --calibration."
+            )
 
 
 def save_over(graph: Any, path: Path) -> None:
