@@ -21,6 +21,10 @@ class ModelError(TaggerError):
     """A model folder can't be used: missing, incomplete, or not for the chosen device."""
 
 
+class DeviceError(ModelError):
+    """A graph can't run on a device; another one may take it."""
+
+
 class RequestError(TaggerError):
     """A whole request can't be treated; says what was wrong and what is accepted."""
 

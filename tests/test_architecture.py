@@ -45,7 +45,7 @@ OWNERS = {
     "openvino": (
         "benchmark/limits.py",
         *(f"florence/{name}.py" for name in ("devices", "device_memory", "runtime", "packed_graph")),
-        *(f"florence/{name}.py" for name in ("packed_decoder", "stateful_decoder", "quantization")),
+        *(f"florence/{name}.py" for name in ("packed_decoder", "stateful_decoder")),
     ),
     "tokenizers": ("florence/tokenizer.py",),
     "PIL": ("media",),

@@ -1,6 +1,8 @@
 """The calibrated vision graph: what GPUs need of its ranges, and graphs that lack it."""
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,19 @@ from openvino import opset13 as ops
 from convert.errors import ConversionError
 from convert.precision import check_ranges, quantize_activations
 from florence_tagger.config import DEFAULT_MODEL
-from florence_tagger.errors import ModelError
-from florence_tagger.florence.devices import CORE
+from florence_tagger.errors import DeviceError, ModelError
+from florence_tagger.florence.devices import CORE, RuntimeOptions
+from florence_tagger.florence.folder import read_folder
 from florence_tagger.florence.quantization import (
     ACTIVATIONS_SCALE_FACTOR,
     gpu_fault,
     ranges_a_channel,
     require_gpu_ranges,
 )
+from florence_tagger.florence.runtime import Runtime
 from florence_tagger.media.images import open_picture
 from tests.conftest import SCENES, TRUTH
+from tests.devices import FakeCore
 
 F16_MAX = 65_504.0
 DEPTHWISE = 20  # convolutions of the bundled model: two in each of 5 spatial and 5 channel blocks
@@ -104,8 +109,21 @@ def test_a_graph_is_fit_for_gpus_or_says_why_not(calibrated: Any, calibrated_bef
     assert "several quantisation ranges a channel" in gpu_fault(calibrated_before)
     require_gpu_ranges(calibrated, Path("models/new"), "int8")
     command = "python -m convert --model CHECKPOINT --output models/old --precision int4 --calibration PICTURES"
-    with pytest.raises(ModelError, match=command):
+    with pytest.raises(DeviceError, match=command):
         require_gpu_ranges(calibrated_before, Path("models/old"), "int4")
+
+
+def test_a_folder_that_was_calibrated_before_is_refused_on_gpus_alone(
+    calibrated_before: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(DEFAULT_MODEL, tmp_path, dirs_exist_ok=True)
+    ov.save_model(calibrated_before, tmp_path / "vision.xml", compress_to_fp16=False)
+    folder, core = replace(read_folder(DEFAULT_MODEL), path=tmp_path), FakeCore(["CPU", "GPU"])
+    runtime = Runtime(folder, RuntimeOptions("AUTO"), core)
+    assert runtime.devices == {"vision": "CPU", "decoder": "GPU"}
+    assert "vision does not compile on GPU: The vision graph" in caplog.text
+    with pytest.raises(ModelError, match="convert it anew: `python -m convert"):
+        Runtime(folder, RuntimeOptions("GPU"), core)
 
 
 def quantiser(low: float, high: float) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from florence_tagger.errors import ModelError
+from florence_tagger.errors import DeviceError, ModelError
 from florence_tagger.florence.device_memory import DeviceMemory, infer
 
 logger = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ class Compiler:
             memory = None if device == "CPU" else self.memory
             try:
                 model = self._core.compile_model(make(memory), device, self._properties(device, cpu_precision))
-            except RuntimeError as exc:
+            except (RuntimeError, DeviceError) as exc:
                 failures.append(f"{device}: {reason_of(exc)}")
                 logger.warning("%s does not compile on %s: %s", name, device, reason_of(exc))
             else:

@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from florence_tagger.errors import ModelError
+from florence_tagger.errors import DeviceError
 
 # The GPU plugin of OpenVINO 2026.4.1 scales f16 activations by this option with passes that can't do it where
 # FakeQuantize is: "Argument element types are inconsistent", "-1e+15 assigned value out of range for f16".
@@ -16,13 +16,13 @@ CONVERTED = {"Convert", "Reshape"}  # operations that leave each weight what it 
 
 
 def require_gpu_ranges(vision: Any, path: Path, precision: str) -> None:
-    """Raise ModelError if GPUs can't run the vision graph, an `ov.Model`, of the model folder `path`.
+    """Raise DeviceError if GPUs can't run the vision graph, an `ov.Model`, of the model folder `path`.
 
     Args:
         precision: the folder's, "int8" or "int4", for the command that converts it anew.
     """
     if fault := gpu_fault(vision):
-        raise ModelError(
+        raise DeviceError(
             f"The vision graph of {path} can't run on a GPU: {fault}. An older version calibrated it; convert it anew: "
             f"`python -m convert --model CHECKPOINT --output {path} --precision {precision} --calibration PICTURES`."
         )

@@ -23,6 +23,7 @@ from florence_tagger.florence.packed_graph import (
     retype_inputs,
     retype_outputs,
 )
+from florence_tagger.florence.quantization import require_gpu_ranges
 from florence_tagger.florence.rows import token_axis
 from florence_tagger.florence.self_test import DeviceTest, make_pictures, run_self_test
 from florence_tagger.florence.stateful_decoder import StatefulDecoder
@@ -112,7 +113,10 @@ class Runtime:
 
     def _vision_graph(self, memory: DeviceMemory | None) -> Any:
         graph = self._compiler.read(self._folder.path / "vision.xml")
-        return graph if memory is None else retype_outputs(graph, memory.element_type)
+        if memory is None:
+            return graph
+        require_gpu_ranges(graph, self._folder.path, self._folder.precision)
+        return retype_outputs(graph, memory.element_type)
 
     def _compile_encoder(self, prompt_tokens: int) -> Compiled:
         return self._compiler.compile(lambda memory: self._encoder_graph(prompt_tokens, memory), "encoder", "f32")
