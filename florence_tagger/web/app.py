@@ -7,7 +7,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 from flask import Flask, Response, jsonify, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Unauthorized
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Unauthorized, UnsupportedMediaType
 
 from florence_tagger.assembly import build_pipeline
 from florence_tagger.batching import Batcher
@@ -16,6 +16,7 @@ from florence_tagger.errors import BusyError, LateBodyError, NotReadyError, Requ
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.web import health, metrics, openapi, page, process
 from florence_tagger.web.bodies import Room
+from florence_tagger.web.encodings import ACCEPTED
 from florence_tagger.web.envelope import failure
 from florence_tagger.web.measures import Measures
 from florence_tagger.web.service import About, Service, install, places_for
@@ -77,6 +78,7 @@ def create_app(
     app.register_error_handler(HTTPException, on_http_error)
     app.register_error_handler(MethodNotAllowed, on_wrong_method)
     app.register_error_handler(NotFound, on_unknown_path)
+    app.register_error_handler(UnsupportedMediaType, on_unknown_encoding)
     app.register_error_handler(Exception, on_unexpected_error)
     return app
 
@@ -124,6 +126,12 @@ def on_unknown_path(error: NotFound) -> Response:
     if request.routing_exception is None:  # a route's own word
         return on_http_error(error)
     return failed(HTTPStatus.NOT_FOUND, f"There is no {request.path}; documents go to /process.")
+
+
+def on_unknown_encoding(error: UnsupportedMediaType) -> Response:
+    response = on_http_error(error)
+    response.headers["Accept-Encoding"] = ACCEPTED  # RFC 7694, 3
+    return response
 
 
 def on_unexpected_error(error: Exception) -> Response:

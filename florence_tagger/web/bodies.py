@@ -1,7 +1,7 @@
 """The body of a request, with its bounds: the bytes of one, the bytes of all, and time."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -10,6 +10,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from florence_tagger.errors import BusyError, GoneError, LateBodyError, RequestError
+from florence_tagger.web.encodings import codings_of, decoded
 
 PART = 1024 * 1024  # bytes that are read at a time
 
@@ -25,6 +26,11 @@ class Share:
         """Holds so many more; BusyError where they are too many with those of others."""
         self._room.change(number, self.held)
         self.held += number
+
+    def give_back(self, number: int) -> None:
+        """Holds so many less."""
+        self._room.change(-number, self.held)
+        self.held -= number
 
 
 class Room:
@@ -58,32 +64,76 @@ class Room:
             self.change(-share.held, share.held)
 
 
-def read_body(sent: Request, most: int, room: Room, share: Share) -> bytes:
-    """The body of a request, at most `most` bytes, held in its share.
+def read_body(sent: Request, most: int, room: Room, share: Share) -> bytes | bytearray:
+    """The body of a request without its Content-Encoding, at most `most` bytes, held in its share.
 
     What the header says is refused before anything is read; bytes count once they are there, so that who announces
     much and sends little takes nothing from others.
 
     Raises:
-        RequestEntityTooLarge: it is longer, which one in chunks only shows on its way.
+        UnsupportedMediaType: its Content-Encoding is none that is known.
+        RequestEntityTooLarge: it is longer, which one in chunks or a compressed one only shows on its way.
         BusyError: there is no room for it.
         LateBodyError: it did not arrive in time.
         GoneError: the client broke off.
-        RequestError: its chunks are damaged.
+        RequestError: its chunks are damaged, or it is not what its Content-Encoding says.
     """
-    expected = sent.content_length
-    if expected is not None and expected > most:
+    codings = codings_of(sent.headers.get("Content-Encoding", ""))
+    if (sent.content_length or 0) > most:
         refuse(most)
-    room.check(expected or 0)
+    room.check(sent.content_length or 0)
     parts: list[bytes] = []
+    arriving = kept_in(parts, at_most(most, received(sent)), share)
+    if not codings:
+        return b"".join(arriving)
+
+    def decode(compressed: Iterable[bytes]) -> Iterator[bytes]:
+        return decoded(compressed, codings, lambda pieces: at_most(most, pieces))
+
+    length = sum(map(len, decode(arriving)))  # nothing of it is kept: what turns out to be too long takes no memory
+    return whole(parts, length, decode, share)
+
+
+def whole(
+    parts: list[bytes], length: int, decode: Callable[[Iterable[bytes]], Iterator[bytes]], share: Share
+) -> bytearray:
+    """The `length` bytes that compressed parts come to, held in a share in their place."""
+    share.take(length)
+    body = bytearray(length)
+    place = 0
+    for piece in decode(parts):
+        body[place : place + len(piece)] = piece
+        place += len(piece)
+    share.give_back(sum(map(len, parts)))
+    return body
+
+
+def received(sent: Request) -> Iterator[bytes]:
+    """What arrives of a body, in parts; GoneError where it ends before its length."""
+    length = 0
     while part := read_part(sent):
-        if share.held + len(part) > most:
-            refuse(most)
-        share.take(len(part))
-        parts.append(part)
-    if expected is not None and share.held < expected:
+        length += len(part)
+        yield part
+    if length < (sent.content_length or 0):
         raise GoneError("The client broke off.")
-    return b"".join(parts)
+
+
+def at_most(most: int, parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The parts; RequestEntityTooLarge once they are more than `most` bytes together."""
+    length = 0
+    for part in parts:
+        length += len(part)
+        if length > most:
+            refuse(most)
+        yield part
+
+
+def kept_in(kept: list[bytes], parts: Iterable[bytes], share: Share) -> Iterator[bytes]:
+    """The parts, each held in a share and appended to `kept` before it is handed on."""
+    for part in parts:
+        share.take(len(part))
+        kept.append(part)
+        yield part
 
 
 def read_part(sent: Request) -> bytes:

@@ -43,11 +43,13 @@ FAILURES = {
     405: "The path has no such method",
     408: "The body did not arrive in time",
     413: "The body is too large, or there are too many documents",
+    415: "The body's Content-Encoding is none of gzip, deflate and identity",
     500: "The service failed; its log says how",
     503: "The model is not ready, or too much waits already",
 }
 HEADERS = {
     405: {"Allow": {"description": "The methods of the path.", "schema": {"type": "string"}, "required": True}},
+    415: {"Accept-Encoding": {"description": "What is accepted.", "schema": {"type": "string"}, "required": True}},
     503: {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}, "required": True}},
 }
 JOB_HEADERS = {
@@ -117,9 +119,10 @@ def paths(protected: bool) -> dict[str, Any]:
             "post": operation(
                 "Predict Image",
                 "predict_image_process_post",
-                answer({"$ref": REF}) | failures(400, *refused, 408, 413, 503),
+                answer({"$ref": REF}) | failures(400, *refused, 408, 413, 415, 503),
                 headers=JOB_HEADERS,
-                description="Counts the objects in documents. One that can't be treated does not hurt the others.",
+                description="Counts the objects in documents. One that can't be treated does not hurt the others. The "
+                "body may be compressed, with the header Content-Encoding: gzip or deflate.",
                 requestBody={
                     "required": True,
                     "content": json_of({"$ref": "#/components/schemas/Process_Request"}),

@@ -50,7 +50,7 @@ class ProcessRequest:
     sampling: Sampling
 
 
-def parse_request(body: bytes, max_documents: int, sampling: Sampling) -> ProcessRequest:
+def parse_request(body: bytes | bytearray, max_documents: int, sampling: Sampling) -> ProcessRequest:
     """Reads the body of a request, which may ask for less than `sampling`.
 
     Raises:
@@ -76,7 +76,7 @@ def parse_request(body: bytes, max_documents: int, sampling: Sampling) -> Proces
     )
 
 
-def check_values(body: bytes, most: int) -> None:
+def check_values(body: bytes | bytearray, most: int) -> None:
     """RequestError where a JSON text has more values than `most`, more or less, by the marks that they are set off by.
 
     A value takes some thirty times the memory of its two bytes, and none of the other threads runs while it is read.
@@ -86,7 +86,7 @@ def check_values(body: bytes, most: int) -> None:
         raise RequestError(f"The body has more than the {most:,} values accepted.")
 
 
-def parse_json(body: bytes) -> Any:
+def parse_json(body: bytes | bytearray) -> Any:
     """The value of a JSON text; RequestError where it is not one (NaN and Infinity are none)."""
 
     def refuse(constant: str) -> NoReturn:

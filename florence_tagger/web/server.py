@@ -58,6 +58,11 @@ class Server(BaseApplication):  # type: ignore[misc]
             "worker_connections": connections_for(raise_descriptors()),
             "preload_app": False,
             "graceful_timeout": int(self.settings.stop_seconds),
+            # No answer depends on the scheme or on who forwarded a request. By default gunicorn reads both from a proxy
+            # on this machine and refuses what it finds contradictory.
+            "forwarded_allow_ips": "",
+            "secure_scheme_headers": {},
+            "forwarder_headers": "",
             "worker_exit": lambda server, worker: self.close(),
             "logger_class": Logs,
             "loglevel": "warning",
