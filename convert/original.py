@@ -98,7 +98,7 @@ def native_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:
             "max_position_embeddings": nested(vision, "image_pos_embed.max_pos_embeddings", 50),
         },
         # The original has no image token: features are put before the prompt. The native class wants one in its table;
-        # the last token, <and>, occurs in no prompt.
+        # the last token, <and>, does not occur in the one prompt that it is asked here, that of object detection.
         "image_token_id": text.get("vocab_size", 1) - 1,
         **{name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config},
         "tie_word_embeddings": True,

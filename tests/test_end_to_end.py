@@ -90,6 +90,19 @@ def test_all_tasks_at_once(server: RunningServer) -> None:
     assert "too long" in str(long["list_id_not_treated"])
 
 
+@pytest.mark.parametrize("prompt", ["OPEN_VOCABULARY_DETECTION", "CAPTION_TO_PHRASE_GROUNDING"])
+@pytest.mark.parametrize("text", ["person<and>dog<and>cup", "car <and> person", "<and>car", "car<and>", "a<and><and>b"])
+def test_several_things_are_asked_for_with_and(server: RunningServer, prompt: str, text: str) -> None:
+    """What the bundled model, which has never seen the mark, makes of them is not compared."""
+    content = document((SCENES / "scene00.png").read_bytes())
+    answer = server.post({"documents": [content], "prompt": prompt, "text": text}).json()
+    assert answer["list_id_not_treated"] == []
+    assert answer["number_documents_treated"] == 1
+    refused = server.post({"documents": [content], "prompt": prompt, "text": f"{text}<loc_1>"}).json()
+    assert "of those only <and> is accepted" in str(refused["list_id_not_treated"])
+    assert "needs text" in server.post({"documents": [content], "prompt": prompt, "text": " <and> "}).json()["error"]
+
+
 def test_the_printed_command_counts(server: RunningServer) -> None:
     assert shutil.which("curl"), "this test needs curl: apt-get install curl"
     lines = server.log.read_text().splitlines()

@@ -84,9 +84,11 @@ def test_service_says_what_transformers_own_classes_say(detector: Detector) -> N
         Prompt(Task.DENSE_REGION_CAPTION),
         Prompt(Task.REGION_PROPOSAL),
         Prompt(Task.OPEN_VOCABULARY_DETECTION, "traffic light"),
+        Prompt(Task.OPEN_VOCABULARY_DETECTION, "person<and>dog <and> cup<and>"),
         Prompt(Task.PHRASE_GROUNDING, " A {dog} beside two cars. "),
+        Prompt(Task.PHRASE_GROUNDING, "dog<and>car"),
     ],
-    ids=lambda prompt: str(prompt.task),
+    ids=lambda prompt: f"{prompt.task}-{prompt.text}",
 )
 def test_every_task_is_asked_and_answered_as_in_transformers(detector: Detector, prompt: Prompt) -> None:
     processor = AutoProcessor.from_pretrained(CHECKPOINT, backend="pil")

@@ -105,8 +105,12 @@ def test_labels_keep_their_characters(tokenizer: Tokenizer) -> None:
         (said("dog", "1 2 3", "bus", "1 2 3 4"), [("bus", (1, 2, 3, 4))]),
         (said("1 2 3 4", "bus", "5 6 7 8"), [("bus", (5, 6, 7, 8))]),
         (said("dog", "1 2 3 4", "dog", "5 6 7 8"), [("dog", (1, 2, 3, 4)), ("dog", (5, 6, 7, 8))]),
-        (said("dog<and>", "1 2 3 4"), []),
+        (said("dog<sep>", "1 2 3 4"), []),
+        (said("dog", "1 2 3 4", "<sep>", "1 2 3 4"), [("dog", (1, 2, 3, 4))]),
         (said("dog<and>bus", "1 2 3 4"), [("bus", (1, 2, 3, 4))]),
+        (said("dog<and>", "1 2 3 4"), [("dog", (1, 2, 3, 4))]),
+        (said("<and>", "1 2 3 4"), []),
+        (said("dog<sep><and>", "1 2 3 4"), []),
         (said("  ", "1 2 3 4"), []),
         (said("dog", "9 9 3 3"), [("dog", (9, 9, 3, 3))]),
         (said("do</s>g", "1 2 3 4"), [("dog", (1, 2, 3, 4))]),
@@ -114,6 +118,30 @@ def test_labels_keep_their_characters(tokenizer: Tokenizer) -> None:
 )
 def test_malformed_answers_lose_only_what_is_malformed(tokenizer: Tokenizer, text: str, expected: Any) -> None:
     assert [(label, tuple(map(int, box))) for label, box in parse(tokenizer, text)] == expected
+
+
+@pytest.mark.parametrize("task", Task)
+@pytest.mark.parametrize(
+    "separated", ["dog|<and>bus|", "dog |<and> bus| ", "<and>dog|bus|", "dog|bus|<and>", "dog|<and><and>bus|"]
+)
+def test_things_that_and_separates_are_told_apart(tokenizer: Tokenizer, task: Task, separated: str) -> None:
+    """Wherever it stands, also between the boxes of one thing, no box and no name is lost."""
+    text = separated.replace("|", said("1 2 3 4", "<and>", "5 6 7 8"))
+    expected = [("dog", (1, 2, 3, 4)), ("dog", (5, 6, 7, 8)), ("bus", (1, 2, 3, 4)), ("bus", (5, 6, 7, 8))]
+    if task is Task.REGION_PROPOSAL:
+        expected = [("region", box) for _, box in expected]
+    assert [(label, tuple(map(int, box))) for label, box in parse(tokenizer, text, task)] == expected
+
+
+def test_polygons_that_and_separates(tokenizer: Tokenizer) -> None:
+    triangles = said("<poly>", "1 2 3 4 5 9", "</poly>")
+    text = f"dog{triangles}<and>{triangles}<and>bus{triangles}"
+    found = parse(tokenizer, text, Task.OPEN_VOCABULARY_DETECTION)
+    assert [(label, tuple(map(int, box))) for label, box in found] == [
+        ("dog", (1, 2, 5, 9)),
+        ("dog", (1, 2, 5, 9)),
+        ("bus", (1, 2, 5, 9)),
+    ]
 
 
 @given(st.lists(st.integers(-5, 1500), max_size=60), st.sampled_from(Task))

@@ -141,8 +141,11 @@ class Detector:
     def _encode_prompt(self, prompt: Prompt) -> tuple[int, ...]:
         """The token ids of a prompt; DocumentError where its text can't be asked."""
         token_ids = self._tokenizer.encode(question(prompt))
-        if any(self._tokenizer.kind(token_id) is not Kind.TEXT for token_id in token_ids[1:-1]):
-            raise DocumentError("The text has a mark of the model's own language, such as <loc_0>.", Reason.MODEL)
+        if any(self._tokenizer.kind(token_id) not in (Kind.TEXT, Kind.SEPARATOR) for token_id in token_ids[1:-1]):
+            raise DocumentError(
+                "The text has a mark of the model's own language, such as <loc_0>; of those only <and> is accepted.",
+                Reason.MODEL,
+            )
         if len(token_ids) > self._runtime.most_prompt_tokens:
             most = self._runtime.most_prompt_tokens
             raise DocumentError(

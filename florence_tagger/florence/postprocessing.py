@@ -3,7 +3,7 @@
 On what the model normally says this equals the reference's regular expressions (Florence2PostProcessor of
 transformers), polygons included, of which the box around each is taken. What they garble is dropped: locations that no
 text precedes, and those left over behind a multiple of four. Labels keep their non-ASCII characters, which the
-reference removes.
+reference removes, and have no part of `<and>`, of which the reference leaves `and>` before the next label.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,6 +20,7 @@ from florence_tagger.schemas import Box, Region, Task
 Said = tuple[int, Candidates]  # a token and what it was chosen from
 Labelled = tuple[str, float, Sequence[Said]]  # a label, its probability, and the locations x, y, x, y, … of one region
 
+UNNAMED = ("", 1.0)  # what no text precedes
 NEARBY_BINS = 10  # 1 % of a side: as near as anybody would mark a corner
 
 
@@ -40,15 +41,19 @@ def parse_regions(decoded: Decoded, tokenizer: Tokenizer, task: Task, width: int
 
 
 def boxes(said: Sequence[Said], tokenizer: Tokenizer) -> Iterator[Labelled]:
-    """Each four locations in a row are a box, of what the text just before them says."""
-    label, likely = "", 1.0
+    """Each four locations in a row are a box, of what the text before them says; `<and>` may stand between."""
+    label, likely = last = UNNAMED
     for kind, group in groupby(said, lambda one: tokenizer.kind(one[0])):
         run = list(group)
         if kind is Kind.LOCATION:
             yield from ((label, likely, run[place : place + 4]) for place in range(0, len(run) - 3, 4))
-            label, likely = "", 1.0
+            last, (label, likely) = (label, likely), UNNAMED
+        elif kind is Kind.SEPARATOR:
+            label, likely = (label, likely) if label else last
+        elif kind is Kind.TEXT:
+            label, likely = read_label(run, tokenizer)
         else:
-            label, likely = read_label(run, tokenizer) if kind is Kind.TEXT else ("", 1.0)
+            label, likely = last = UNNAMED
 
 
 def polygons(said: Sequence[Said], tokenizer: Tokenizer) -> Iterator[Labelled]:

@@ -6,6 +6,7 @@ from enum import Enum, auto
 from tokenizers import Tokenizer as TokenizerFile
 
 from florence_tagger.errors import ModelError
+from florence_tagger.prompts import SEPARATOR
 
 LOCATION_BINS = 1000
 SEQUENCE_MARKS = ("<s>", "</s>", "<pad>")
@@ -13,11 +14,12 @@ POLYGON_START = "<poly>"
 
 
 class Kind(Enum):
-    """What a token is: a piece of text, a location, the frame of the sequence, or another mark of a task."""
+    """What a token is: text, a location, the frame of the sequence, `<and>` between names, or a task's other mark."""
 
     TEXT = auto()
     LOCATION = auto()
     SEQUENCE = auto()
+    SEPARATOR = auto()
     TASK = auto()
 
 
@@ -38,6 +40,8 @@ class Tokenizer:
         self._file.no_truncation()
         self._kinds = dict.fromkeys(self._file.get_added_tokens_decoder(), Kind.TASK)
         self._kinds |= {self._id_of(mark): Kind.SEQUENCE for mark in SEQUENCE_MARKS}
+        if (separator := self._file.token_to_id(SEPARATOR)) is not None:
+            self._kinds[separator] = Kind.SEPARATOR
         self.first_location = self._id_of("<loc_0>")
         self.polygon_start = self._file.token_to_id(POLYGON_START)  # None where there is none
         self._kinds |= {self._location_id(index): Kind.LOCATION for index in range(LOCATION_BINS)}

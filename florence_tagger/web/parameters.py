@@ -103,7 +103,7 @@ class RequestBody(BaseModel):
         max_length=MOST_TEXT,
         description="What to look for, of the tasks that need it: "
         + " and ".join(task for task in Task if task.takes_text)
-        + ".",
+        + ". Several things have <and> between them.",
     )
     output: Literal["counts", "probabilities"] = Field(
         "counts", description="What stands for a document's content: counts of labels, or labels with probabilities."
