@@ -1,5 +1,6 @@
 """`python -m convert --model CHECKPOINT --output ov_models/NAME`."""
 
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import click
 from convert.errors import ConversionError
 from convert.progress import Bar, megabytes
 from convert.quiet import quiet_libraries
+
+logger = logging.getLogger("convert")
 
 
 @click.command()
@@ -31,7 +34,10 @@ from convert.quiet import quiet_libraries
     help="With int8 or int4: folder of typical pictures (PNG, JPEG), from which the vision tower is fully quantised.",
 )
 @click.option("--revision", help="Branch, tag or commit of a repository on the hub.")
-def main(model: str, output: Path, precision: str, calibration: Path | None, revision: str | None) -> None:
+@click.option("--verbose", is_flag=True, help="Where it fails, show what the libraries say.")
+def main(
+    model: str, output: Path, precision: str, calibration: Path | None, revision: str | None, verbose: bool
+) -> None:
     """Converts a Florence-2 checkpoint to an OpenVINO model folder that florence_tagger serves.
 
     Takes the original format (microsoft/Florence-2-*) and the native one of transformers (florence-community/*, and
@@ -43,6 +49,9 @@ def main(model: str, output: Path, precision: str, calibration: Path | None, rev
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C does: what was begun is removed
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, signal.default_int_handler)
+    if verbose:
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("convert").setLevel(logging.DEBUG)
     try:
         with Bar() as bar:
             quiet_libraries()
@@ -52,6 +61,7 @@ def main(model: str, output: Path, precision: str, calibration: Path | None, rev
             bar.expect(stages_of(precision))
             convert(ConversionOptions(model, output, precision, calibration, revision), bar)
     except ConversionError as exc:
+        logger.debug("The conversion ends", exc_info=exc)
         click.echo(f"Error: {exc}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ Native is the format of transformers' own `Florence2ForConditionalGeneration` (f
 that of Microsoft's repositories. Whatever the format, the model is the native class. No code of a checkpoint ever runs.
 """
 
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,15 +14,29 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import Florence2Config, Florence2ForConditionalGeneration, GenerationConfig
 
 from convert import original
-from convert.errors import ConversionError
-from convert.settings import Preprocessing, generation_settings, read_json, read_preprocessing
+from convert.disagreements import disagreements
+from convert.errors import VERBOSE, ConversionError
+from convert.settings import (
+    IMAGE_PROCESSOR,
+    PROCESSOR,
+    Preprocessing,
+    early_stopping,
+    generation_settings,
+    read_json,
+    read_preprocessing,
+    refuse_pointer,
+)
 from convert.vision import image_tokens
 from convert.weights import State, find_weights, fingerprint, read_weights, stored_types
 from florence_tagger.errors import ModelError
+from florence_tagger.faults import system_words
 from florence_tagger.florence.decoding import GenerationSettings
 from florence_tagger.florence.tokenizer import Tokenizer
 
 Format = Literal["native", "original"]
+
+# What the text model is called; florence2_language is the original code's name of it.
+TEXT_MODELS = (None, "", "bart", "florence2_language")
 
 LICENCE_NAMES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")
 
@@ -30,6 +45,9 @@ ODD_CONFIGURATION = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
     StrictDataclassError,
 )
+
+# What torch puts into the names of tensors: for a model on several devices, and for a compiled one.
+WRAPPERS = ("module", "_orig_mod")
 
 # One tensor under four names, of which a checkpoint may store any.
 TIED_WEIGHTS = (
@@ -47,6 +65,7 @@ class Checkpoint:
     Attributes:
         weights: the files that hold the tensors.
         tokenizer_json: the tokenizer's file, complete with the tokens of the tasks.
+        notes: what the person who converts should know, such as files that disagree.
     """
 
     path: Path
@@ -56,6 +75,7 @@ class Checkpoint:
     preprocessing: Preprocessing
     weights: tuple[Path, ...]
     tokenizer_json: str
+    notes: tuple[str, ...] = ()
 
     @property
     def licences(self) -> list[Path]:
@@ -80,6 +100,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     weights = find_weights(path)
     form = format_of(values, path)
     config = read_config(values, form, path)
+    refuse_without_processor(path, values)
     tokenizer_json = read_tokenizer(path, form)
     check_vision(config, path)
     preprocessing = read_preprocessing(path)
@@ -100,6 +121,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         preprocessing,
         tuple(weights),
         tokenizer_json,
+        tuple(disagreements(path, values, form, Tokenizer(tokenizer_json))),
     )
 
 
@@ -110,6 +132,23 @@ def refuse_adapter(path: Path) -> None:
             f"{path} holds an adapter (LoRA). Merge it into its model first, with peft: "
             "PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)."
         )
+
+
+def refuse_without_processor(path: Path, config: dict[str, Any]) -> None:
+    """ConversionError where a folder lacks the tokenizer or the image processor, with where these may be had."""
+    missing = [] if (path / "tokenizer.json").is_file() else ["tokenizer.json"]
+    if not any((path / name).is_file() for name in (PROCESSOR, IMAGE_PROCESSOR)):
+        missing.append(PROCESSOR)
+    if not missing:
+        return
+    base = config.get("_name_or_path") or "the checkpoint that it was trained from"
+    kind = ", as a Trainer's checkpoint" if (path / "trainer_state.json").is_file() else ""
+    beside = [name for name in missing if (path.parent / name).is_file()]
+    there = f" The folder above has {' and '.join(beside)}." if beside else ""
+    raise ConversionError(
+        f"{path} has no {' and no '.join(missing)}{kind}.{there} Put the processor of {base} beside the weights: "
+        "AutoProcessor.from_pretrained(that).save_pretrained(folder), or a copy of its files."
+    )
 
 
 def check_vision(config: Florence2Config, path: Path) -> None:
@@ -139,9 +178,19 @@ def format_of(values: dict[str, Any], path: Path) -> Format:
 def read_config(values: dict[str, Any], form: Format, path: Path) -> Florence2Config:
     """The model's configuration."""
     try:
-        return Florence2Config.from_dict(original.native_config(values, path) if form == "original" else values)
+        return Florence2Config.from_dict(
+            original.native_config(values, path) if form == "original" else with_bart(values, path)
+        )
     except ODD_CONFIGURATION as exc:
-        raise ConversionError(f"{path / 'config.json'} is no Florence-2 configuration: {exc}") from exc
+        raise ConversionError(f"{path / 'config.json'} is no Florence-2 configuration; {VERBOSE}.") from exc
+
+
+def with_bart(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A native configuration whose text model is BART by the name that transformers has for it."""
+    named = values["text_config"].get("model_type")
+    if named not in TEXT_MODELS:
+        raise ConversionError(f"{path / 'config.json'}: text_config.model_type is {named!r}; it must be 'bart'.")
+    return values | {"text_config": values["text_config"] | {"model_type": "bart"}}
 
 
 def read_generation(path: Path, form: Format, config: Florence2Config) -> GenerationSettings:
@@ -150,26 +199,31 @@ def read_generation(path: Path, form: Format, config: Florence2Config) -> Genera
         if form == "original":
             values = original.generation_config(path)
         elif (path / "generation_config.json").is_file():
-            values = GenerationConfig.from_dict(read_json(path / "generation_config.json"))
+            stored = read_json(path / "generation_config.json")
+            early_stopping(stored.get("early_stopping"))  # which transformers refuses without naming it as we do
+            values = GenerationConfig.from_dict(stored)
         else:
             # as `from_pretrained` of a model does it, which also finds what only old configurations have
             values = GenerationConfig.from_pretrained(path, config_file_name="config.json", _from_model_config=True)
     except ODD_CONFIGURATION as exc:
-        raise ConversionError(f"The generation settings of {path} are not transformers': {exc}") from exc
+        raise ConversionError(f"The generation settings of {path} are not transformers'; {VERBOSE}.") from exc
     return generation_settings(values, config.text_config)
 
 
 def read_tokenizer(path: Path, form: Format) -> str:
     """The checkpoint's tokenizer, which must have Florence-2's marks and locations, as the text of its file."""
     file = path / "tokenizer.json"
-    if not file.is_file():
-        raise ConversionError(f"{path} has no tokenizer.json.")
+    refuse_pointer(file)
     try:
         text = file.read_text(encoding="utf-8")
         text = original.complete_tokenizer(text) if form == "original" else text
         Tokenizer(text)
-    except (ModelError, OSError, UnicodeDecodeError) as exc:
+    except ModelError as exc:
         raise ConversionError(f"{path}: {exc}") from exc
+    except OSError as exc:
+        raise ConversionError(f"{file} can't be read: {system_words(exc)}.") from exc
+    except UnicodeDecodeError as exc:
+        raise ConversionError(f"{file} is not UTF-8.") from exc
     return text
 
 
@@ -198,7 +252,7 @@ def empty_model(checkpoint: Checkpoint) -> Florence2ForConditionalGeneration:
         with torch.device("meta"):
             return Florence2ForConditionalGeneration(checkpoint.config)
     except ODD_CONFIGURATION as exc:
-        raise ConversionError(f"{checkpoint.path / 'config.json'} describes no model: {exc}") from exc
+        raise ConversionError(f"{checkpoint.path / 'config.json'} describes no model; {VERBOSE}.") from exc
 
 
 def describe_weights(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -210,16 +264,47 @@ def describe_weights(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def native_state(checkpoint: Checkpoint, model: Florence2ForConditionalGeneration) -> State:
     """The stored tensors by their native names; ConversionError unless they are exactly those of the empty `model`."""
-    stored, expected = read_weights(checkpoint.weights), model.state_dict()
+    expected = model.state_dict()
     is_original = checkpoint.format == "original"
     names = {name: original.stored_name(name) if is_original else name for name in expected}
     tied = [names[name] for name in TIED_WEIGHTS]
+    stored = without_bias(without_wrappers(read_weights(checkpoint.weights), set(names.values())))
     stored = fill_tied(stored, tied)
     if is_original:
         stored = {name: original.native_tensor(name, tensor) for name, tensor in stored.items()}
-        stored.pop(original.UNUSED, None)
     check_tensors(stored, {names[name]: tensor for name, tensor in expected.items()})
     return {name: stored[names[name]] for name in expected}
+
+
+def without_wrappers(stored: State, wanted: Set[str]) -> State:
+    """The tensors by their names in the model, where they were stored by those in what was around it.
+
+    That is PyTorch's own wrappers, and any one object whose attribute the model was.
+    """
+    plain: State = {}
+    for name, tensor in stored.items():
+        own = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+        if own in plain:
+            raise ConversionError(f"{own} is stored twice, once as {name}.")
+        plain[own] = tensor
+    inner = {name.partition(".")[2]: tensor for name, tensor in plain.items()}
+    around = {name.partition(".")[0] for name in plain}
+    surplus = {name for name in plain if name not in wanted and not is_bias(name)}
+    fits = all(name in wanted or is_bias(name) for name in inner)
+    return inner if surplus and len(around) == 1 and fits else plain
+
+
+def is_bias(name: str) -> bool:
+    """Whether a tensor is BART's buffer of what is added to the logits."""
+    return name.rpartition(".")[2] == "final_logits_bias"
+
+
+def without_bias(stored: State) -> State:
+    """The tensors without what is added to the logits; ConversionError where that is not nothing."""
+    for name in filter(is_bias, stored):
+        if torch.count_nonzero(stored[name]):
+            raise ConversionError(f"{name} is not zero: what it adds to each token's logit can't be converted.")
+    return {name: tensor for name, tensor in stored.items() if not is_bias(name)}
 
 
 def fill_tied(stored: State, tied: list[str]) -> State:

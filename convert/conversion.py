@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ import torch
 from convert.agreement import sum_up
 from convert.checkpoint import Checkpoint, describe_weights, empty_model, load_model, read_checkpoint
 from convert.comparison import Comparison, is_lossless
-from convert.errors import ConversionError
+from convert.errors import VERBOSE, ConversionError
 from convert.graphs import export_graphs
 from convert.hub import Source, find_source
 from convert.pictures import find_pictures
@@ -25,9 +26,12 @@ from convert.precision import QUANTIZED, quantize, read_pictures, record
 from florence_tagger import __version__
 from florence_tagger.config import SAMPLES
 from florence_tagger.errors import ModelError
+from florence_tagger.faults import system_words
 from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.folder import FORMAT, GENERATION, MANIFEST, PREPROCESSING, read_files
 from florence_tagger.schemas import UInt8Array
+
+logger = logging.getLogger(__name__)
 
 # What the graphs are exported at; int8 and int4 are made from fp16 afterwards.
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float16, "int4": torch.float16}
@@ -93,6 +97,8 @@ def convert(options: ConversionOptions, progress: Progress) -> None:
     source = find_source(options.model, options.revision)
     progress.stage("reading the settings")
     checkpoint = read_checkpoint(source.path)
+    for note in checkpoint.notes:
+        progress.note(f"Note: {note}")
     pictures = read_pictures(options.calibration, checkpoint.preprocessing.image_size) if options.calibration else []
     with replaced_folder(options.output.resolve()) as folder:
         check_needs(estimate(checkpoint, options.precision), folder, progress)
@@ -120,8 +126,9 @@ def verification(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
         comparison = Comparison(checkpoint.path, folder, RuntimeOptions("CPU", "f32"))
         mode, settings = list(comparison.modes(VERIFIED_TOKENS).items())[-1]
         agreement = sum_up(mode, [comparison.pair(picture, settings) for picture in pictures])
-    except Exception as exc:  # noqa: BLE001 - the folder is finished; whatever it is, its user shall judge
-        return {"pictures": len(pictures), "error": f"{type(exc).__name__}: {exc}"}
+    except Exception as exc:
+        logger.debug("The comparison failed", exc_info=exc)
+        return {"pictures": len(pictures), "error": f"the comparison failed; {VERBOSE}"}
     return {name: getattr(agreement, name) for name in ("mode", "pictures", "ids_equal", "counts_equal")}
 
 
@@ -162,7 +169,7 @@ def export(checkpoint: Checkpoint, folder: Path, precision: str, progress: Progr
         for name in export_graphs(model, folder, checkpoint.preprocessing):
             progress.stage(f"exporting the {name}")
     except RuntimeError as exc:  # torch's and OpenVINO's word for everything: a full disk, memory, shapes
-        raise ConversionError(f"The graphs can't be exported: {exc}") from exc
+        raise ConversionError(f"The graphs can't be exported, for want of memory, disk or else; {VERBOSE}.") from exc
 
 
 def quantize_graphs(folder: Path, precision: str, pictures: Sequence[UInt8Array], progress: Progress) -> None:
@@ -171,7 +178,7 @@ def quantize_graphs(folder: Path, precision: str, pictures: Sequence[UInt8Array]
         for name in quantize(folder, precision, pictures):
             progress.stage(f"quantising the {name}")
     except RuntimeError as exc:
-        raise ConversionError(f"The graphs can't be quantised: {exc}") from exc
+        raise ConversionError(f"The graphs can't be quantised, for want of memory, disk or else; {VERBOSE}.") from exc
 
 
 def write_settings(checkpoint: Checkpoint, folder: Path, options: ConversionOptions) -> None:
@@ -197,13 +204,13 @@ def replaced_folder(output: Path) -> Iterator[Path]:
         output.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     except OSError as exc:
-        raise ConversionError(f"{output} can't be written: {exc}") from exc
+        raise ConversionError(f"{output} can't be written: {system_words(exc)}.") from exc
     try:
         yield folder
         folder.chmod(0o755)
         put_in_place(folder, output)
     except OSError as exc:
-        raise ConversionError(f"{output} can't be written: {exc}") from exc
+        raise ConversionError(f"{output} can't be written: {system_words(exc)}.") from exc
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -11,12 +11,14 @@ from huggingface_hub.constants import DEFAULT_REVISION
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
 from convert.errors import ConversionError
+from florence_tagger.faults import system_words
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # No code: what a checkpoint's own Python files say is never run, so they need not be here.
@@ -66,13 +68,23 @@ def find_source(model: str, revision: str | None) -> Source:
     except RevisionNotFoundError as exc:
         raise ConversionError(f"{model} has no revision {revision}.") from exc
     except UNREACHABLE as exc:
-        first_line = (str(exc).splitlines() or [""])[0]
         raise ConversionError(
-            f"{model} can't be downloaded ({type(exc).__name__}: {first_line}). A download that broke off goes on "
-            "where it stopped when the command is run again. Where the hub is out of reach, get the files elsewhere "
+            f"{model} can't be downloaded ({why_not(exc)}). A download that broke off goes on where it stopped when "
+            "the command is run again. Where the hub is out of reach, get the files elsewhere "
             f"(`hf download {model} --local-dir DIR`) and give their folder as --model."
         ) from exc
     return Source(path, model, path.name)
+
+
+def why_not(error: Exception) -> str:
+    """What keeps a repository from being downloaded, in words."""
+    if isinstance(error, HFValidationError):
+        return "the hub allows no such name"
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        return f"the hub answers {error.response.status_code}"
+    if isinstance(error, OSError) and error.errno is not None:
+        return system_words(error)
+    return "the hub can't be reached, or the connection broke off"
 
 
 def is_folder(model: str) -> bool:

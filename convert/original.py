@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import GenerationConfig
 
 from convert.errors import ConversionError
-from convert.settings import read_json
+from convert.settings import early_stopping, read_json
 
 # Native name to original name, each rule on what the rules before it left.
 NAME_RULES = tuple(
@@ -34,7 +34,6 @@ NAME_RULES = tuple(
     )
 )
 TRANSPOSED = "image_projection"  # a bare parameter there, used as x @ W
-UNUSED = "language_model.final_logits_bias"  # a buffer of zeros
 
 # What the original processor adds to the published tokenizer when it is loaded, in this order.
 EXTRA_TOKENS = (
@@ -131,6 +130,7 @@ def generation_config(folder: Path) -> GenerationConfig:
     text = TOKEN_DEFAULTS | read_json(folder / "config.json")["text_config"]
     if text.get("max_length") == UNSET_LENGTH:
         del text["max_length"]
+    early_stopping(text.get("early_stopping"))  # which transformers refuses without naming it as we do
     known = GenerationConfig().to_dict().keys()
     return GenerationConfig(**{name: value for name, value in text.items() if name in known})
 
@@ -140,7 +140,7 @@ def complete_tokenizer(tokenizer_json: str) -> str:
     try:
         tokenizer = Tokenizer.from_str(tokenizer_json)
     except Exception as exc:  # the library raises nothing more exact
-        raise ConversionError(f"tokenizer.json is not a tokenizer: {exc}") from exc
+        raise ConversionError("tokenizer.json is not a tokenizer that the library tokenizers reads.") from exc
     if tokenizer.token_to_id(EXTRA_TOKENS[-1]) is None:
         tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in EXTRA_TOKENS])
     return str(tokenizer.to_str())

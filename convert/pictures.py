@@ -5,6 +5,7 @@ from typing import Any
 
 from convert.errors import ConversionError
 from florence_tagger.errors import DocumentError
+from florence_tagger.faults import system_words
 from florence_tagger.media.images import open_picture, open_rgb
 from florence_tagger.schemas import Frame
 
@@ -17,7 +18,7 @@ def find_pictures(folder: Path, limit: int | None = None, least: int = 1) -> lis
     try:
         found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()]
     except OSError as exc:
-        raise ConversionError(f"{folder} can't be read: {exc}") from exc
+        raise ConversionError(f"{folder} can't be read: {system_words(exc)}.") from exc
     if len(found) < least:
         raise ConversionError(
             f"{folder} has {len(found)} pictures ({', '.join(SUFFIXES)}); {least} or more are needed."
@@ -40,4 +41,4 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as exc:
-        raise DocumentError(f"The file can't be read: {exc}") from exc
+        raise DocumentError(f"The file can't be read: {system_words(exc)}.") from exc

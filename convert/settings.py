@@ -10,11 +10,14 @@ from transformers import GenerationConfig
 
 from convert.errors import ConversionError
 from convert.text import CANDIDATES
+from florence_tagger.faults import json_words, system_words
 from florence_tagger.florence.decoding import GenerationSettings
 
 BICUBIC = 3
 CHANNELS = 3
 MOST_NEW_TOKENS = 1024  # where a checkpoint names no limit
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+PROCESSOR, IMAGE_PROCESSOR = "processor_config.json", "preprocessor_config.json"
 
 # Generation settings that the decoder of `florence_tagger` does not have, with the values that mean "off".
 UNSUPPORTED_GENERATION: dict[str, tuple[Any, ...]] = {
@@ -66,16 +69,35 @@ class Preprocessing:
         }
 
 
+def refuse_pointer(path: Path) -> None:
+    """ConversionError where a file is what git-LFS leaves in its place until it is fetched."""
+    if is_pointer(path):
+        raise ConversionError(
+            f"{path} is a git-LFS pointer, not the file itself: run `git lfs pull` in its folder, or get the "
+            "checkpoint by `hf download`."
+        )
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether a file is a git-LFS pointer (its specification, spec.md, has the first line)."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(LFS_POINTER)) == LFS_POINTER
+    except OSError:  # whoever reads it says what is wrong
+        return False
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; ConversionError where it is missing or not one."""
+    refuse_pointer(path)
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ConversionError(f"{path.parent} has no {path.name}.") from None
     except OSError as exc:
-        raise ConversionError(f"{path} can't be read: {exc}") from exc
+        raise ConversionError(f"{path} can't be read: {system_words(exc)}.") from exc
     except (ValueError, RecursionError) as exc:
-        raise ConversionError(f"{path} is not JSON: {exc}") from exc
+        raise ConversionError(f"{path} is not JSON: {json_words(exc)}.") from exc
     if not isinstance(value, dict):
         raise ConversionError(f"{path} is not a JSON object.")
     return value
@@ -83,13 +105,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_preprocessing(path: Path) -> Preprocessing:
     """The image processor's settings; only what Florence-2 does is supported."""
-    values: Any
-    if (path / "preprocessor_config.json").is_file():
-        values = read_json(path / "preprocessor_config.json")
-    else:
-        values = read_json(path / "processor_config.json").get("image_processor")
-    if not isinstance(values, dict):
-        raise ConversionError(f"{path / 'processor_config.json'} has no image_processor.")
+    values = image_processor(path)
     size = values.get("size")
     expected = {"do_resize": True, "do_center_crop": False, "do_rescale": True, "do_normalize": True}
     unfit = [name for name, value in expected.items() if values.get(name, value) is not value]
@@ -110,6 +126,21 @@ def read_preprocessing(path: Path) -> Preprocessing:
             "width, division by 255 and normalisation are supported."
         )
     return Preprocessing((values["size"]["height"], values["size"]["width"]), values["image_mean"], values["image_std"])
+
+
+def image_processor(path: Path) -> dict[str, Any]:
+    """The settings of the image processor as they are stored, by transformers' rule which file goes first.
+
+    Since version 5 that is `image_processor` in processor_config.json; preprocessor_config.json may be older.
+    """
+    values: Any = None
+    if (path / PROCESSOR).is_file():
+        values = read_json(path / PROCESSOR).get("image_processor")
+    if values is None and (path / IMAGE_PROCESSOR).is_file():
+        values = read_json(path / IMAGE_PROCESSOR)
+    if not isinstance(values, dict):
+        raise ConversionError(f"{path / PROCESSOR} has no image_processor, and {IMAGE_PROCESSOR} has none, either.")
+    return values
 
 
 def is_number(value: Any) -> bool:

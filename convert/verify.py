@@ -16,6 +16,7 @@ from convert.errors import ConversionError
 from convert.pictures import find_pictures
 from convert.quiet import quiet_libraries
 from florence_tagger.errors import DocumentError, TaggerError
+from florence_tagger.faults import error_words
 from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.folder import MANIFEST, read_json
 
@@ -120,7 +121,7 @@ def main(
         exact = is_lossless(read_json(ir / MANIFEST)) and inference_precision == "f32"
         json_file.write_text(json.dumps([asdict(one) for one in agreements], indent=2) + "\n")
     except (TaggerError, OSError) as exc:
-        click.echo(f"Error: {exc}", err=True)
+        click.echo(f"Error: {error_words(exc)}", err=True)
         sys.exit(2)
     Console(width=120).print(table_of(agreements))
     for one in agreements:

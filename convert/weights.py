@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -13,26 +14,60 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from convert.errors import ConversionError
-from convert.settings import read_json
+from convert.settings import is_pointer, read_json, refuse_pointer
+from florence_tagger.faults import system_words
 
 State = dict[str, torch.Tensor]
 
 # In the order in which they are looked for; an index names the files of a checkpoint in shards.
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_SUFFIX = ".index.json"
+# As `save_pretrained(variant="fp16")` names them.
+VARIANT = re.compile(
+    r"(?:model|pytorch_model)\.(?:safetensors\.index\.|bin\.index\.)?(?P<variant>\w+)\.(?:safetensors|bin|json)"
+)
 # What torch raises on files that are damaged or something else.
 UNREADABLE = (AttributeError, EOFError, LookupError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError)
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def find_weights(folder: Path) -> list[Path]:
-    """The files that hold the weights of a checkpoint folder; ConversionError where there are none."""
-    for name in SINGLE_FILES:
-        if (folder / name).is_file():
-            return [folder / name]
-        if (folder / f"{name}{INDEX_SUFFIX}").is_file():
-            return shards_of(folder / f"{name}{INDEX_SUFFIX}")
-    raise ConversionError(f"{folder} has no weights: {' or '.join(SINGLE_FILES)}, whole or in shards.")
+    """The files that hold the weights of a checkpoint folder.
+
+    Raises:
+        ConversionError: there are none, only pointers to them, or several of which none goes before the others.
+    """
+    found = sources_of(folder)
+    if not found:
+        raise ConversionError(f"{folder} has no weights: {' or '.join(SINGLE_FILES)}, whole or in shards.")
+    files = [shards_of(path) if path.suffix == ".json" else [path] for path in found]
+    for one in files:
+        if not any(map(is_pointer, one)):
+            return one
+    for path in files[0]:
+        refuse_pointer(path)
+    return files[0]
+
+
+def sources_of(folder: Path) -> list[Path]:
+    """The files that hold all weights or are an index of those that do, in the order in which they are looked for.
+
+    Where there are none by the usual names it is those of a variant, as in `model.fp16.safetensors`, or the only file
+    of safetensors that there is.
+    """
+    usual = [folder / f"{name}{ending}" for name in SINGLE_FILES for ending in ("", INDEX_SUFFIX)]
+    if found := [path for path in usual if path.is_file()]:
+        return found
+    inside = sorted(folder.iterdir())
+    variants: dict[str, list[Path]] = {}
+    for path in inside:
+        if match := VARIANT.fullmatch(path.name):
+            variants.setdefault(match["variant"], []).append(path)
+    if len(variants) > 1:
+        names = ", ".join(path.name for paths in variants.values() for path in paths)
+        raise ConversionError(f"{folder} has several variants, {names}: leave one of them there, or rename it.")
+    others = [path for path in inside if path.suffix == ".safetensors"]
+    return [path for paths in variants.values() for path in paths] or (others if len(others) == 1 else [])
 
 
 def shards_of(index: Path) -> list[Path]:
@@ -92,8 +127,10 @@ def read_safetensors(path: Path) -> State:
     """The tensors of a safetensors file."""
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as exc:
-        raise ConversionError(f"{path} can't be read: {exc}") from exc
+    except SafetensorError as exc:
+        raise ConversionError(f"{path} can't be read: it is damaged, cut off, or no safetensors.") from exc
+    except OSError as exc:
+        raise ConversionError(f"{path} can't be read: {system_words(exc)}.") from exc
 
 
 def read_pickle(path: Path) -> State:
@@ -105,7 +142,7 @@ def read_pickle(path: Path) -> State:
     except pickle.UnpicklingError as exc:
         raise ConversionError(f"{path} holds something else than tensors, which is not loaded.") from exc
     except UNREADABLE as exc:
-        raise ConversionError(f"{path} can't be read: {exc or type(exc).__name__}") from exc
+        raise ConversionError(f"{path} can't be read: it is damaged, cut off, or no file of PyTorch's.") from exc
     if not isinstance(state, dict) or not all(map(is_plain, state.values())):
         raise ConversionError(f"{path} is no dictionary of plain tensors.")
     return state

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import subprocess
 import sys
 import time
@@ -51,6 +52,15 @@ def document(content: bytes, **fields: Any) -> dict[str, Any]:
             "embedded_depth": 0,
         },
     } | fields
+
+
+# What Python and its libraries write in the texts of exceptions, and people do not.
+QUOTED = re.compile(
+    r"\[Errno|Errno \d|[a-z](?:Error|Exception)\b|Traceback|<class|object at 0x|\(char \d|codec can't|b'"
+    r"|non-hexadecimal|Expecting (?:value|property|',)|incorrect padding|non-base64 digit|only base64 data"
+    r"|invalid literal|NoneType",
+    re.IGNORECASE,
+)
 
 
 def variants(content: bytes, number: int) -> list[bytes]:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,15 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from transformers import AutoImageProcessor
 
 from convert import original
 from convert.checkpoint import load_model, read_checkpoint
 from convert.conversion import ConversionOptions, convert
 from convert.errors import ConversionError
 from convert.hub import find_source
+from florence_tagger.config import SAMPLES
+from florence_tagger.tagger import Tagger
 from tests.conftest import CHECKPOINT, ROOT, Told
 from tests.formats import as_original
 
@@ -196,6 +199,171 @@ def test_pytorch_files(copy: Path) -> None:
     (copy / "pytorch_model.bin").write_bytes(b"PK\x03\x04 no archive")
     with pytest.raises(ConversionError, match="can't be read"):
         state_of(copy)
+
+
+def renamed(folder: Path, rename: Callable[[str], str], name: str = "model.safetensors") -> None:
+    """Stores the tensors by other names, in a file of another name."""
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file({rename(one): tensor for one, tensor in state.items()}, folder / name)
+
+
+WRAPPED: dict[str, Callable[[str], str]] = {
+    "several devices": lambda name: f"module.{name}",
+    "compiled": lambda name: f"_orig_mod.{name}",
+    "both": lambda name: f"module._orig_mod.{name}",
+    "both, the other way": lambda name: f"_orig_mod.module.{name}",
+    "compiled within": lambda name: name.replace("language_model.", "language_model._orig_mod."),
+    "an attribute": lambda name: f"model.{name}",
+    "a wrapped attribute": lambda name: f"module.florence.{name}",
+}
+
+
+@pytest.mark.parametrize("form", ["native", "original"])
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_what_was_around_a_model_is_taken_off_its_names(
+    copy: Path, in_original_format: Path, kind: str, form: str
+) -> None:
+    folder = copy if form == "native" else in_original_format
+    renamed(folder, WRAPPED[kind])
+    assert_same_weights(folder)
+
+
+@pytest.mark.parametrize("form", ["native", "original"])
+def test_a_bias_of_zeros_is_left_out_and_no_other(copy: Path, in_original_format: Path, form: str) -> None:
+    folder = copy if form == "native" else in_original_format
+    state = load_file(folder / "model.safetensors")
+    for name in ("language_model.final_logits_bias", "module.final_logits_bias"):
+        save_file(state | {name: torch.zeros(1, 1424)}, folder / "model.safetensors")
+        assert_same_weights(folder)
+        save_file(state | {name: torch.full((1, 1424), 1e-4)}, folder / "model.safetensors")
+        with pytest.raises(ConversionError, match="final_logits_bias is not zero"):
+            state_of(folder)
+
+
+@pytest.mark.parametrize("name", ["model.fp16.safetensors", "model.bf16.safetensors", "florence2.safetensors"])
+def test_weights_of_a_variant_or_by_another_name(copy: Path, name: str) -> None:
+    renamed(copy, str, name)
+    assert_same_weights(copy)
+    shutil.copyfile(CHECKPOINT / "model.safetensors", copy / "model.safetensors")
+    (copy / name).write_bytes(b"not looked at")
+    assert_same_weights(copy)
+
+
+def test_variants_in_shards_and_pickled(copy: Path) -> None:
+    state = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    torch.save(state, copy / "pytorch_model.fp16.bin")
+    assert_same_weights(copy)
+    (copy / "pytorch_model.fp16.bin").unlink()
+    save_file(state, copy / "model.fp16-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(state, "model.fp16-00001-of-00001.safetensors")}
+    (copy / "model.safetensors.index.fp16.json").write_text(json.dumps(index))
+    assert_same_weights(copy)
+
+
+def test_weights_that_are_there_go_before_pointers_to_others(copy: Path) -> None:
+    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
+    (copy / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert_same_weights(copy)
+    shutil.copyfile(copy / "model.safetensors", copy / "pytorch_model.bin")
+    with pytest.raises(ConversionError, match=r"model\.safetensors is a git-LFS pointer"):
+        read_checkpoint(copy)
+
+
+@pytest.mark.parametrize("named", ["florence2_language", "", None])
+def test_the_text_model_by_its_original_name(copy: Path, named: str | None) -> None:
+    values = json.loads((copy / "config.json").read_text())
+    values["text_config"]["model_type"] = named
+    if named is None:
+        del values["text_config"]["model_type"]
+    values["vision_config"]["model_type"] = "davit"
+    (copy / "config.json").write_text(json.dumps(values))
+    assert_same_weights(copy)
+
+
+# As a fine-tune that was saved again leaves it: mean and deviation of another model in the older file.
+STALE = {"image_mean": [0.9, 0.9, 0.9], "image_std": [0.05, 0.05, 0.05]}
+
+
+def write_values(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | changes))
+
+
+def test_the_processors_file_goes_first_as_in_transformers(copy: Path) -> None:
+    write_values(copy / "preprocessor_config.json", **STALE)
+    checkpoint = read_checkpoint(copy)
+    theirs = AutoImageProcessor.from_pretrained(copy, backend="pil")
+    assert checkpoint.preprocessing.image_mean == list(theirs.image_mean) == [0.485, 0.456, 0.406]
+    assert checkpoint.notes == (
+        "processor_config.json and preprocessor_config.json disagree on image_mean ([0.485, 0.456, 0.406], "
+        "[0.9, 0.9, 0.9]), image_std ([0.229, 0.224, 0.225], [0.05, 0.05, 0.05]); processor_config.json is used.",
+    )
+    write_values(copy / "processor_config.json", image_processor=None)
+    assert read_checkpoint(copy).preprocessing.image_mean == [0.9, 0.9, 0.9]
+    assert read_checkpoint(copy).notes == ()
+    (copy / "processor_config.json").unlink()
+    assert read_checkpoint(copy).preprocessing.image_mean == [0.9, 0.9, 0.9]
+
+
+def test_a_stale_processor_file_does_not_reach_the_counts(copy: Path, tmp_path: Path) -> None:
+    write_values(copy / "preprocessor_config.json", **STALE)
+    told = Told()
+    convert(ConversionOptions(str(copy), tmp_path / "converted"), told)
+    assert [note for note in told.notes if "disagree on image_mean" in note and note.startswith("Note: ")]
+    with Tagger.load(tmp_path / "converted", decoder_processes=1) as tagger:
+        counts = tagger.count(SAMPLES / "picnic.jpg")
+    assert (counts["apple"], counts["cup"]) == (3, 4)
+
+
+@pytest.mark.parametrize("unread", [b"{", b"version https://git-lfs.github.com/spec/v1\n", b"[]"])
+def test_a_file_that_is_not_used_may_be_anything(copy: Path, unread: bytes) -> None:
+    for name in ("preprocessor_config.json", "added_tokens.json", "vocab.json", "tokenizer_config.json"):
+        (copy / name).write_bytes(unread)
+    assert read_checkpoint(copy).notes == ()
+
+
+def test_no_files_of_the_bundled_models_checkpoint_disagree(in_original_format: Path) -> None:
+    assert read_checkpoint(CHECKPOINT).notes == ()
+    assert read_checkpoint(in_original_format).notes == (
+        "config.json and generation_config.json disagree on early_stopping (True, False); config.json is used.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "note"),
+    [
+        ("config.json", {"num_beams": 5}, "generation_config.json and config.json disagree on num_beams (3, 5); gen"),
+        ("added_tokens.json", {"<loc_0>": 7}, "tokenizer.json and added_tokens.json disagree on <loc_0> (422, 7)"),
+        ("vocab.json", {"<s>": 5, "</s>": 2}, "tokenizer.json and vocab.json disagree on <s> (0, 5); tokenizer.json"),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"9": {"content": "<pad>"}}},
+            "tokenizer.json and tokenizer_config.json disagree on <pad> (1, 9)",
+        ),
+    ],
+)
+def test_files_that_disagree_are_told(copy: Path, name: str, values: dict[str, Any], note: str) -> None:
+    write_values(copy / name, **values)
+    (said,) = read_checkpoint(copy).notes
+    assert said.startswith(note)
+
+
+def test_a_trainers_checkpoint_is_told_where_its_processor_is(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "checkpoint-500"
+    shutil.copytree(CHECKPOINT, folder)
+    for name in ("tokenizer.json", "processor_config.json"):
+        (folder / name).rename(tmp_path / "run" / name)
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "trainer_state.json").write_text("{}")
+    reason = (
+        r"The folder above has tokenizer\.json and processor_config\.json\. Put the processor of the checkpoint that"
+    )
+    with pytest.raises(ConversionError, match=reason):
+        read_checkpoint(folder)
+    for name in ("tokenizer.json", "processor_config.json"):
+        shutil.copyfile(tmp_path / "run" / name, folder / name)
+    assert_same_weights(folder)
 
 
 class Payload:

@@ -23,7 +23,7 @@ from convert.conversion import ConversionOptions, convert, sha256_of, stages_of
 from convert.errors import ConversionError
 from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.florence.folder import check_hashes, read_folder
-from tests.conftest import CHECKPOINT, ROOT, Told
+from tests.conftest import CHECKPOINT, QUOTED, ROOT, Told
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +168,38 @@ def vision_edited(**changes: Any) -> Callable[[Path], None]:
     return edit
 
 
+def processor_edited(**changes: Any) -> Callable[[Path], None]:
+    """Changes values of the image processor in the file that goes first; None removes."""
+
+    def edit(folder: Path) -> None:
+        values = json.loads((folder / "processor_config.json").read_text())["image_processor"] | changes
+        values = {key: value for key, value in values.items() if value is not None}
+        edited("processor_config.json", image_processor=values)(folder)
+
+    return edit
+
+
+def several_variants(folder: Path) -> None:
+    for variant in ("fp16", "bf16"):
+        shutil.copyfile(folder / "model.safetensors", folder / f"model.{variant}.safetensors")
+    (folder / "model.safetensors").unlink()
+
+
+def of_a_trainer(folder: Path) -> None:
+    """What a Trainer without the processor leaves, in a folder of whose name the model has its own."""
+    removed("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")(folder)
+    (folder / "trainer_state.json").write_text("{}")
+    edited("config.json", _name_or_path="microsoft/Florence-2-base-ft")(folder)
+
+
+def text_edited(**changes: Any) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        text = json.loads((folder / "config.json").read_text())["text_config"]
+        edited("config.json", text_config=text | changes)(folder)
+
+    return edit
+
+
 def processor_list(folder: Path) -> None:
     (folder / "preprocessor_config.json").unlink()
     edited("processor_config.json", image_processor=[])(folder)
@@ -193,6 +225,7 @@ def indexed(weight_map: Any) -> Callable[[Path], None]:
     return write
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1\n"
 EMBEDDING = "model.language_model.shared.weight"
 NORM = "model.language_model.encoder.layernorm_embedding.weight"
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -209,8 +242,8 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "no parts": (edited("config.json", vision_config=5), "no vision_config and text_config"),
     "odd parts": (edited("config.json", vision_config={"embed_dim": "x", "depths": 3}), "config.json"),
     "odd width": (edited("config.json", text_config={"model_type": "bart", "d_model": 7}), "describes no model"),
-    "large picture": (edited("preprocessor_config.json", size={"height": 960, "width": 960}), "3601 tokens"),
-    "many tokens": (edited("preprocessor_config.json", size={"height": 288, "width": 288}), "325 tokens"),
+    "large picture": (processor_edited(size={"height": 960, "width": 960}), "3601 tokens"),
+    "many tokens": (processor_edited(size={"height": 288, "width": 288}), "325 tokens"),
     "no weights": (removed("model.safetensors"), "no weights: model.safetensors or pytorch_model.bin"),
     "no safetensors": (written("model.safetensors", b"\x80\x04pickle"), "can't be read"),
     "not finite": (reweighted(lambda state: state[NORM].fill_(float("nan"))), f"{NORM} has values that are not finite"),
@@ -232,11 +265,11 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "odd tokenizer": (written("tokenizer.json", b"{}"), "is not a tokenizer"),
     "no locations": (without_locations, "no token <loc_7>"),
     "no preprocessing": (removed("preprocessor_config.json", "processor_config.json"), "no processor_config.json"),
-    "crop": (edited("preprocessor_config.json", do_center_crop=True), "do_center_crop"),
-    "bilinear": (edited("preprocessor_config.json", resample=2), "resample"),
-    "shortest edge": (edited("preprocessor_config.json", size={"shortest_edge": 192}), "size"),
-    "no mean": (edited("preprocessor_config.json", image_mean=None), "image_mean"),
-    "old size": (edited("preprocessor_config.json", size=192), "size"),
+    "crop": (processor_edited(do_center_crop=True), "do_center_crop"),
+    "bilinear": (processor_edited(resample=2), "resample"),
+    "shortest edge": (processor_edited(size={"shortest_edge": 192}), "size"),
+    "no mean": (processor_edited(image_mean=None), "image_mean"),
+    "old size": (processor_edited(size=192), "size"),
     "sampling": (edited("generation_config.json", do_sample=True), "do_sample = True"),
     "odd beams": (edited("generation_config.json", num_beams="3"), "num_beams is '3'"),
     "odd forced token": (edited("generation_config.json", forced_bos_token_id="x"), "not 'x'"),  # noqa: S106
@@ -251,8 +284,8 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "an end below it": (edited("generation_config.json", eos_token_id=-1), "name token -1"),
     "endless penalty": (edited("generation_config.json", length_penalty=float("nan")), "length_penalty"),
-    "no deviation": (edited("preprocessor_config.json", image_std=[0, 0, 0]), "image_std"),
-    "endless mean": (edited("preprocessor_config.json", image_mean=[float("nan")] * 3), "image_mean"),
+    "no deviation": (processor_edited(image_std=[0, 0, 0]), "image_std"),
+    "endless mean": (processor_edited(image_mean=[float("nan")] * 3), "image_mean"),
     "adapter": (written("adapter_config.json", b"{}"), "merge_and_unload"),
     "odd processor": (processor_list, "no image_processor"),
     "sparse tensor": (pickled({NORM: torch.zeros(192).to_sparse()}), "no dictionary of plain tensors"),
@@ -261,6 +294,31 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "index of numbers": (indexed({"a": 1}), "no index of shards"),
     "index of nothing": (indexed(None), "no index of shards"),
     "index to the outside": (indexed({"a": "../b"}), "outside the folder"),
+    **{
+        f"pointer in place of {name}": (written(name, LFS_POINTER), rf"{name} is a git-LFS pointer.*git lfs pull")
+        for name in ("config.json", "tokenizer.json", "model.safetensors", "processor_config.json")
+    },
+    "pointer in place of generation_config.json": (
+        written("generation_config.json", LFS_POINTER),
+        "generation_config.json is a git-LFS pointer",
+    ),
+    "what is added to logits": (
+        reweighted(lambda state: state.update({"model.language_model.final_logits_bias": torch.ones(1, 1424)})),
+        "final_logits_bias is not zero",
+    ),
+    "several variants": (
+        several_variants,
+        "model.bf16.safetensors, model.fp16.safetensors: leave one",
+    ),
+    "a Trainer's checkpoint": (
+        of_a_trainer,
+        "no tokenizer.json and no processor_config.json, as a Trainer's checkpoint.*microsoft/Florence-2-base-ft",
+    ),
+    "another text model": (text_edited(model_type="t5"), "text_config.model_type is 't5'; it must be 'bart'"),
+    "a tensor stored twice": (
+        reweighted(lambda state: state.update({f"_orig_mod.{NORM}": state[NORM] + 0})),
+        f"{NORM} is stored twice",
+    ),
     "two ends": (edited("generation_config.json", eos_token_id=[1, 2]), "one end token"),
 }
 
@@ -277,6 +335,7 @@ def test_a_broken_checkpoint_has_a_reason_and_leaves_nothing(kind: str, tmp_path
     error = result.stderr.splitlines()[-1]
     assert error.startswith("Error: ")
     assert re.search(reason, error)
+    assert not QUOTED.search(error.replace(str(folder), ""))
     assert not list(tmp_path.glob("models/*"))
 
 

@@ -34,7 +34,7 @@ class Tokenizer:
         try:
             self._file = TokenizerFile.from_str(text)
         except Exception as exc:  # the library raises nothing more exact
-            raise ModelError(f"tokenizer.json is not a tokenizer: {exc}") from exc
+            raise ModelError("tokenizer.json is not a tokenizer that the library tokenizers reads.") from exc
         # A training run may have left these in the file; a prompt is never padded or cut.
         self._file.no_padding()
         self._file.no_truncation()
@@ -58,6 +58,11 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids; ids beyond the vocabulary have none."""
         return str(self._file.decode(list(token_ids), skip_special_tokens=False))
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token by its text, None where there is none."""
+        token_id: int | None = self._file.token_to_id(token)
+        return token_id
 
     def kind(self, token_id: int) -> Kind:
         return self._kinds.get(token_id, Kind.TEXT)
