@@ -1,12 +1,16 @@
 """The user's own document: the sample answer's form, and that each path of the interface is served."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import openapi_spec_validator
 import pytest
 
 from florence_tagger.config import load_settings
@@ -95,6 +99,76 @@ def described(server: RunningServer) -> Any:
 
 def test_the_description_has_everything_of_the_interface(described: Any) -> None:
     assert list(missing(INTERFACE, described)) == []
+
+
+@pytest.mark.parametrize("settings", [{}, {"api_key": "secret", "max_documents": 3, "video_fps": 0.5}])
+def test_the_description_is_valid(settings: dict[str, Any]) -> None:
+    """By openapi-spec-validator, which also compares each default with its schema."""
+    openapi_spec_validator.validate(describe(load_settings(settings)))
+    broken = describe(load_settings(settings))
+    broken["components"]["schemas"]["Index_Response"]["properties"]["status"]["required"] = ["code"]
+    with pytest.raises(jsonschema.ValidationError, match="'code' is a required property"):
+        openapi_spec_validator.validate(broken)
+
+
+# What a generated client does: everything as it comes, some parameters, a document that is none, and a bad parameter.
+PROGRAM = """
+import json, sys
+from client import Client
+from client.api.default import predict_image_process_post as post, health_check_health_check_get as health
+from client.models import ProcessRequest, ProcessRequestOutputType0, ProcessRequestPromptType0
+
+url, documents = json.load(sys.stdin)
+service = Client(url)
+assert health.sync_detailed(client=service).status_code == 200
+requests = [
+    ProcessRequest(documents),
+    ProcessRequest(documents, num_labels=0, min_score=0.5, return_boxes=True, video_fps=0.5, video_max_frames=3),
+    ProcessRequest(documents, num_labels="1", min_score=None, output=ProcessRequestOutputType0.PROBABILITIES),
+    ProcessRequest(documents, prompt=ProcessRequestPromptType0.OPEN_VOCABULARY_DETECTION, text="car"),
+    ProcessRequest([1]),
+    ProcessRequest([], min_score=1.5),
+]
+print(json.dumps([post.sync(client=service, body=request).to_dict() for request in requests]))
+"""
+
+
+def test_a_generated_client_works(server: RunningServer, tmp_path: Path) -> None:
+    """By openapi-python-client: its parameters have plain types, and the service takes what it sends."""
+    (tmp_path / "openapi.json").write_bytes(server.get("/openapi.json").content)
+    tools = Path(sys.executable).parent
+    command = [tools / "openapi-python-client", "generate", "--fail-on-warning", "--meta", "none"]
+    command += ["--path", tmp_path / "openapi.json", "--output-path", tmp_path / "client"]
+    environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+    text = (tmp_path / "client" / "models" / "process_request.py").read_text()
+    declared = dict(re.findall(r"^    (\w+): (.+?)(?: = .*)?$", text, re.MULTILINE))
+    numbers = {"min_score": "float", "video_fps": "float", "video_max_seconds": "float", "video_max_frames": "int"}
+    for name, kind in (numbers | {"num_labels": "int", "num_classes": "int"}).items():
+        assert declared[name] == f"{kind} | None | str | Unset"
+    assert declared["return_boxes"].startswith("bool | ")
+    classes = {path.name for path in (tmp_path / "client" / "models").glob("process_request_*.py")}
+    assert classes == {"process_request_prompt_type_0.py", "process_request_output_type_0.py"}, "the two of choices"
+
+    street = document((ROOT / "florence_tagger" / "web" / "samples" / "street.png").read_bytes())
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        input=json.dumps([server.url, [street]]),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    *treated, untreated, refused = json.loads(run.stdout)
+    contents = [answer["data"][0]["source"]["content"] for answer in treated]
+    assert contents[0] == contents[1] == [{"backpack": 5}, {"car": 4}, {"person": 3}]
+    assert [one["label"] for one in contents[2]] == ["car"]
+    assert contents[3] == [{"car": 4}]
+    assert untreated["list_id_not_treated"] == [{"documents[0]": "The document is not an object."}]
+    assert refused["status"] == {"code": 400, "message": "Bad Request"}
 
 
 def test_every_failure_is_described_with_the_envelope(described: Any) -> None:

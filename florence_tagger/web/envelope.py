@@ -29,10 +29,8 @@ class IndexResponse(BaseModel):
         {},
         description="The HTTP status of the answer.",
         examples=[{"code": 200, "message": "Success"}],
-        json_schema_extra={
-            "properties": {"code": {"type": "integer"}, "message": {"type": "string"}},
-            "required": ["code", "message"],
-        },
+        # Both are in every answer; they are not `required` because the default of the user's document has neither.
+        json_schema_extra={"properties": {"code": {"type": "integer"}, "message": {"type": "string"}}},
     )
     data: dict[str, Any] | list[Any] | None = Field(
         [],

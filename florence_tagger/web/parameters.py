@@ -52,18 +52,28 @@ def written(text: str) -> str:
 
 
 def add_leniencies(schema: dict[str, Any]) -> None:
-    """Adds to the schema of `RequestBody` what else is understood, and which tasks need a text."""
+    """Adds to the schema of `RequestBody` what else is understood, and which tasks need a text.
+
+    What a field really is comes first, and what else it may be are plain types: of an `enum` for null and the empty
+    string generators of clients make a class for each field.
+    """
+    del schema["properties"]["num_classes"]["default"]  # generated clients send defaults: num_labels would not do alone
     for name, field in schema["properties"].items():
         if name != "documents":
             exact = {key: field.pop(key) for key in tuple(field) if key not in ("description", "default", "title")}
-            field["anyOf"] = [exact, {"enum": ["", None]}]
-            if numeral := {"integer": NUMERALS[int], "number": NUMERALS[float]}.get(exact.get("type", "")):
-                field["anyOf"].insert(1, {"type": "string", "pattern": numeral, "maxLength": MOST_NUMERAL})
+            field["anyOf"] = [exact, *strings_for(exact), {"type": "null"}]
     schema["if"] = {"properties": {"prompt": {"enum": [t for t in Task if t.takes_text]}}, "required": ["prompt"]}
     schema["then"] = {
         "properties": {"text": {"type": "string", "pattern": BLANK.replace("[", "[^")}},
         "required": ["text"],
     }
+
+
+def strings_for(exact: dict[str, Any]) -> list[dict[str, Any]]:
+    """The strings that are understood in the place of what a schema describes: numerals, and the empty one."""
+    if numeral := {"integer": NUMERALS[int], "number": NUMERALS[float]}.get(exact["type"]):
+        return [{"type": "string", "pattern": f"^$|{numeral}", "maxLength": MOST_NUMERAL}]
+    return [] if exact["type"] == "string" and "enum" not in exact else [{"const": ""}]
 
 
 class RequestBody(BaseModel):
