@@ -17,6 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 RANKS = {
     "bounds": 0,
     "errors": 0,
+    "faults": 0,
     "schemas": 0,
     "config": 1,
     "prompts": 1,

@@ -272,7 +272,7 @@ def test_what_follows_a_body_is_neither_logged_nor_sent_back(tmp_path: Path) -> 
         received = everything(client)
         assert received.startswith(b"HTTP/1.1 200")
         assert received.count(b"HTTP/1.1 400 Bad Request") == 1
-        assert b'"error": "The request could not be read or answered: Invalid' in received
+        assert b'"error": "The request could not be read or answered: it is not HTTP' in received
         assert b"TUFSSy1" not in received
     assert "No request that could be read: Invalid" in server.log.read_text()
     assert "TUFSSy1" not in server.log.read_text()

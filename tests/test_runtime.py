@@ -197,7 +197,7 @@ def test_folders_that_can_not_be_used(copy: Path) -> None:
     with pytest.raises(ModelError, match=f"format 0; this version reads format {FORMAT}"):
         read_folder(copy)
     rewrite(copy / "manifest.json", format=FORMAT, geometry=None)
-    with pytest.raises(ModelError, match="incompletely: KeyError 'geometry'"):
+    with pytest.raises(ModelError, match=r"incompletely: manifest.json must have format, name, precision and geometry"):
         read_folder(copy)
     (copy / "manifest.json").write_text("{")
     with pytest.raises(ModelError, match="can't be read as JSON"):
@@ -207,7 +207,7 @@ def test_folders_that_can_not_be_used(copy: Path) -> None:
 def test_odd_settings_in_a_folder(copy: Path) -> None:
     path = copy / "generation_config.json"
     path.write_text(path.read_text().replace("num_beams", "num_bears"))
-    with pytest.raises(ModelError, match="incompletely: TypeError"):
+    with pytest.raises(ModelError, match=r"incompletely: .*generation_config.json the generation settings"):
         read_folder(copy)
 
 

@@ -1,5 +1,7 @@
 """The application around a model that does as it is told: states, limits, errors, and any JSON at all."""
 
+import base64
+import gzip
 import io
 import json
 import logging
@@ -30,7 +32,7 @@ from florence_tagger.web.envelope import IndexResponse
 from florence_tagger.web.measures import Measures
 from florence_tagger.web.parameters import RequestBody
 from florence_tagger.web.request import parse_request
-from tests.conftest import FakeModel, document, wait_for
+from tests.conftest import QUOTED, FakeModel, document, wait_for
 from tests.pictures import pages
 from tests.videos import animation, damaged_frame
 
@@ -93,6 +95,9 @@ def check_envelope(answer: Any) -> None:
     assert answer["number_documents_non_treated"] == len(answer["list_id_not_treated"])
     assert 0 <= float(answer["memory_used"]) <= 100
     assert float(answer["ram_used"]) > 0
+    assert not QUOTED.search(
+        " ".join([answer["error"], *(text for one in answer["list_id_not_treated"] for text in one.values())])
+    )
 
 
 def post(client: FlaskClient, **body: Any) -> Any:
@@ -117,11 +122,14 @@ def test_no_documents_is_an_answer(client: FlaskClient) -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"", "not JSON"),
-        (b"{", "not JSON"),
-        (b"\xff\xfe\xfa", "not JSON"),
+        (b"", "not JSON: it stops being JSON at line 1, column 1. The body must be a JSON object"),
+        (b"{", "not JSON: it stops being JSON at line 1, column 2."),
+        (b'{"documents": [],\n}', "not JSON: it stops being JSON at line 2, column 1."),
+        (b"\xff\xfe\xfa", "not JSON: byte 3 of it is not UTF-16"),
+        (b'{"documents": "\xe9"}', "not JSON: byte 16 of it is not UTF-8"),
+        (b"documents=%5B%5D", 'object with a list "documents", each with its file in base64'),
         (b'{"documents": [], "x": NaN}', "NaN is not JSON"),
-        (b"1" * 5000, "not JSON"),
+        (b"1" * 5000, "not JSON: a number in it has too many digits"),
         (b'{"documents": [{"x": 1e999}]}', "beyond the range"),
         (b"[]", 'list "documents"'),
         (b"{}", 'list "documents"'),
@@ -137,6 +145,84 @@ def test_bodies_that_are_no_request(client: FlaskClient, body: bytes, reason: st
     assert response.status_code == 400
     assert response.json["status"] == {"code": 400, "message": "Bad Request"}
     assert reason in response.json["error"]
+
+
+WANTED = 'not JSON. The body must be a JSON object with a list "documents", each with its file in base64'
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (PNG, "The body is a file itself (PNG), not JSON"),
+        (animation("GIF"), "a file itself (GIF)"),
+        (b"\xff\xd8\xff\xe0" + b"[{,:" * 300_000, "a file itself (JPEG)"),
+        (base64.b64encode(PNG), "a file in base64 alone"),
+        (base64.urlsafe_b64encode(PNG), "a file in base64 alone"),
+        (base64.encodebytes(PNG), "a file in base64 alone"),
+        (b"data:image/png;base64," + base64.b64encode(PNG), "a file in base64 alone"),
+        (gzip.compress(b'{"documents": []}'), "compressed by gzip, without the header Content-Encoding: gzip"),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + PNG + b"\r\n--x--\r\n",
+            "a form in parts (multipart)",
+        ),
+    ],
+    ids=["PNG", "GIF", "JPEG", "base64", "base64url", "base64 in lines", "data", "gzip", "multipart"],
+)
+@pytest.mark.parametrize("content_type", ["application/json", "image/png", "multipart/form-data; boundary=x"])
+def test_bodies_that_are_something_else_are_told_what_they_are(
+    client: FlaskClient, body: bytes, reason: str, content_type: str
+) -> None:
+    response = client.post("/process", data=body, content_type=content_type)
+    check_envelope(response.json)
+    assert response.status_code == 400
+    assert reason in response.json["error"]
+    assert WANTED in response.json["error"]
+
+
+def test_json_that_looks_like_a_video_is_json(client: FlaskClient) -> None:
+    """Its bytes 5 to 8 are those of a QuickTime atom."""
+    assert client.post("/process", data=b'{"x-wide": 1, "documents": []}').status_code == 200
+    error = client.post("/process", data=b'{"x-wide": 1, "documents": [}').json["error"]
+    assert error.startswith("The body is not JSON: it stops being JSON at line 1, column 29.")
+
+
+WRITINGS = {
+    "base64": lambda file: base64.b64encode(file).decode(),
+    "base64url": lambda file: base64.urlsafe_b64encode(file).decode(),
+    "without padding": lambda file: base64.b64encode(file).decode().rstrip("="),
+    "base64url without padding": lambda file: base64.urlsafe_b64encode(file).decode().rstrip("="),
+    "half its padding": lambda file: base64.b64encode(file).decode().replace("==", "="),
+    "lines": lambda file: base64.encodebytes(file).decode(),
+    "data": lambda file: "data:image/png;base64," + base64.b64encode(file).decode(),
+    "data in base64url": lambda file: "DATA:image/png;base64," + base64.urlsafe_b64encode(file).decode().rstrip("="),
+    "blanks": lambda file: "\t" + base64.urlsafe_b64encode(file).decode() + " \r\n",
+}
+
+
+@pytest.mark.parametrize("more", range(3))
+@pytest.mark.parametrize("name", WRITINGS)
+def test_ways_to_write_base64(client: FlaskClient, name: str, more: int) -> None:
+    """Of files that need all lengths of padding, and have what the two alphabets differ in."""
+    file = PNG + b"\xfb\xff\xfe" * 5 + bytes(more)
+    assert {"+", "/"} <= set(base64.b64encode(file).decode())
+    sent = document(b"", id="a")
+    sent["source"]["content"] = WRITINGS[name](file)
+    assert post(client, documents=[sent]).json["data"][0]["source"]["content"] == [{"cat": 1}]
+
+
+@pytest.mark.parametrize("outer", ["base64", "base64url without padding", "lines", "data"])
+@pytest.mark.parametrize("inner", ["base64", "base64url without padding", "lines", "data"])
+def test_base64_of_base64_has_its_reason(client: FlaskClient, inner: str, outer: str) -> None:
+    sent = document(b"", id="a")
+    sent["source"]["content"] = WRITINGS[outer](WRITINGS[inner](PNG).encode())
+    (untreated,) = post(client, documents=[sent]).json["list_id_not_treated"]
+    assert untreated == {"a": "source.content is base64 of base64; the file is wanted in base64 once."}
+
+
+def test_a_picture_of_letters_and_digits_is_a_picture(client: FlaskClient) -> None:
+    """A portable bitmap in text has only what base64 has, too."""
+    bitmap = b"P1\n20 20\n" + b"0 1\n" * 200
+    assert post(client, documents=[document(bitmap)]).json["data"][0]["source"]["content"] == [{"cat": 1}]
 
 
 @pytest.mark.parametrize(("depth", "status"), [(100, 200), (197, 200), (198, 400), (900, 400), (990, 400), (5000, 400)])
@@ -208,7 +294,13 @@ def test_what_is_not_offered_is_refused(client: FlaskClient, parameter: dict[str
         ({"id": 17, "source": {"content": None}}, "17", "no text source.content"),
         ({"id": "", "source": {"content": [1]}}, "documents[0]", "no text source.content"),
         ({"id": None, "source": {"content": ""}}, "documents[0]", "empty"),
-        ({"id": {}, "source": {"content": "?"}}, "documents[0]", "not base64"),
+        ({"id": {}, "source": {"content": "?"}}, "documents[0]", "not base64: character 1 of it is '?'"),
+        ({"id": "a", "source": {"content": "iVBORw0%2BGgo"}}, "a", "not base64: character 8 of it is '%'"),
+        ({"id": "a", "source": {"content": "iVBORw0KG"}}, "a", "not base64: its length can't be"),
+        ({"id": "a", "source": {"content": "iVBO=Rw0"}}, "a", "not base64: character 5 of it is '='"),
+        ({"id": "a", "source": {"content": "é"}}, "a", "not base64: character 1 of it is 'é'"),
+        ({"id": "a", "source": {"content": "http://example.org/a.png"}}, "a", "not base64: it looks like a URL"),
+        ({"id": "a", "source": {"content": "data:image/png,%89PNG"}}, "a", "not base64: character 1 of it is '%'"),
         ({"id": "a", "source": {"content": "AAAA"}}, "a", "not a picture"),
     ],
 )

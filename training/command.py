@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from florence_tagger.errors import TaggerError
+from florence_tagger.faults import error_words
 
 NUMBER = "[0-9]" * 4
 SEED = click.IntRange(min=0)  # as numpy's
@@ -18,7 +19,7 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except (OSError, TaggerError) as exc:
-            raise click.ClickException(str(exc)) from exc
+            raise click.ClickException(error_words(exc)) from exc
 
 
 def folder_for(path: Path, kind: str) -> Path:

@@ -115,7 +115,7 @@ def service(settings: Settings, command: Sequence[str] = ("florence_tagger", "se
             yield Serving(process, port, time.perf_counter() - started)
         except (OSError, ValueError, http.client.HTTPException) as exc:
             log.seek(0)
-            raise TaggerError(f"The service failed ({exc}):\n{log.read().decode()[-2000:]}") from exc
+            raise TaggerError(f"The service failed; it said:\n{log.read().decode()[-2000:]}") from exc
         finally:
             process.terminate()
             process.wait()

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import socket
+import ssl
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -25,6 +26,7 @@ from florence_tagger.errors import (
     SettingsError,
     TaggerError,
 )
+from florence_tagger.faults import system_words
 from florence_tagger.schemas import Detection, DocumentResult, Region, Sighting
 
 SPARE_SECONDS = 30  # beyond the service's own deadline
@@ -98,12 +100,25 @@ class Client:
             connection.request(method, quote(self.url.path.rstrip("/"), safe="/%") + path, body, headers)
             response = connection.getresponse()
             answer = response.read()
-        except (OSError, http.client.HTTPException, UnicodeError) as exc:  # the last of names that no host can have
-            raise TaggerError(f"{self.url.geturl()} can't be reached: {exc or type(exc).__name__}") from exc
+        except (OSError, http.client.HTTPException, UnicodeError) as exc:
+            raise TaggerError(f"{self.url.geturl()} can't be reached: {why_unreachable(exc)}") from exc
         finally:
             self._open.discard(connection)
             connection.close()
         return response.status, json_object(answer)
+
+
+def why_unreachable(error: Exception) -> str:
+    """What keeps a service from being asked, in words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "its certificate can't be verified"
+    if isinstance(error, ssl.SSLError):
+        return "it does not speak TLS as is wanted; is http:// meant?"
+    if isinstance(error, TimeoutError):
+        return "it does not answer in time"
+    if isinstance(error, http.client.HTTPException):  # also where it ends the connection instead of answering
+        return "it gives no answer in HTTP, or only a part of one"
+    return system_words(error) if isinstance(error, OSError) else "no host can have this name"
 
 
 def connection_to(url: SplitResult, seconds: float) -> http.client.HTTPConnection:

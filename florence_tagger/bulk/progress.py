@@ -10,6 +10,7 @@ from rich.text import Text
 from florence_tagger.bulk.forms import printable
 from florence_tagger.bulk.results import Counted
 from florence_tagger.errors import TaggerError
+from florence_tagger.faults import system_words
 
 INTERRUPTED = "Interrupted"
 
@@ -58,8 +59,10 @@ class Tally:
                     yield result
             except KeyboardInterrupt:
                 self.stopped = INTERRUPTED
-            except (TaggerError, OSError) as exc:
+            except TaggerError as exc:
                 self.stopped = str(exc).rstrip(".")
+            except OSError as exc:
+                self.stopped = f"{exc.filename or 'the output'} can't be written: {system_words(exc)}"
 
     def _tell(self, result: Counted) -> None:
         if result.note:

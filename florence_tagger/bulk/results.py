@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from florence_tagger.bulk.paths import place_of
 from florence_tagger.errors import SettingsError
+from florence_tagger.faults import system_words
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,13 @@ class Record:
         try:
             self._file: IO[bytes] = path.open("a+b")
         except OSError as exc:
-            raise SettingsError(f"{path} can't be written: {exc.strerror}.") from exc
+            raise SettingsError(f"{path} can't be written: {system_words(exc)}.") from exc
         try:
             known = self._read()
-        except (OSError, ValueError) as exc:
+        except OSError as exc:
+            self._file.close()
+            raise SettingsError(f"{path} can't be gone on from: {system_words(exc)}.") from exc
+        except SettingsError as exc:
             self._file.close()
             raise SettingsError(f"{path} can't be gone on from: {exc}.") from exc
         done = {place: one for place, one in known.items() if not (retry_failed and one.error)}
@@ -85,14 +89,14 @@ class Record:
 
 
 def parsed(line: bytes) -> Counted:
-    """The result in a line; ValueError where it has none."""
+    """The result in a line; SettingsError where it has none."""
     shown = os.fsdecode(line[:60])
     try:
         values: Any = json.loads(line)
         result = Counted(values["file"], values["content"], values["error"], values.get("note", ""))
         numbers = [number for one in result.content for number in one.values()]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise ValueError(f"no result of `count`: {shown!r}") from None
+        raise SettingsError(f"no result of `count`: {shown!r}") from None
     if not isinstance(result.file, str) or not all(isinstance(number, int) for number in numbers):
-        raise ValueError(f"no result of `count`: {shown!r}")
+        raise SettingsError(f"no result of `count`: {shown!r}")
     return result

@@ -14,6 +14,7 @@ from florence_tagger.bulk.paths import Named
 from florence_tagger.bulk.results import Counted, Record
 from florence_tagger.counting import as_content, count_document
 from florence_tagger.errors import DocumentError
+from florence_tagger.faults import system_words
 from florence_tagger.media.content import read_file
 from florence_tagger.media.drawing import draw_regions
 from florence_tagger.media.frames import frame_at
@@ -84,7 +85,7 @@ class Wanted:
         except OSError as exc:
             if exc.errno != errno.ENAMETOOLONG:
                 raise
-            return [f"not drawn: {exc.strerror}"]
+            return [f"not drawn: {system_words(exc)}"]
         return []
 
 

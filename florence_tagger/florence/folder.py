@@ -8,6 +8,7 @@ from typing import Any
 
 from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.errors import ModelError
+from florence_tagger.faults import json_words, system_words
 from florence_tagger.florence.decoding import GenerationSettings
 
 MANIFEST = "manifest.json"
@@ -26,6 +27,11 @@ NEEDED_FILES = {f"{graph}.{suffix}" for graph in GRAPHS for suffix in ("xml", "b
     GENERATION,
     PREPROCESSING,
 }
+# What is read of a folder, for one that lacks something or has another type of it.
+DESCRIPTION = (
+    f"{MANIFEST} must have format, name, precision and geometry.max_positions, {PREPROCESSING} size.height and "
+    f"size.width, and {GENERATION} the generation settings and nothing else"
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,10 @@ class ModelFolder:
         """The text of one of the folder's files; ModelError where it can't be read."""
         try:
             return (self.path / name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ModelError(f"{self.path / name} can't be read: {exc}") from exc
+        except OSError as exc:
+            raise ModelError(f"{self.path / name} can't be read: {system_words(exc)}.") from exc
+        except UnicodeDecodeError as exc:
+            raise ModelError(f"{self.path / name} can't be read: it is not UTF-8.") from exc
 
 
 def read_folder(path: Path) -> ModelFolder:
@@ -87,7 +95,7 @@ def read_folder(path: Path) -> ModelFolder:
             generation=GenerationSettings(**read_json(path / GENERATION)),
         )
     except (KeyError, TypeError, ValueError) as exc:  # ModelError is none of them
-        raise ModelError(f"{path} describes itself incompletely: {type(exc).__name__} {exc}.") from exc
+        raise ModelError(f"{path} describes itself incompletely: {DESCRIPTION}.") from exc
 
 
 def read_files(path: Path) -> dict[str, dict[str, Any]]:
@@ -124,5 +132,7 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file; ModelError where it can't be read as one."""
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as exc:
-        raise ModelError(f"{path} can't be read as JSON: {exc}") from exc
+    except OSError as exc:
+        raise ModelError(f"{path} can't be read: {system_words(exc)}.") from exc
+    except (ValueError, RecursionError) as exc:
+        raise ModelError(f"{path} can't be read as JSON: {json_words(exc)}.") from exc

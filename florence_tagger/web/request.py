@@ -14,6 +14,9 @@ from pydantic import ValidationError
 from florence_tagger.bounds import accepted
 from florence_tagger.counting import DEFAULT_LABELS
 from florence_tagger.errors import DocumentError, RequestError, TooManyDocumentsError
+from florence_tagger.faults import json_words
+from florence_tagger.media.content import is_encoded_file
+from florence_tagger.media.formats import HEAD_BYTES, find_format
 from florence_tagger.media.limits import Sampling
 from florence_tagger.prompts import prompt_for
 from florence_tagger.schemas import Prompt
@@ -57,8 +60,13 @@ def parse_request(body: bytes | bytearray, max_documents: int, sampling: Samplin
         RequestError: it is not JSON, has no list `documents`, or a parameter has a value that is not accepted.
         TooManyDocumentsError: more documents than `max_documents`.
     """
-    check_values(body, MOST_VALUES * max_documents)
-    values = parse_json(body)
+    try:
+        check_values(body, MOST_VALUES * max_documents)
+        values = parse_json(body)
+    except RequestError as exc:
+        if mistaken := mistaken_for(bytes(body[:HEAD_BYTES])):
+            raise RequestError(f"The body is {mistaken}, not JSON. {NO_REQUEST}") from exc
+        raise
     check_depth(values)
     kind = body_type(max_documents, sampling)
     try:
@@ -90,12 +98,12 @@ def parse_json(body: bytes | bytearray) -> Any:
     """The value of a JSON text; RequestError where it is not one (NaN and Infinity are none)."""
 
     def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not JSON")
+        raise RequestError(f"The body is not JSON: {constant} is not JSON.")
 
     def finite(number: str) -> float:
         value = float(number)
         if math.isinf(value):  # it could not be written again
-            raise ValueError(f"{number[:20]} is beyond the range of numbers")
+            raise RequestError(f"The body is not JSON: {number[:20]} is beyond the range of numbers.")
         return value
 
     try:
@@ -103,7 +111,23 @@ def parse_json(body: bytes | bytearray) -> Any:
     except RecursionError:
         raise RequestError(TOO_DEEP) from None
     except ValueError as exc:  # JSON, UTF-8, or an integer of too many digits
-        raise RequestError(f"The body is not JSON: {exc}.") from exc
+        raise RequestError(f"The body is not JSON: {json_words(exc)}. {NO_REQUEST}") from exc
+
+
+def mistaken_for(head: bytes) -> str:
+    """What a body that is not JSON is instead, by its first bytes; empty where that is not known."""
+    if head.startswith(b"--"):
+        return "a form in parts (multipart)"
+    if head.startswith(b"\x1f\x8b"):
+        return "compressed by gzip, without the header Content-Encoding: gzip"
+    if is_encoded_file(head):
+        return "a file in base64 alone"
+    if head.lstrip()[:1] in (b"{", b"[", b'"', b""):
+        return ""
+    try:
+        return f"a file itself ({find_format(head).name})"
+    except DocumentError:
+        return ""
 
 
 def check_depth(values: Any) -> None:

@@ -140,7 +140,7 @@ def connections_for(descriptors: int) -> int:
 
 def give_up(error: Exception) -> None:
     """Ends worker and server: without its model a service is no use, and a restart would not help."""
-    logger.critical("The model can't be loaded: %s", error)
+    logger.critical("The model can't be loaded: %s", error, exc_info=error.__cause__)
     end_worker(Arbiter.APP_LOAD_ERROR)  # gunicorn halts on this code instead of starting another worker
 
 

@@ -42,6 +42,14 @@ STATUS_OF_FAULT: dict[type[Exception], HTTPStatus] = {
     errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
     errors.UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
 }
+WORDS_OF_FAULT = {
+    HTTPStatus.BAD_REQUEST: "it is not HTTP, or has a header or chunk that is not",
+    HTTPStatus.REQUEST_URI_TOO_LONG: "its first line is too long",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "its headers are too many or too long",
+    HTTPStatus.EXPECTATION_FAILED: "it expects something else than 100-continue",
+    HTTPStatus.NOT_IMPLEMENTED: "its transfer coding is not chunked",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "the service failed; its log says how",
+}
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -156,7 +164,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self.log.error("A request failed: %s\n%s", kind, "".join(format_tb(exc.__traceback__)))
         with suppress(OSError):
             client.setblocking(False)
-            client.sendall(error_answer(status, kind))
+            client.sendall(error_answer(status))
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: requests may finish, for a while; in the last third what still waits is given up."""
@@ -195,9 +203,9 @@ def is_of_client(exc: Exception) -> bool:
     return isinstance(exc, errors.ParseException) and not isinstance(exc, ours)
 
 
-def error_answer(status: HTTPStatus, kind: str) -> bytes:
+def error_answer(status: HTTPStatus) -> bytes:
     """The whole answer to what never reached the application, after which the connection ends."""
-    body = json.dumps(failure(status, f"The request could not be read or answered: {kind}.")).encode()
+    body = json.dumps(failure(status, f"The request could not be read or answered: {WORDS_OF_FAULT[status]}.")).encode()
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nX-Content-Type-Options: nosniff\r\n\r\n"
