@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ import click
 
 from florence_tagger import __version__
 from florence_tagger.config import DEFAULT_MODEL, PREFIX, Settings, load_settings, unknown_variables
-from florence_tagger.counting import DEFAULT_LABELS, MOST_LABELS
+from florence_tagger.counting import ALL_LABELS, MOST_LABELS
 from florence_tagger.errors import TaggerError
+from florence_tagger.faults import error_words
 from florence_tagger.florence.folder import check_hashes, read_folder
 from florence_tagger.reference import settings_table, updated
 from florence_tagger.schemas import Task
@@ -27,9 +29,24 @@ logger = logging.getLogger(__name__)
 @click.pass_context
 def main(context: click.Context) -> None:
     """Counts the objects in pictures and videos with a Florence-2 model on OpenVINO."""
+    hold_closed_streams()
     if context.invoked_subcommand != "serve":  # which has a log
         for problem in unknown_variables():
             click.echo(f"Warning: {problem}", err=True)
+
+
+def hold_closed_streams() -> None:
+    """Opens nothing in the place of standard streams that are closed: the next files would take their descriptors.
+
+    What libraries write for people would go into those files. The standard output stays known as closed.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - for as long as the process lives
 
 
 def setting_options() -> list[click.Parameter]:
@@ -66,7 +83,7 @@ def serve(**given: Any) -> None:
 @click.option(
     "--num-labels",
     type=click.IntRange(0, MOST_LABELS),
-    default=DEFAULT_LABELS,
+    default=ALL_LABELS,
     show_default=True,
     help="At most so many labels for a file, those with the highest counts; 0 is all.",
 )
@@ -110,7 +127,7 @@ def count(paths: tuple[str, ...], forms: tuple[str, ...], model: str | None, dev
     except OSError as exc:
         if exc.errno == errno.EPIPE:  # nobody reads on, as with `| head`: click ends quietly then
             raise
-        click.echo(f"Error: {exc}", err=True)
+        click.echo(f"Error: {error_words(exc)}", err=True)
         sys.exit(1)
     sys.exit(code)
 
@@ -195,7 +212,8 @@ def told(code: int, kinds: tuple[type[Exception], ...] = (TaggerError,)) -> Iter
     try:
         yield
     except kinds as exc:
-        click.echo(f"Error: {exc}", err=True)
+        logger.debug("The command ends", exc_info=exc)
+        click.echo(f"Error: {error_words(exc)}", err=True)
         sys.exit(code)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 from florence_tagger.assembly import build_pipeline, sampling_of, start_decoders
 from florence_tagger.batching import Batcher
 from florence_tagger.config import Settings, load_settings
-from florence_tagger.counting import DEFAULT_LABELS, MOST_LABELS, above, as_content, count_document
+from florence_tagger.counting import ALL_LABELS, MOST_LABELS, above, as_content, count_document
 from florence_tagger.errors import DocumentError, NotReadyError, RequestError
 from florence_tagger.florence.detector import Detector, load_detector
 from florence_tagger.florence.folder import read_folder
@@ -73,7 +73,7 @@ class Tagger:
         file: File,
         prompt: str = Task.OBJECT_DETECTION,
         text: str = "",
-        num_labels: int = DEFAULT_LABELS,
+        num_labels: int = ALL_LABELS,
         min_score: float = 0.0,
     ) -> dict[str, int]:
         """How many objects of each label a picture or video has, in the alphabetical order of the labels.
@@ -84,7 +84,7 @@ class Tagger:
             file: its path, or its bytes.
             prompt: a task's name, such as `OD` or `OPEN_VOCABULARY_DETECTION`.
             text: what to look for, of the tasks that need it.
-            num_labels: at most so many labels, those with the highest counts; 0 is all.
+            num_labels: at most so many labels, those with the highest counts; 0, the default, is all.
             min_score: boxes of a lower score, 0 to 1, are left out.
 
         Raises:

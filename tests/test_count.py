@@ -215,6 +215,62 @@ def test_paths_mean_files(tmp_path: Path) -> None:
     assert find_files(["x" * 300]) == [Named("x" * 300)]
 
 
+@pytest.mark.parametrize("system", ["@eaDir", "@EADIR", "@__thumb", ".@__thumb", ".thumbnails", "__MACOSX", "._x"])
+def test_what_systems_make_is_left_out_of_folders_and_patterns(tmp_path: Path, system: str) -> None:
+    """Wherever it is in a folder, but for what is named itself; a file of a resource fork is hidden, too."""
+    for folder in ("", "in", system, f"in/{system}", f"{system}/deep", "eaDir"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for name in ("a.jpg", "._a.jpg"):
+            (tmp_path / folder / name).touch()
+
+    def found(path: str) -> set[str]:
+        return {one.name.removeprefix(f"{tmp_path}/") for one in find_files([f"{tmp_path}/{path}"])}
+
+    kept = {"a.jpg", "in/a.jpg", "eaDir/a.jpg"}
+    assert found("") == found("**") == found("**/*.jpg") == kept
+    assert found("*") == kept
+    assert found("in/*") == {"in/a.jpg"}
+    assert found(system) == {f"{system}/a.jpg", f"{system}/deep/a.jpg"}
+    assert found(f"{system}/*.jpg") == {f"{system}/a.jpg"}
+    assert found("in/._a.jpg") == {"in/._a.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "written", "said"),
+    [
+        (">&-", 2, "", "Error: The standard output is closed: counts can't be written."),
+        (">&- 2>&-", 2, "", ""),
+        ("2>&-", 0, "tests/scenes/scene02.png  ", ""),
+        ("<&-", 0, "tests/scenes/scene02.png  ", ""),
+        ("<&- 2>&-", 0, "tests/scenes/scene02.png  ", ""),
+        ("- <&-", 2, "", "Error: The standard input is closed: no list of paths can be read from it."),
+    ],
+)
+def test_standard_streams_that_are_closed(closed: str, code: int, written: str, said: str, tmp_path: Path) -> None:
+    """No file that is opened afterwards takes the place of one: the record has its line and nothing else."""
+    record = tmp_path / "out.jsonl"
+    command = f"{' '.join(COMMAND)} tests/scenes/scene02.png --resume {record} {closed}"
+    result = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == code
+    assert result.stdout.startswith(written)
+    assert bool(result.stdout) == bool(written)
+    assert result.stderr.startswith(said)
+    assert bool(result.stderr) == bool(said)
+    lines = record.read_text().splitlines() if record.exists() else []
+    assert [json.loads(line)["error"] for line in lines] == ([None] if code == 0 else [])
+
+
+def test_all_labels_are_told_unless_fewer_are_wanted() -> None:
+    """picnic.jpg has seven, of which an answer of the service has five by default."""
+    picture = ROOT / "florence_tagger" / "web" / "samples" / "picnic.jpg"
+    (whole,) = json.loads(count(picture, "--json").stdout)
+    assert [label for one in whole["content"] for label in one] == [
+        *("apple", "backpack", "banana", "book", "cup", "dog", "person"),
+    ]
+    (three,) = json.loads(count(picture, "--json", "--num-labels", "3").stdout)
+    assert three["content"] == [{"apple": 3}, {"banana": 2}, {"cup": 4}]
+
+
 def test_every_drawing_has_a_place_of_its_own() -> None:
     names = ["/a/../b.jpg", "a/../b.jpg", "a/_/b.jpg", "a/_/b.jpg.2", "b.jpg", "b.png"]
     places = places_in(Path("out"), names)
@@ -415,7 +471,7 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         command = [*COMMAND, "tests/scenes/scene00.png"]
         result = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (result.returncode, result.stderr) == (1, "Error: [Errno 28] No space left on device\n")
+    assert (result.returncode, result.stderr) == (1, "Error: No space left on device.\n")
     (tmp_path / "tests").touch()  # a file where the drawings' folder would be
     drawn = count("tests/scenes/scene00.png", "tests/scenes/scene02.png", "--annotate", tmp_path)
     assert drawn.returncode == 2

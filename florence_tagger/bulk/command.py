@@ -18,6 +18,7 @@ from florence_tagger.bulk.results import Record
 from florence_tagger.bulk.run import Finder, Wanted, count_files, places_in
 from florence_tagger.config import Settings
 from florence_tagger.errors import SettingsError
+from florence_tagger.faults import system_words
 from florence_tagger.media.limits import OWN_SIZE, Limits
 from florence_tagger.prompts import prompt_named
 from florence_tagger.schemas import Task
@@ -47,9 +48,9 @@ def run_count(options: CountOptions, settings: Settings) -> int:
         TaggerError: nothing could be done.
     """
     logging.getLogger("florence_tagger").setLevel(logging.ERROR)  # of files we tell ourselves, with their names
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names may be of any bytes
-    sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     check(options)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names may be of any bytes
     paths = list(listed(options.paths))
     files = find_files(paths, folder_for_drawings(options.annotate, paths))
     if not files:
@@ -77,7 +78,11 @@ def leave(code: int) -> NoReturn:
 
 
 def check(options: CountOptions) -> None:
-    """SettingsError where the options can't be, or not with each other."""
+    """SettingsError where the options can't be, or not with each other, or there is nowhere to write to."""
+    if sys.stdout is None:
+        raise SettingsError("The standard output is closed: counts can't be written. Send them to a file or /dev/null.")
+    if sys.stdin is None and "-" in options.paths:
+        raise SettingsError("The standard input is closed: no list of paths can be read from it.")
     if not 0 <= options.min_score <= 1:  # click lets NaN through
         raise SettingsError(f"min_score is {options.min_score}; accepted is a number from 0 to 1.")
     if options.retry_failed and options.resume is None:
@@ -95,7 +100,7 @@ def folder_for_drawings(folder: Path | None, paths: Sequence[str]) -> Path | Non
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise SettingsError(f"{folder} can't be made: {exc.strerror}.") from exc
+        raise SettingsError(f"{folder} can't be made: {system_words(exc)}.") from exc
     return folder
 
 

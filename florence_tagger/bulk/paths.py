@@ -7,7 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from florence_tagger.faults import system_words
 from florence_tagger.media.formats import EXTENSIONS
+
+# Folders that systems make of thumbnails and of their own data beside what people keep; others begin with a dot.
+SYSTEM_FOLDERS = frozenset(("@eadir", "@__thumb", "__macosx"))
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,9 @@ def find_files(paths: Iterable[str], left_out: Path | None = None) -> list[Named
 
     What folders and patterns have in the folder `left_out` is not meant.
 
-    A folder stands for the files in it, at any depth, that have an allowed extension and are not hidden; a pattern
-    (`*`, `?`, `[…]`, `**`) that is no name of a file itself for what matches it; any other name for itself.
+    A folder stands for the files in it, at any depth, that have an allowed extension and are neither hidden nor in a
+    folder of a system's thumbnails; a pattern (`*`, `?`, `[…]`, `**`) that is no name of a file itself for what matches
+    it, but for such folders that it does not name; any other name for itself.
     """
     closed = os.path.realpath(left_out) if left_out else ""
     found: dict[Path, Named] = {}
@@ -63,25 +68,32 @@ def files_of(path: str, closed: str) -> Iterator[Named]:
 
 def matches_of(pattern: str) -> list[str]:
     """What a pattern matches, by name; of several ways to the same, as links make them without end, the shortest."""
-    matches = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    named = set(Path(pattern).parts)
+    matches = [match for match in found if not any(map(is_of_a_system, set(Path(match).parts) - named))]
     ways = {os.path.realpath(match): match for match in sorted(matches, key=len, reverse=True)}
     return sorted(ways.values())
+
+
+def is_of_a_system(name: str) -> bool:
+    """Whether the name of a file or folder is one that a system hides, or keeps its thumbnails under."""
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in SYSTEM_FOLDERS
 
 
 def files_in(folder: str, closed: str) -> Iterator[Named]:
     """The files of a folder, and of those in it but for `closed`, that have an allowed extension."""
     unreadable: list[OSError] = []
     for place, folders, names in os.walk(folder, onerror=unreadable.append):
-        inside = sorted(name for name in folders if not name.startswith("."))
+        inside = sorted(name for name in folders if not is_of_a_system(name))
         folders[:] = [name for name in inside if os.path.realpath(Path(place, name)) != closed]
         for name in sorted(names):
             path = Path(place, name)
             # What is neither, as a pipe, could keep us waiting; a broken link is an error worth telling.
             wanted = path.is_file() or (path.is_symlink() and not path.exists())
-            if wanted and path.suffix.lower() in EXTENSIONS and not name.startswith("."):
+            if wanted and path.suffix.lower() in EXTENSIONS and not is_of_a_system(name):
                 yield Named(str(path))
     for error in unreadable:
-        yield Named(str(error.filename), f"The folder can't be read: {error.strerror}.")
+        yield Named(str(error.filename), f"The folder can't be read: {system_words(error)}.")
 
 
 def read_list(listed: bytes) -> list[str]:
