@@ -29,24 +29,25 @@ logger = logging.getLogger(__name__)
 @click.pass_context
 def main(context: click.Context) -> None:
     """Counts the objects in pictures and videos with a Florence-2 model on OpenVINO."""
-    hold_closed_streams()
+    hold_closed_streams(stdout=context.invoked_subcommand != "count")  # which says that it has nowhere to write to
     if context.invoked_subcommand != "serve":  # which has a log
         for problem in unknown_variables():
             click.echo(f"Warning: {problem}", err=True)
 
 
-def hold_closed_streams() -> None:
-    """Opens nothing in the place of standard streams that are closed: the next files would take their descriptors.
+def hold_closed_streams(stdout: bool) -> None:
+    """Puts /dev/null in the place of standard streams that are closed; of the standard output only where wanted.
 
-    What libraries write for people would go into those files. The standard output stays known as closed.
+    Otherwise the next files would take their descriptors, and get what libraries write for people.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - for as long as the process lives
+    for name, wanted in (("stdout", stdout), ("stderr", True)):
+        if wanted and getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - for as long as the process lives
 
 
 def setting_options() -> list[click.Parameter]:

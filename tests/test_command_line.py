@@ -112,6 +112,16 @@ def test_check_reads_every_file(tmp_path: Path) -> None:
     assert "vision.bin is not the file" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["check ov_models/florence-2-tiny", "settings", "devices", "--version"])
+def test_commands_end_well_with_closed_streams(command: str) -> None:
+    program = f"{sys.executable} -m florence_tagger {command}"
+    for closed in (">&-", ">&- 2>&-", "<&- >&- 2>&-"):
+        result = subprocess.run(
+            ["bash", "-c", f"{program} {closed}"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_version() -> None:
     assert __version__ in CliRunner().invoke(main, ["--version"]).output
 
