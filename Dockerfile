@@ -46,7 +46,10 @@ CMD ["--help"]
 FROM build AS trimmed
 # What serving never loads: pip; the Hugging Face client, which tokenizers needs for downloads only, and what that alone needs;
 # pygments, which rich needs for source code only; the test suites; OpenVINO's NPU plugin, its headers and all frontends but that
-# for its own format. Symbols are stripped from Python's extension modules only: stripped libraries of wheels (*.libs) don't load.
+# for its own format; of imagecodecs' 45 codecs those that TIFF files have not. Symbols are stripped from Python's extension modules
+# only: stripped libraries of wheels (*.libs) don't load.
+ARG CODECS="shared|shared_cython|imcd|ccitt|deflate|zlib|zstd|lzma|webp|jpeg2k|jpeg8|jpegsof3|ljpeg|lerc|png" \
+    CODEC_LIBRARIES="deflate|jpeg|lcms2|Lerc|lzma|openjp2|png16|sharpyuv|webp|webpdemux|zstd"
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends binutils \
     && rm -rf /var/lib/apt/lists/* \
@@ -55,6 +58,8 @@ RUN apt-get update \
     && cd /opt/venv/lib/python3*/site-packages \
     && rm -rf openvino/include openvino/cmake openvino/libs/libopenvino_intel_npu_* \
     && find openvino/libs -name 'libopenvino_*_frontend.so*' ! -name '*_ir_frontend*' -delete \
+    && find imagecodecs -regextype posix-extended -name '*.so' ! -regex '.*/_('"${CODECS}"')\.abi3\.so' -delete \
+    && find imagecodecs.libs -regextype posix-extended -type f ! -regex '.*/lib('"${CODEC_LIBRARIES}"')-[^/]*' -delete \
     && find . -type d -name tests -prune -exec rm -rf {} + \
     && find . \( -path ./openvino -o -name '*.libs' \) -prune -o -type f -name '*.so' -exec strip --strip-unneeded {} +
 

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from tests import raws, tiffs
 from tests.pictures import patched, png, tiff
+from tests.raws import LONG, SHORT, Part, Values, Writer
 from tests.variants import SIDE, picture, saved
 from tests.videos import animation, billion_frames, huge_quicktime, video
 
@@ -57,6 +59,51 @@ def many_paged_tiff(pages: int) -> bytes:
         )
         body += struct.pack("<I", following)
     return body
+
+
+def nested_tiff() -> bytes:
+    """A TIFF whose page names a thousand directories, all of them the page's own."""
+    writer = Writer()
+    content = bytearray(writer.file((tiffs.page(picture(), {330: (LONG, (1,) * 1000)}),)))
+    first = struct.unpack("<I", content[4:8])[0]
+    places = struct.pack("<1000I", *[1] * 1000)
+    return bytes(content).replace(places, struct.pack("<1000I", *[first] * 1000))
+
+
+def deflated_tiff(side: int, bits: int, samples: int) -> bytes:
+    """A TIFF of one strip of zeros, a thousandth of their size."""
+    packer = zlib.compressobj(9)
+    row = bytes(side * samples * bits // 8)
+    data = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    fields: dict[int, Values] = {256: (LONG, (side,)), 257: (LONG, (side,)), 258: (SHORT, (bits,) * samples)}
+    fields |= {259: (SHORT, (8,)), 262: (SHORT, (2 if samples == 3 else 1,)), 277: (SHORT, (samples,))}
+    return Writer().file((Part(fields | {278: (LONG, (side,))}, strip=data),))
+
+
+def tile_bomb(side: int) -> bytes:
+    """A TIFF of 16 x 16 pixels of 16 bits in a tile that is much larger."""
+    data = zlib.compress(bytes(100_000))
+    writer = Writer()
+    fields: dict[int, Values] = {256: (LONG, (16,)), 257: (LONG, (16,)), 258: (SHORT, (16,)), 259: (SHORT, (8,))}
+    fields |= {262: (SHORT, (1,)), 277: (SHORT, (1,)), 322: (LONG, (side,)), 323: (LONG, (side,))}
+    fields |= {324: (LONG, (writer.put(data),)), 325: (LONG, (len(data),))}
+    return writer.file((Part(fields),))
+
+
+def many_entries() -> bytes:
+    """A TIFF of many large directories."""
+    fields: dict[int, Values] = {tag: (SHORT, tuple(range(1000))) for tag in range(30_000, 34_000)}
+    return Writer().file(tuple(tiffs.page(Image.new("RGB", (8, 8)), fields) for _ in range(3)))
+
+
+def many_starts() -> bytes:
+    """A raw photo with a million beginnings of JPEGs."""
+    return raws.dng(b"\xff\xd8\xff\xe0\0\x10" * 1_000_000)
+
+
+def a0_scan() -> bytes:
+    """A TIFF of 250 megapixels in black and white, of some kB."""
+    return saved(Image.new("1", (13_300, 18_800), 1), "TIFF", compression="group4")
 
 
 def lying_webp(side: int) -> bytes:
@@ -134,8 +181,9 @@ ANY = "…"
 # fine, as long as it costs little.
 ATTACKS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "PNG of 30,000 x 30,000 pixels": (lambda: png_bomb(30_000, 1), "30000 x 30000 pixels"),
-    "PNG that unpacks to 300 MB of text": (lambda: png_text_bomb(b"zTXt", b"a\0\0"), "damaged"),
-    "PNG that unpacks to 300 MB of profile": (lambda: png_text_bomb(b"iCCP", b"a\0\0"), "damaged"),
+    "PNG that unpacks to 300 MB of text": (lambda: png_text_bomb(b"zTXt", b"a\0\0"), None),
+    "PNG that unpacks to 300 MB of profile": (lambda: png_text_bomb(b"iCCP", b"a\0\0"), None),
+    "PNG that unpacks to 300 MB of EXIF": (lambda: png_text_bomb(b"zTXt", b"Raw profile type exif\0\0"), None),
     "PNG of 49 megapixels, each of 16 bits": (lambda: png_bomb(7_000, 16), None),
     "lossless WebP of 16,384 x 16,384": (lying_lossless_webp, "16384 x 16384 pixels"),
     "lossy WebP of 16,383 x 16,383": (lying_lossy_webp, "16383 x 16383 pixels"),
@@ -146,6 +194,13 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "TIFF header of 30,000 x 30,000 pixels": (lambda: lying_tiff(30_000), "30000 x 30000 pixels"),
     "TIFF header of 98 megapixels": (lambda: lying_tiff(JUST_WITHIN), "damaged"),
     "TIFF that follows itself": (looped_tiff, None),
+    "TIFF whose directory is its own, a thousand times": (nested_tiff, None),
+    "TIFF that unpacks to 49 megapixels of 16 bits": (lambda: deflated_tiff(7_000, 16, 1), None),
+    "TIFF that unpacks to 25 megapixels of RGB of 16 bits": (lambda: deflated_tiff(5_000, 16, 3), None),
+    "TIFF with a tile of 30,000 x 30,000 pixels": (lambda: tile_bomb(30_000), ANY),
+    "TIFF of directories of 4,000 entries": (many_entries, ANY),
+    "raw photo of a million beginnings of JPEGs": (many_starts, "raw photo"),
+    "A0 scan of 250 megapixels": (a0_scan, "FLORENCE_MAX_PIXELS"),
     "TIFF of 20,000 pages": (lambda: many_paged_tiff(20_000), "pages"),
     "WebP header of 16,384 x 16,384 pixels": (lambda: lying_webp(16_384), "16384 x 16384 pixels"),
     "WebP header of 98 megapixels": (lambda: lying_webp(JUST_WITHIN), "damaged"),

@@ -11,7 +11,8 @@ import numpy as np
 import pillow_heif
 from PIL import ExifTags, Image
 
-from tests.variants import QUEUE, SIDE, STREET, YARD, Scene, Variant, added, picture, saved
+from tests import metadata, raws, tiffs
+from tests.variants import PARK, QUEUE, SIDE, STREET, YARD, Scene, Variant, added, picture, saved
 
 pillow_heif.register_heif_opener()
 
@@ -354,6 +355,7 @@ OTHERS = {
         "lossless": lambda: saved(picture(), "WEBP", lossless=True),
         "alpha": lambda: saved(see_through(), "WEBP", quality=85),
         "EXIF orientation 8": lambda: with_exif("WEBP", 8, quality=85),
+        **metadata.WEBP,
     },
     "AVIF": {
         "4:2:0": lambda: saved(picture(), "AVIF", quality=80, speed=10),
@@ -363,6 +365,8 @@ OTHERS = {
         ),
         "alpha": lambda: saved(see_through(), "AVIF", quality=80, speed=10),
         "EXIF orientation 6": lambda: with_exif("AVIF", 6, quality=80, speed=10),
+        "alpha without a size of its own": lambda: metadata.avif_without_size(see_through()),
+        **metadata.AVIF,
     },
     "HEIC": {
         "8 bits": heif,
@@ -373,6 +377,7 @@ OTHERS = {
         "two pictures, the first": lambda: saved(
             picture(), "HEIF", save_all=True, append_images=[picture(one=QUEUE)], quality=90
         ),
+        **metadata.HEIC,
     },
     "JPEG 2000": {
         "lossless": lambda: saved(picture(), "JPEG2000"),
@@ -380,6 +385,7 @@ OTHERS = {
         "bare code stream": lambda: saved(picture(), "JPEG2000", no_jp2=True),
         "grey": lambda: saved(picture("L"), "JPEG2000"),
         "tiled": lambda: saved(picture(), "JPEG2000", tile_size=(128, 128)),
+        **metadata.JPEG_2000,
     },
     "ICO": {
         "PNG, the largest of several": lambda: saved(picture(), "ICO", sizes=[(16, 16), (64, 64), (256, 256)]),
@@ -396,18 +402,30 @@ OTHERS = {
     },
 }
 
+RAWS = {f"{name}, a large preview": lambda make=make: make(raws.jpeg()) for name, make in raws.LAYOUTS.items()}
+RAWS["Nikon NEF, orientation 6"] = lambda: raws.nef(raws.jpeg(orientation=6), 6)
+
 PICTURES = [
-    *counted("JPEG", JPEG),
+    *counted("JPEG", JPEG | metadata.JPEG),
     refused("JPEG", "12 bits a channel", twelve_bits, "12-bit"),
     refused("JPEG", "truncated", lambda: saved(picture(), "JPEG")[:-2000], "truncated"),
-    *counted("PNG", PNG),
+    *counted("PNG", PNG | metadata.PNG),
     refused("PNG", "truncated", lambda: saved(picture(), "PNG")[:-2000], "damaged"),
     refused("PNG", "a wrong checksum", lambda: patched(saved(picture(), "PNG"), b"IDAT", b"IDAU"), "damaged"),
+    refused("PNG", "a wrong checksum of pixels", lambda: saved(picture(), "PNG")[:-14] + bytes(14), "damaged"),
     *counted("BMP", BMP),
     *counted("GIF", GIF),
-    *counted("TIFF", TIFF),
+    *counted("TIFF", TIFF | tiffs.DEEP | tiffs.LEVELS),
+    *counted(
+        "TIFF", {"two pages, one half as large": lambda: tiffs.half_sized_pages(STREET, PARK)}, added(STREET, PARK)
+    ),
     *counted("TIFF", {"three pages": pages, "three pages, LZW": lambda: pages(compression="tiff_lzw")}, PAGES),
     refused("TIFF", "101 pages", lambda: pages(101, compression="tiff_lzw"), "more than the 100 pages accepted"),
     refused("TIFF", "truncated", lambda: saved(picture(), "TIFF")[:-2000], "damaged"),
     *(variant for form, makers in OTHERS.items() for variant in counted(form, makers)),
+    *counted("Raw photo", RAWS),
+    refused("Raw photo", "DNG, a thumbnail alone", raws.dng_without_preview, "raw photo (DNG)"),
+    refused("Raw photo", "Nikon NEF, a preview of a quarter", lambda: raws.nef(raws.jpeg(SIDE // 4)), "(Nikon NEF)"),
+    refused("Raw photo", "Sony ARW, a preview of a quarter", lambda: raws.arw(raws.jpeg(SIDE // 4)), "(Sony ARW)"),
+    refused("Raw photo", "Sigma X3F", lambda: b"FOVb" + bytes(1000), "raw photo (Sigma X3F)"),
 ]

@@ -51,6 +51,7 @@ OWNERS = {
     "tokenizers": ("florence/tokenizer.py",),
     "PIL": ("media",),
     "pillow_heif": ("media/images.py",),
+    "tifffile": ("media/samples.py",),
     "av": ("media/video.py", "media/worker.py"),
     "puremagic": ("media/formats.py",),
     "pydantic": ("web/openapi.py", "config.py", "web/parameters.py", "web/request.py", "web/envelope.py"),

@@ -2,19 +2,27 @@
 
 import base64
 import io
+import re
+import struct
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.content import decode_base64
+from florence_tagger.media.frames import open_frames
 from florence_tagger.media.images import fit, open_picture
+from florence_tagger.media.limits import Limits, Sampling
+from florence_tagger.media.orientation import exif_orientation
 from florence_tagger.schemas import Frame
+from tests import metadata, raws, variants
+from tests.raws import LONG, SHORT, TEXT, Part, Values, Writer
 
 SIZE = (48, 64)
 PLENTY = 10**8
@@ -145,3 +153,160 @@ def test_base64(content: bytes, prefix: str) -> None:
 def test_bad_base64(text: str, reason: str) -> None:
     with pytest.raises(DocumentError, match=reason):
         decode_base64(text, 1000)
+
+
+SEGMENTS = (
+    b"JFIF\0",
+    b"Exif\0\0",
+    b"Exif\0\0II*\0",
+    b"http://ns.adobe.com/xap/1.0/\0",
+    b"ICC_PROFILE\0",
+    b"MPF\0MM\0*\0\0\0\x08",
+)
+SEGMENTS += (b"Photoshop 3.0\x008BIM\x03\xed\0\0", b"FPXR\0", b"")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of EXIF data that are damaged
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(SEGMENTS), st.sampled_from([0xE0, 0xE1, 0xE2, 0xED, 0xEF, 0xFE]), st.binary(max_size=300))
+def test_no_segment_beside_the_pixels_refuses_a_jpeg(start: bytes, marker: int, rest: bytes) -> None:
+    assert same_as_without(metadata.jpeg_with(marker, start + rest), "JPEG")
+
+
+CHUNKS = (
+    b"gAMA",
+    b"cHRM",
+    b"sRGB",
+    b"iCCP",
+    b"sBIT",
+    b"bKGD",
+    b"hIST",
+    b"pHYs",
+    b"sPLT",
+    b"tIME",
+    b"tEXt",
+    b"zTXt",
+    b"iTXt",
+)
+CHUNKS += (b"eXIf", b"cICP", b"mDCV", b"acTL", b"fcTL", b"fdAT", b"tRNS", b"prIv")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(CHUNKS), st.binary(max_size=300), st.sampled_from([b"IDAT", b"IEND"]))
+def test_no_damaged_chunk_beside_the_pixels_refuses_a_png(name: bytes, data: bytes, before: bytes) -> None:
+    assert same_as_without(metadata.png_with(metadata.chunk(name, data, damage=1), before=before), "PNG")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@settings(max_examples=40, deadline=None)
+@given(st.binary(max_size=200), st.sampled_from(["II*\0", "MM\0*", "II*\0\x08\0\0\0", "MM\0*\0\0\0\x08", ""]))
+def test_no_exif_refuses_a_picture(data: bytes, start: str) -> None:
+    exif = start.encode() + data
+    if exif_orientation(exif) is None:
+        for content, kind in (
+            (metadata.jpeg_exif(exif), "JPEG"),
+            (metadata.png_with(metadata.chunk(b"eXIf", exif)), "PNG"),
+        ):
+            assert same_as_without(content, kind)
+
+
+def same_as_without(content: bytes, kind: str) -> bool:
+    """Whether a picture shows the same as the scene alone."""
+    frame, plain = opened(content), opened(plain_picture(kind))
+    return bool((frame.pixels == plain.pixels).all())
+
+
+@cache
+def plain_picture(kind: str) -> bytes:
+    return encoded(variants.picture(), kind, **({"quality": 90} if kind == "JPEG" else {}))
+
+
+@pytest.mark.parametrize("name", [b"IHDR", b"IDAT", b"PLTE"])
+def test_damage_that_the_pixels_need_is_a_reason(name: bytes) -> None:
+    content = bytearray(encoded(variants.picture().quantize(64), "PNG"))
+    start = content.index(name)
+    length = int.from_bytes(content[start - 4 : start], "big")
+    content[start + 4 + length] ^= 1  # of the checksum
+    with pytest.raises(DocumentError, match="damaged"):
+        opened(bytes(content))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_read_whatever_is_beside_it(orientation: int, order: str) -> None:
+    odd: dict[int, Values] = {270: (LONG, (2**31,)), 274: (SHORT, (orientation,)), 34665: (TEXT, b"x" * 40)}
+    exif = Writer(order).file((Part(odd),))
+    assert exif_orientation(exif) == exif_orientation(b"Exif\0\0" + exif) == orientation
+    end = exif.index(struct.pack(order + "HH", 274, SHORT)) + 12  # of its entry
+    assert exif_orientation(exif[:end] if end > 20 else exif) == orientation
+
+
+@pytest.mark.parametrize(
+    "exif", [b"", b"junk", b"II*\0", bytes(100), b"II*\0\x08\0\0\0", b"MM\0*\xff\xff\xff\xff" + bytes(20)]
+)
+def test_what_is_no_exif_has_no_orientation(exif: bytes) -> None:
+    assert exif_orientation(exif) is None
+
+
+def test_exif_goes_before_xmp() -> None:
+    xmp = metadata.chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="3"/>')
+    both = metadata.png_with(xmp, metadata.chunk(b"eXIf", metadata.odd_exif(6)), image=metadata.turned_left())
+    assert same_as_without(both, "PNG")
+    upside_down = variants.picture().transpose(Image.Transpose.ROTATE_180)
+    assert same_as_without(metadata.png_with(xmp, image=upside_down), "PNG")
+
+
+def test_alpha_without_a_size_of_its_own_is_as_with_it() -> None:
+    image = variants.picture("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    content = metadata.avif_without_size(image)
+    with pytest.raises(OSError, match="cannot identify"):
+        Image.open(io.BytesIO(content))
+    expected = opened(encoded(image, "AVIF", quality=80, speed=10))
+    np.testing.assert_array_equal(opened(content).pixels, expected.pixels)
+
+
+def test_palettes_of_jpeg_2000_are_as_they_are_in_the_file() -> None:
+    colours = variants.picture().quantize(120).convert("RGB")
+    for content in (metadata.doubled_colour(), metadata.deep_palette()):
+        expected = opened(encoded(colours)).pixels.astype(int)
+        assert np.abs(opened(content).pixels - expected).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "AVIF"])
+def test_animations_that_are_left_to_pillow(kind: str) -> None:
+    scenes = (variants.STREET, variants.QUEUE)
+    content = metadata.deep_animation(scenes) if kind == "PNG" else metadata.half_seen_animation(*scenes)
+    frames = list(open_frames(io.BytesIO(content), Limits(SIZE, PLENTY), Sampling()))
+    assert frames[0].time_s == 0
+    expected = [opened(encoded(variants.picture(one=one))) for one in scenes]
+    off = [
+        float(np.abs(got.pixels.astype(int) - one.pixels).mean()) for got, one in zip(frames, expected, strict=False)
+    ]
+    assert off[0] < 4
+    last = frames[-1].pixels
+    assert (last == 255).all() if kind == "AVIF" else off[1] < 4
+
+
+@pytest.mark.parametrize("name", raws.LAYOUTS)
+def test_raw_photos_are_counted_by_a_preview_of_half_their_size(name: str) -> None:
+    make = raws.LAYOUTS[name]
+    for side in (variants.SIDE, variants.SIDE // 2):
+        assert (opened(make(raws.jpeg(side))).width) == side
+    with pytest.raises(DocumentError, match=rf"raw photo \({name[:3]}.*190 x 190 pixels, the photo 384 x 384"):
+        opened(make(raws.jpeg(variants.SIDE // 2 - 2)))
+
+
+def test_sensors_in_tiles_of_jpeg_are_no_previews() -> None:
+    sensor = raws.Part(raws.sensor(34892).fields, strip=raws.jpeg())
+    content = raws.Writer().file((raws.Part({50706: (1, (1, 4, 0, 0))}, children=(sensor,)),))
+    with pytest.raises(DocumentError, match="none in it"):
+        opened(content)
+
+
+def test_reasons_quote_no_exception() -> None:
+    content = encoded(Image.fromarray(noise(40, 40, 3)), "TIFF")
+    for damaged in (content[:-20], content[:4] + b"\xff" * 4 + content[8:], content[:50]):
+        with pytest.raises(DocumentError) as caught:
+            opened(damaged)
+        assert re.fullmatch(r"The TIFF picture is (truncated or )?damaged[a-z':, ]*\.", str(caught.value))

@@ -1,4 +1,4 @@
-"""Animated WebP files to frames: the one kind of animation that PyAV can't read and Pillow can."""
+"""Animations to frames that PyAV can't read, or not right, and Pillow can: WebP, AVIF with alpha, some deep PNG."""
 
 import struct
 from collections.abc import Iterator
@@ -8,38 +8,24 @@ from typing import IO
 from PIL import Image
 
 from florence_tagger.errors import DocumentError
-from florence_tagger.media.images import check_pixels, fit
-from florence_tagger.media.limits import Limits, Sampling
+from florence_tagger.media.images import fit
+from florence_tagger.media.limits import Limits, Sampling, check_pixels
+from florence_tagger.media.timings import DURATIONS
 from florence_tagger.schemas import Frame
 
 # https://developers.google.com/speed/webp/docs/riff_container
 CHUNKS_START = 12
-ANMF_DURATION = 12  # bytes after a frame's start; 24 bits, milliseconds
 SHORTEST_MS = 10  # what browsers make of a frame that has no duration
 
 
-def webp_frames(picture: Image.Image, file: IO[bytes], limits: Limits, sampling: Sampling) -> Iterator[Frame]:
-    """The sampled frames of an animated WebP, which Pillow decodes one after the other."""
-    durations = [max(duration, SHORTEST_MS) / 1000 for duration in frame_durations(file)]
+def pillow_frames(picture: Image.Image, file: IO[bytes], limits: Limits, sampling: Sampling) -> Iterator[Frame]:
+    """The sampled frames of an animation, which Pillow decodes one after the other."""
+    durations = [max(duration, SHORTEST_MS) / 1000 for duration in DURATIONS[str(picture.format)](file)]
     times = [0.0, *accumulate(durations)][: getattr(picture, "n_frames", 1)]
     for place in sampling.choose(times):
         picture.seek(place)
         picture.load()
         yield Frame(fit(picture, limits.image_size), *picture.size, time_s=times[place])
-
-
-def frame_durations(file: IO[bytes]) -> Iterator[int]:
-    """The duration of each frame, ms."""
-    place = CHUNKS_START
-    while True:
-        file.seek(place)
-        header = file.read(8 + ANMF_DURATION + 3)
-        if len(header) < 8:
-            return
-        name, size = struct.unpack("<4sI", header[:8])
-        if name == b"ANMF":
-            yield int.from_bytes(header[8 + ANMF_DURATION :], "little")
-        place += 8 + size + size % 2
 
 
 def check_webp(file: IO[bytes], max_pixels: int) -> None:

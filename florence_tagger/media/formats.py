@@ -21,16 +21,20 @@ class Format:
 
     Attributes:
         name: for people.
-        decoder: Pillow's name of a picture's format, ffmpeg's name of a video's container.
+        decoder: Pillow's name of a picture's format, ffmpeg's name of a video's container, the format of a raw photo.
     """
 
     name: str
-    kind: Literal["picture", "video"]
+    kind: Literal["picture", "raw", "video"]
     decoder: str
 
 
 def picture(name: str, decoder: str = "") -> Format:
     return Format(name, "picture", decoder or name)
+
+
+def raw(maker: str, decoder: str) -> Format:
+    return Format(f"{maker} {decoder}", "raw", decoder)
 
 
 def video(name: str, decoder: str) -> Format:
@@ -39,11 +43,13 @@ def video(name: str, decoder: str) -> Format:
 
 HEIC, AVIF, WEBP = picture("HEIC", "HEIF"), picture("AVIF"), picture("WebP", "WEBP")
 TIFF, BMP, ICO, JPEG_2000 = picture("TIFF"), picture("BMP"), picture("ICO"), picture("JPEG 2000", "JPEG2000")
+CR3 = raw("Canon", "CR3")
 QUICKTIME, MPEG = video("MP4 or QuickTime", "mov"), video("MPEG", "mpeg")
 
 # Brands of ISO base media files that are pictures (ISO/IEC 23008-12, AV1 Image File Format). What mif1 and msf1 say,
 # that it is one, says nothing of its codec: the others go first.
 BRANDS = dict.fromkeys((b"avif", b"avis"), AVIF)
+BRANDS[b"crx "] = CR3
 BRANDS |= dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), HEIC)
 
 # The first atom of QuickTime files that are older than `ftyp`, or were never closed.
@@ -56,6 +62,12 @@ SIGNATURES: tuple[tuple[re.Pattern[bytes], Format], ...] = tuple(
         (rb"\x89PNG\r\n\x1a\n", picture("PNG")),
         (rb"GIF8[79]a", picture("GIF")),
         (rb"II\x2a\0|MM\0\x2a|II\x2b\0|MM\0\x2b", TIFF),
+        (rb"II(?:RO|RS)|MMOR", raw("Olympus", "ORF")),  # raw photos that are no TIFF; of others the directories tell
+        (rb"IIU\0", raw("Panasonic", "RW2")),
+        (rb"FUJIFILMCCD-RAW", raw("Fujifilm", "RAF")),
+        (rb"II\x1a\0\0\0HEAPCCDR", raw("Canon", "CRW")),
+        (rb"\0MRM", raw("Minolta", "MRW")),
+        (rb"FOVb", raw("Sigma", "X3F")),
         (rb"RIFF.{4}WEBP", WEBP),
         (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", BMP),  # by the size of its second header
         (rb"\0\0\x01\0[^\0]\0", ICO),

@@ -10,16 +10,16 @@ from typing import IO
 from PIL import Image
 
 from florence_tagger.errors import DocumentError
-from florence_tagger.media.animations import check_webp, webp_frames
-from florence_tagger.media.formats import HEAD_BYTES, TIFF, WEBP, Format, find_format
-from florence_tagger.media.images import opened, pages, still
+from florence_tagger.media.animations import check_webp, pillow_frames
+from florence_tagger.media.formats import HEAD_BYTES, WEBP, Format, find_format
+from florence_tagger.media.images import opened, still, stills
 from florence_tagger.media.limits import Limits, Sampling
 from florence_tagger.media.similarity import block_means, near_identical
 from florence_tagger.media.video import video_frames
 from florence_tagger.schemas import Frame
 
-# Animations that ffmpeg reads, by Pillow's name of the format: ffmpeg's name.
-ANIMATED = {"GIF": "gif", "PNG": "apng", "AVIF": "mov"}
+# Pictures that may move, by Pillow's name of the format: ffmpeg's name; none where Pillow alone decodes them.
+ANIMATED = {"GIF": "gif", "PNG": "apng", "AVIF": "mov", "WEBP": ""}
 
 
 def open_frames(file: IO[bytes], limits: Limits, sampling: Sampling) -> Generator[Frame]:
@@ -51,17 +51,27 @@ def frame_at(content: bytes, place: int, limits: Limits, sampling: Sampling) -> 
 
 def picture_frames(file: IO[bytes], found: Format, limits: Limits, sampling: Sampling) -> Generator[Frame]:
     """The frames of a file of one of the formats for pictures."""
+    if found.decoder not in ANIMATED:
+        yield from stills(file, found, limits)
+        return
     if found == WEBP:
         check_webp(file, limits.pixels)
     with opened(file, found.decoder, limits) as picture:
-        if found == TIFF and is_animated(picture):
-            yield from pages(picture, limits)
-        elif found == WEBP and is_animated(picture):
-            yield from marked(webp_frames(picture, file, limits, sampling))
-        elif found.decoder in ANIMATED and is_animated(picture):
-            yield from marked(video_frames(file, ANIMATED[found.decoder], limits, sampling))
-        else:
+        content = getattr(picture, "fp", None) or file  # of a PNG what its pixels need
+        if not is_animated(picture):
             yield still(picture, limits)
+        elif is_left_to_pillow(picture, content):
+            yield from marked(pillow_frames(picture, content, limits, sampling))
+        else:
+            yield from marked(video_frames(content, ANIMATED[found.decoder], limits, sampling))
+
+
+def is_left_to_pillow(picture: Image.Image, file: IO[bytes]) -> bool:
+    """Whether FFmpeg can't read an animation (WebP), leaves out its alpha (AVIF) or can't blend it (PNG of 16 bits)."""
+    file.seek(0)
+    deep_alpha = file.read(26)[24:] in (b"\x10\4", b"\x10\6")  # bits of a sample, and the type of colour
+    file.seek(0)
+    return {"WEBP": True, "AVIF": picture.mode == "RGBA", "PNG": deep_alpha}.get(str(picture.format), False)
 
 
 def is_animated(picture: Image.Image) -> bool:

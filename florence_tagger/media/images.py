@@ -6,54 +6,76 @@ counts the reference's.
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from io import BytesIO
 from itertools import pairwise
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.IcoImagePlugin import IcoFile
-from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
-from PIL.JpegImagePlugin import JpegImageFile, jpeg_factory
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from florence_tagger.errors import DocumentError
-from florence_tagger.media.formats import HEAD_BYTES, find_format
-from florence_tagger.media.limits import OWN_SIZE, Limits
+from florence_tagger.media.avif import readable_avif
+from florence_tagger.media.formats import HEAD_BYTES, TIFF, Format, find_format
+from florence_tagger.media.jpeg import read_jpeg
+from florence_tagger.media.jpeg2000 import read_jpeg_2000
+from florence_tagger.media.limits import OWN_SIZE, Limits, check_pixels
+from florence_tagger.media.orientation import (
+    TURNED,
+    UPRIGHT,
+    exif_of,
+    exif_orientation,
+    orientation_of,
+    turned,
+)
+from florence_tagger.media.png import pixels_alone
+from florence_tagger.media.raw import is_raw, open_preview
+from florence_tagger.media.tiff import tiff_pages
 from florence_tagger.schemas import Frame, UInt8Array
-
-MOST_SIDE = 65_535  # JPEG's own limit; Pillow's resize needs memory that grows with the longer side alone
 
 
 def read_heif(file: IO[bytes]) -> ImageFile.ImageFile:
     """A HEIC file; its library is loaded only where there is one, since that takes 40 ms."""
     from pillow_heif import HeifImageFile
 
-    return HeifImageFile(file)  # type: ignore[no-untyped-call]
+    return untold(HeifImageFile(file))  # type: ignore[no-untyped-call]
+
+
+def untold(picture: ImageFile.ImageFile, orientation: int = UPRIGHT) -> ImageFile.ImageFile:
+    """A picture of a format in which EXIF and XMP data don't say how it is to be turned."""
+    picture.info.pop("xmp", None)
+    picture.info["exif"] = exif_of(orientation)
+    return picture
+
+
+def read_avif(file: IO[bytes]) -> ImageFile.ImageFile:
+    """An AVIF file, the turns of its picture, which Pillow hands over as EXIF data, and no other."""
+    picture = AvifImageFile(BytesIO(readable_avif(file.read())))
+    return untold(picture, exif_orientation(picture.info.get("exif", b"")) or UPRIGHT)
 
 
 # By Pillow's name of the format. Not Image.open, which keeps the reason to itself where it can't read a file.
 READERS: dict[str, Callable[[IO[bytes]], Image.Image]] = {
-    "AVIF": AvifImageFile,
+    "AVIF": read_avif,
     "BMP": BmpImageFile,
     "GIF": GifImageFile,
     "HEIF": read_heif,
     "ICO": lambda file: IcoFile(file).frame(0),  # the largest; IcoImageFile decodes it before its size can be checked
-    "JPEG": jpeg_factory,
-    "JPEG2000": Jpeg2KImageFile,
-    "PNG": PngImageFile,
+    "JPEG": read_jpeg,
+    "JPEG2000": read_jpeg_2000,
+    "PNG": lambda file: PngImageFile(pixels_alone(file)),
     "PPM": PpmImageFile,
-    "TIFF": TiffImageFile,
     "WEBP": WebPImageFile,
 }
 
@@ -63,15 +85,19 @@ DAMAGED = (
     *(AttributeError, ZeroDivisionError, RuntimeError, struct.error, zlib.error),
 )
 
+# What they say of it, and what is said for it; anything else is the same in their words.
+DAMAGES = {
+    "12-bit": "has 12 bits a channel; a 12-bit JPEG can't be read",
+    "truncated": "is truncated or damaged: it ends before its last pixels",
+}
+DAMAGED_SOMEHOW = "is damaged or of a kind that can't be read"
+
 Box = tuple[int, int, int, int]
 FloatArray = NDArray[np.float32]
 
-# Of a TIFF directory (TIFF 6.0, page 36): it is another one at lower resolution, as thumbnails are, or a mask.
-SUBFILE_TYPE, REDUCED, MASK = 254, 1, 4
-
-TURNED = 5  # EXIF orientations from here on exchange width and height
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 LARGE_PIXELS = 2_000_000  # from here on a second thread pays
+HUGE_PIXELS = 100_000_000  # from here on a copy in RGB takes too much memory
 BAND_PIXELS = 4_000_000  # of what is not RGB, so much is made RGB at a time
 _resizing = ThreadPoolExecutor(2, "resize")
 
@@ -85,24 +111,34 @@ def open_picture(content: bytes, image_size: tuple[int, int], max_pixels: int) -
     Raises:
         DocumentError: not a picture, damaged, or of more than `max_pixels`.
     """
-    file = BytesIO(content)
-    limits = Limits(image_size, max_pixels)
-    with opened(file, picture_format(content), limits) as picture:
-        return still(picture, limits)
+    found = find_format(content[:HEAD_BYTES])
+    if found.kind == "video":
+        raise DocumentError(f"The file is a video ({found.name}), not a picture.")
+    with closing(stills(BytesIO(content), found, Limits(image_size, max_pixels))) as frames:
+        return next(frames)
 
 
 def open_rgb(content: bytes, max_pixels: int) -> Image.Image:
     """The picture as it is displayed, in RGB and in its own size; DocumentError as `open_picture`."""
-    with opened(BytesIO(content), picture_format(content), Limits((1, 1), max_pixels)) as picture:
-        return to_rgb(upright(picture))
+    return Image.fromarray(open_picture(content, OWN_SIZE, max_pixels).pixels)
 
 
-def picture_format(content: bytes) -> str:
-    """Pillow's name of the format of a picture; DocumentError where it is none."""
-    found = find_format(content[:HEAD_BYTES])
-    if found.kind != "picture":
-        raise DocumentError(f"The file is a video ({found.name}), not a picture.")
-    return found.decoder
+def stills(file: IO[bytes], found: Format, limits: Limits) -> Generator[Frame]:
+    """The frames of a file that shows all at once: its picture, or its pages.
+
+    Raises:
+        DocumentError: it is damaged or too large.
+    """
+    if found.kind == "raw" or (found == TIFF and is_raw(file)):
+        preview, orientation = open_preview(file, found)
+        with opened(preview, "JPEG", limits) as picture:
+            yield still(picture, limits, orientation)
+    elif found == TIFF:
+        yield from pages(file, limits)
+    else:
+        file.seek(0)
+        with opened(file, found.decoder, limits) as picture:
+            yield still(picture, limits)
 
 
 @contextmanager
@@ -112,70 +148,53 @@ def opened(file: IO[bytes], form: str, limits: Limits) -> Iterator[Image.Image]:
     Raises:
         DocumentError: of damage here and in the block, and of too many pixels.
     """
+    with readable(form), READERS[form](file) as picture:
+        check_pixels(picture.width, picture.height, limits.pixels)
+        yield picture
+
+
+@contextmanager
+def readable(form: str) -> Iterator[None]:
+    """DocumentError where a decoder finds a file of this format damaged in the block."""
     try:
-        with READERS[form](file) as picture:
-            check_size(picture, limits.pixels)
-            yield picture
+        yield
     except DAMAGED as exc:
-        raise DocumentError(f"The {form} picture is damaged or of a kind that can't be read: {exc}.") from exc
+        raise DocumentError(f"The {form} picture {damage(str(exc))}.") from exc
 
 
-def still(picture: Image.Image, limits: Limits) -> Frame:
-    """The frame of a picture that is one."""
+def damage(said: str) -> str:
+    """What a decoder says of a file, in words."""
+    return next((words for part, words in DAMAGES.items() if part in said), DAMAGED_SOMEHOW)
+
+
+def still(picture: Image.Image, limits: Limits, orientation: int = UPRIGHT) -> Frame:
+    """The frame of a picture that is one; `orientation` is that of a picture that does not give it itself."""
     size = picture.size
     if limits.reduced and isinstance(picture, JpegImageFile):
         picture.draft(None, (2 * max(limits.image_size),) * 2)  # where the picture is so large
     reduced = picture.size != size
-    turned = reduced and picture.getexif().get(ExifTags.Base.Orientation, 1) >= TURNED
-    shown = upright(picture)
+    orientation = orientation_of(picture, orientation)
+    shown = upright(picture, orientation)
     if reduced:
-        return Frame(fit(shown, limits.image_size), *(size[::-1] if turned else size))
+        return Frame(fit(shown, limits.image_size), *(size[::-1] if orientation >= TURNED else size))
     return Frame(fit(shown, limits.image_size), *shown.size)
 
 
-def pages(picture: Image.Image, limits: Limits) -> Iterator[Frame]:
-    """The frames of a file with several pages.
+def pages(file: IO[bytes], limits: Limits) -> Iterator[Frame]:
+    """The frames of a TIFF, which are its pages.
 
     Raises:
-        DocumentError: it has too many, or one of them has too many pixels.
+        DocumentError: it is damaged, has no page or too many, or one of them has too many pixels.
     """
-    with suppress(EOFError):
-        picture.seek(limits.pages)  # which looks no further than that
-        raise DocumentError(f"The file has more than the {limits.pages} pages accepted.")
-    page = 0
-    for place in range(limits.pages):
-        try:
-            picture.seek(place)
-        except EOFError:
-            break
-        if getattr(picture, "tag_v2", {}).get(SUBFILE_TYPE, 0) & (REDUCED | MASK):
-            continue
-        page += 1
-        check_size(picture, limits.pixels)
-        shown = upright(picture)
-        yield Frame(fit(shown, limits.image_size), *shown.size, page=page)
-    if not page:
-        raise DocumentError("The file has thumbnails and masks, but no page.")
+    with readable("TIFF"):
+        for number, page in tiff_pages(file, limits):
+            yield Frame(fit(page, limits.image_size), *page.size, page=number)
 
 
-def check_size(picture: Image.Image, max_pixels: int) -> None:
-    """DocumentError where the header of a picture tells of too many pixels."""
-    check_pixels(picture.width, picture.height, max_pixels)
-
-
-def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """DocumentError where so many pixels are too many."""
-    size = f"The picture has {width} x {height} pixels"
-    if width * height > max_pixels:
-        raise DocumentError(f"{size}, more than the {max_pixels:,} accepted.")
-    if max(width, height) > MOST_SIDE:
-        raise DocumentError(f"{size}; a side of {MOST_SIDE:,} is accepted.")
-
-
-def upright(picture: Image.Image) -> Image.Image:
-    """The picture, decoded, as its EXIF data want it displayed, in at most 8 bits a channel."""
-    picture.load()  # before it is turned: Pillow turns some formats while it loads them
-    ImageOps.exif_transpose(picture, in_place=True)
+def upright(picture: Image.Image, orientation: int = UPRIGHT) -> Image.Image:
+    """The picture, decoded, as its own data or else `orientation` want it displayed, in at most 8 bits a channel."""
+    picture.load()
+    picture = turned(picture, orientation_of(picture, orientation))
     return eight_bits(picture) if picture.mode in DEEP_MODES else picture
 
 
@@ -222,13 +241,14 @@ def fit(picture: Image.Image, image_size: tuple[int, int]) -> UInt8Array:
     Pillow filters along the rows first and along the columns then. Rows do not depend on each other, so large pictures
     are filtered in bands, two at the same time, which changes no pixel; what is not RGB becomes so band by band, which
     saves a copy. (Since version 13 Pillow begins with the columns where the height shrinks much more than the width;
-    there it is left alone.)
+    there it is left alone, unless it would take too much memory; then values may differ by 1 of 255.)
     """
     if image_size == OWN_SIZE:
         return np.asarray(to_rgb(picture))
     height, width = image_size
-    rows_first = 3 * picture.height * width <= 4 * picture.width * height
-    if picture.width * picture.height >= LARGE_PIXELS and rows_first:
+    pixels = picture.width * picture.height
+    rows_first = 3 * picture.height * width <= 4 * picture.width * height or pixels > HUGE_PIXELS
+    if pixels >= LARGE_PIXELS and rows_first:
         narrow = Image.new("RGB", (width, picture.height))
         boxes = bands(picture)
         for box, band in zip(boxes, _resizing.map(lambda box: narrowed(picture, box, width), boxes), strict=True):

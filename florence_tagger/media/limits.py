@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from florence_tagger.errors import DocumentError
+
+MOST_SIDE = 65_535  # pixels; JPEG's own limit. Pillow's resize needs memory that grows with the longer side alone
 OWN_SIZE = (0, 0)  # of frames that are to stay as large as they are; not together with `reduced`
 LOOK_SECONDS = 0.25  # how often one who waits looks whether it is still wanted
 ROUNDING_S = 1e-4  # containers keep times in steps of their own
@@ -70,3 +73,12 @@ class Sampling:
         moments = start + step * np.arange(number) + ROUNDING_S
         places: list[int] = np.unique(np.searchsorted(times, moments, side="right") - 1).tolist()
         return places
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """DocumentError where so many pixels are too many."""
+    size = f"The picture has {width} x {height} pixels"
+    if width * height > max_pixels:
+        raise DocumentError(f"{size}, more than the {max_pixels:,} accepted (FLORENCE_MAX_PIXELS).")
+    if max(width, height) > MOST_SIDE:
+        raise DocumentError(f"{size}; a side of {MOST_SIDE:,} is accepted.")

@@ -24,8 +24,8 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from florence_tagger.errors import DocumentError
-from florence_tagger.media.images import check_pixels, fit
-from florence_tagger.media.limits import Limits, Sampling
+from florence_tagger.media.images import fit
+from florence_tagger.media.limits import Limits, Sampling, check_pixels
 from florence_tagger.media.memory import at_most
 from florence_tagger.schemas import Frame
 

@@ -36,6 +36,7 @@ from florence_tagger.media.memory import memory
 PR_SET_PDEATHSIG = 1  # prctl(2)
 SPARE_SECONDS = 5  # the service ends a process in time; the alarm is for when there is no service any more
 KEPT_BYTES = 120e6  # of memory that is free, for the next photo; what is more goes back to the system
+NO_MEMORY = "To be decoded the file needs more memory than a decoder may take (FLORENCE_DECODER_MEMORY_MB)."
 LEAK_BYTES = 60e6  # beyond what may be kept: a process that still holds so much after a document is replaced
 
 
@@ -71,7 +72,7 @@ class Worker:
         except DocumentError as exc:
             return {"error": str(exc)}
         except MemoryError:
-            return {"error": "To be decoded the file needs more memory than a decoder may take.", "spent": True}
+            return {"error": NO_MEMORY, "spent": True}
         except Exception:  # noqa: BLE001 - whatever a decoder makes of hostile bytes costs this document alone
             traceback.print_exc()
             return {"error": "The file could not be decoded; the log of the service says how."}
