@@ -12,7 +12,7 @@ from PIL import Image
 
 from florence_tagger.media.boxes import boxes_in
 from tests.raws import LONG, SHORT, TEXT, Part, Values, Writer, box
-from tests.variants import SIDE, Scene, picture, saved
+from tests.variants import PARK, SIDE, YARD, Scene, picture, saved
 
 JUNK = b"junk that is no EXIF data"
 LARGE = zlib.compress(bytes(3_000_000))
@@ -171,9 +171,9 @@ def deep_animation(scenes: tuple[Scene, ...]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
 
 
-def half_seen_animation(first: Scene, second: Scene) -> bytes:
-    """An animated AVIF of two scenes, of the second of which no half can be seen, a second each."""
-    images = [picture("RGBA", first), picture("RGBA", second)]
+def half_seen_animation() -> bytes:
+    """An animated AVIF of two scenes, of which the second can't be seen, a second each."""
+    images = [picture("RGBA", YARD), picture("RGBA", PARK)]
     images[1].putalpha(0)
     return saved(images[0], "AVIF", save_all=True, append_images=images[1:], duration=1000, quality=80, speed=10)
 

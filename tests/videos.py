@@ -13,6 +13,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from tests import metadata
 from tests.pictures import COUNTS, counted, refused, see_through
 from tests.variants import PARK, QUEUE, SIDE, YARD, Scene, Variant, peak, picture, saved
 
@@ -286,9 +287,14 @@ CONTAINERS = {
     },
     "AVIF": {"animated": lambda: animation("AVIF", quality=80, speed=10)},
 }
+LEFT_TO_PILLOW = [
+    *counted("PNG", {"animated, 16 bits, alpha": lambda: metadata.deep_animation(SCENES)}, PEAK),
+    *counted("AVIF", {"animated, the second scene transparent": metadata.half_seen_animation}, YARD.counts),
+]
 
 VIDEOS = [
     *(variant for form, makers in CONTAINERS.items() for variant in counted(form, makers, PEAK)),
+    *LEFT_TO_PILLOW,
     *counted("GIF", {"an animation of one frame": still_animation}, COUNTS),
     Variant("Matroska", "cut off in the third scene", lambda: video("matroska", "libx264")[:-3000], peak(YARD, QUEUE)),
     Variant("AVI", "MJPEG, one of the wanted frames damaged", damaged_frame, PEAK, incomplete=True),

@@ -37,6 +37,9 @@ def readable_avif(content: bytes) -> bytes:
         return bytes(readable)
     place = content.rindex(b"meta", 0, meta[1])
     readable[place : place + 4] = b"free"  # it stays as long as it was, so that nothing moves
+    _, start, end = list(boxes_in(content, 0, len(content)))[-1]
+    if content[start - 8 : start - 4] == bytes(4):  # the last box, which would go on to the end of the file
+        readable[start - 8 : start - 4] = struct.pack(">I", end - start + 8)
     return bytes(readable) + boxed(b"meta", sized)
 
 

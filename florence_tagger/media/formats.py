@@ -91,12 +91,17 @@ EXTENSIONS = frozenset(
     f".{extension}"
     for extension in (
         *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "bmp", "dib", "webp", "tif", "tiff", "heic", "heif"),
+        *("dng", "nef", "nrw", "cr2", "cr3", "arw", "orf", "rw2", "pef", "raf", "srw"),
         *("avif", "ico", "jp2", "j2k", "jpx", "ppm", "pgm", "pbm", "pnm", "mp4", "m4v", "mov", "3gp", "avi", "mkv"),
         *("webm", "mpg", "mpeg", "m2ts", "mts", "vob", "wmv", "asf", "flv"),
     )
 )
 
-ACCEPTED = tuple(dict.fromkeys([*(one.name for _, one in SIGNATURES), *(one.name for one in BRANDS.values())]))
+# Of raw photos only those that have a large preview; which do depends on the camera.
+ACCEPTED = (
+    *dict.fromkeys(one.name for one in (*(one for _, one in SIGNATURES), *BRANDS.values()) if one.kind != "raw"),
+    "raw photos with a large preview",
+)
 
 
 def find_format(head: bytes) -> Format:

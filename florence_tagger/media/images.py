@@ -83,6 +83,7 @@ READERS: dict[str, Callable[[IO[bytes]], Image.Image]] = {
 DAMAGED = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError),
     *(AttributeError, ZeroDivisionError, RuntimeError, struct.error, zlib.error),
+    ImportError,  # of a codec that imagecodecs has not
 )
 
 # What they say of it, and what is said for it; anything else is the same in their words.

@@ -26,16 +26,16 @@ TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
 @dataclass(frozen=True)
 class Chunk:
-    """A chunk of a file: its name, its data, and whether its checksum is right."""
+    """A chunk of a file: its name, its data and their checksum, and whether that is right."""
 
     name: bytes
     data: bytes
-    sound: bool
+    checksum: bytes
+    sound: bool = True
 
-    def packed(self) -> bytes:
-        """Its bytes in a file."""
-        checksum = zlib.crc32(self.data, zlib.crc32(self.name)) ^ (not self.sound)
-        return struct.pack(">I", len(self.data)) + self.name + self.data + struct.pack(">I", checksum)
+    def parts(self) -> tuple[bytes, ...]:
+        """What it is made of in a file."""
+        return struct.pack(">I", len(self.data)), self.name, self.data, self.checksum
 
 
 def pixels_alone(file: IO[bytes]) -> BytesIO:
@@ -52,8 +52,14 @@ def pixels_alone(file: IO[bytes]) -> BytesIO:
         raise ValueError("a wrong checksum")
     turn = orientation_of(chunks)
     if turn != UPRIGHT and not any(chunk.name == b"acTL" for chunk in kept):
-        kept.insert(1, Chunk(b"eXIf", exif_of(turn), True))
-    return BytesIO(SIGNATURE + b"".join(chunk.packed() for chunk in [*kept, Chunk(b"IEND", b"", True)]))
+        kept.insert(1, chunk_of(b"eXIf", exif_of(turn)))
+    parts = (part for chunk in (*kept, chunk_of(b"IEND", b"")) for part in chunk.parts())
+    return BytesIO(b"".join((SIGNATURE, *parts)))
+
+
+def chunk_of(name: bytes, data: bytes) -> Chunk:
+    """A chunk with its right checksum."""
+    return Chunk(name, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(name))))
 
 
 def chunks_of(file: IO[bytes]) -> Iterator[Chunk]:
@@ -64,7 +70,7 @@ def chunks_of(file: IO[bytes]) -> Iterator[Chunk]:
         size, name = struct.unpack(">I4s", head)
         data = file.read(min(size, left))
         checksum = file.read(4)
-        yield Chunk(name, data, checksum == struct.pack(">I", zlib.crc32(data, zlib.crc32(name))))
+        yield Chunk(name, data, checksum, checksum == chunk_of(name, data).checksum)
 
 
 def needed(chunks: list[Chunk], colour: int) -> Iterator[Chunk]:

@@ -61,6 +61,7 @@ WEBP, UNSIGNED = 50001, 1
 COMPARED_SIDE = 256
 ALIKE = 0.9
 LIKE_COLOUR = 10  # of 255, where all of both pages is of one colour
+COPIED_BYTES = 1_000_000  # at a time
 TINY = 64  # pixels a side; what is smaller shows nothing that could be counted twice
 
 
@@ -181,7 +182,7 @@ class PageCopy:
 
     def __init__(self, file: IO[bytes], copy: IO[bytes]) -> None:
         file.seek(0)
-        copyfileobj(file, copy)
+        copyfileobj(file, copy, COPIED_BYTES)
         self._copy = copy
         self._end = copy.tell() + copy.tell() % 2
 
