@@ -92,8 +92,23 @@ def tile_bomb(side: int) -> bytes:
 
 def many_entries() -> bytes:
     """A TIFF of many large directories."""
-    fields: dict[int, Values] = {tag: (SHORT, tuple(range(1000))) for tag in range(30_000, 34_000)}
+    fields: dict[int, Values] = {tag: (SHORT, tuple(range(1000))) for tag in range(30_000, 30_990)}
     return Writer().file(tuple(tiffs.page(Image.new("RGB", (8, 8)), fields) for _ in range(3)))
+
+
+def many_named() -> bytes:
+    """A TIFF whose page names ten million directories of its own, and as many strips."""
+    writer = Writer()
+    numbers = writer.put(bytes(40_000_000))
+    fields = tiffs.page(picture()).fields | dict.fromkeys((273, 279, 330), (LONG, (1, 2)))
+    content = writer.file((Part(fields),))
+    return named_at(named_at(named_at(content, 330, numbers), 273, numbers), 279, numbers)
+
+
+def named_at(content: bytes, tag: int, place: int) -> bytes:
+    """The same with ten million values of a tag at a place."""
+    start = content.rindex(struct.pack("<HHI", tag, LONG, 2))
+    return content[: start + 4] + struct.pack("<2I", 10_000_000, place) + content[start + 12 :]
 
 
 def many_starts() -> bytes:
@@ -197,8 +212,9 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "TIFF whose directory is its own, a thousand times": (nested_tiff, None),
     "TIFF that unpacks to 49 megapixels of 16 bits": (lambda: deflated_tiff(7_000, 16, 1), None),
     "TIFF that unpacks to 25 megapixels of RGB of 16 bits": (lambda: deflated_tiff(5_000, 16, 3), None),
+    "TIFF that names 10 million directories": (many_named, ANY),
     "TIFF with a tile of 30,000 x 30,000 pixels": (lambda: tile_bomb(30_000), ANY),
-    "TIFF of directories of 4,000 entries": (many_entries, ANY),
+    "TIFF of directories of 1,000 entries of 1,000 values": (many_entries, ANY),
     "raw photo of a million beginnings of JPEGs": (many_starts, "raw photo"),
     "A0 scan of 250 megapixels": (a0_scan, "FLORENCE_MAX_PIXELS"),
     "TIFF of 20,000 pages": (lambda: many_paged_tiff(20_000), "pages"),

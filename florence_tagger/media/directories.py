@@ -21,8 +21,9 @@ INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17
 
 ORDERS = {b"II": "<", b"MM": ">"}
 CLASSIC, BIG = 42, 43
-MOST_ENTRIES = 4096  # of a directory; real ones have some dozens
-MOST_DIRECTORIES = 10_000  # of a file
+MOST_ENTRIES = 1000  # of a directory; real ones have some dozens
+MOST_VALUES = 1_000_000  # of an entry: the strips of the largest pages
+MOST_OWN = 1000  # directories in others that are looked at
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,9 @@ class Directory:
     next: int
 
     def data(self, tag: int) -> bytes:
-        """The bytes of a tag's values; none where it is not there, or not within the file."""
+        """The bytes of a tag's values; none where it is not there, too long, or not within the file."""
         entry = self.entries.get(tag)
-        if entry is None or entry.place + entry.size > size_of(self.file):
+        if entry is None or entry.number > MOST_VALUES or entry.place + entry.size > size_of(self.file):
             return b""
         return read_at(self.file, entry.place, entry.size)
 
@@ -146,7 +147,7 @@ def read_directory(file: IO[bytes], layout: Layout, place: int) -> Directory:
 def chain(file: IO[bytes], layout: Layout, place: int | None = None) -> Iterator[Directory]:
     """The directories that follow one another; where one is named again they end."""
     place, seen = layout.first if place is None else place, set[int]()
-    while place and place not in seen and len(seen) < MOST_DIRECTORIES:
+    while place and place not in seen:
         seen.add(place)
         directory = read_directory(file, layout, place)
         yield directory
@@ -156,13 +157,13 @@ def chain(file: IO[bytes], layout: Layout, place: int | None = None) -> Iterator
 def tree(directories: Iterable[Directory]) -> Iterator[Directory]:
     """Directories, each before those that it names as its own, and theirs."""
     waiting, seen = deque(directories), set[int]()
-    while waiting and len(seen) < MOST_DIRECTORIES:
+    while waiting and len(seen) < MOST_OWN:
         directory = waiting.popleft()
         if directory.place in seen:
             continue
         seen.add(directory.place)
         yield directory
-        for place in directory.numbers(SUB_DIRECTORIES)[:MOST_ENTRIES]:
+        for place in directory.numbers(SUB_DIRECTORIES)[:MOST_OWN]:
             with suppress(EOFError):  # they hold what a page has besides itself
                 waiting.append(read_directory(directory.file, directory.layout, place))
 

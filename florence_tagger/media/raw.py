@@ -48,6 +48,7 @@ START = re.compile(rb"\xff\xd8\xff")
 SHOWN = (0xC0, 0xC1, 0xC2)  # frames of JPEGs that all programs show; others, as the lossless one, are a sensor's data
 LOSSLESS = 0xC3
 MOST_STARTS, MOST_SEGMENTS = 10_000, 100  # of JPEGs, and of one before its frame, that are looked at
+MOST_DIRECTORIES = 100  # in a row; raw photos have three or four
 PART = 2  # of the photo's longer side, that a preview must have
 
 Size = tuple[int, int]
@@ -145,7 +146,7 @@ def directories_of(file: IO[bytes]) -> list[Directory]:
     layout = layout_of(file.read(16))
     found: list[Directory] = []
     with suppress(EOFError):
-        found.extend(chain(file, layout) if layout else ())
+        found.extend(islice(chain(file, layout), MOST_DIRECTORIES) if layout else ())
     return list(tree(found))
 
 

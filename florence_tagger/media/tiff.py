@@ -61,6 +61,7 @@ WEBP, UNSIGNED = 50001, 1
 COMPARED_SIDE = 256
 ALIKE = 0.9
 LIKE_COLOUR = 10  # of 255, where all of both pages is of one colour
+MOST_BESIDE = 20  # directories for each page that is accepted: thumbnails, masks and lower resolutions
 COPIED_BYTES = 1_000_000  # at a time
 TINY = 64  # pixels a side; what is smaller shows nothing that could be counted twice
 
@@ -71,16 +72,27 @@ def tiff_pages(file: IO[bytes], limits: Limits) -> Iterator[tuple[int | None, Im
     Raises:
         DocumentError: there is no page, there are too many, or one has too many pixels.
     """
-    layout = layout_of(read_at(file, 0, 16))
-    directories = list(chain(file, layout)) if layout else []
-    pages = [one for one in directories if not is_reduced(one)] or full_sizes(directories)
-    if not pages:
-        raise DocumentError("The file has thumbnails and masks, but no page.")
-    if len(pages) > limits.pages:
-        raise DocumentError(f"The file has more than the {limits.pages} pages accepted.")
+    directories, pages = directories_and_pages(file, limits.pages)
     with opened_copy(file) as copy:
         for number, picture in enumerate(without_levels(copy, pages, limits), 1):
             yield number if len(directories) > 1 else None, picture
+
+
+def directories_and_pages(file: IO[bytes], most: int) -> tuple[list[Directory], list[Directory]]:
+    """The directories of a file in a row, and its pages; DocumentError where these are none, or too many."""
+    layout = layout_of(read_at(file, 0, 16))
+    directories: list[Directory] = []
+    pages: list[Directory] = []
+    for directory in chain(file, layout) if layout else ():
+        directories.append(directory)
+        if not is_reduced(directory):
+            pages.append(directory)
+        if len(pages) > most or len(directories) > MOST_BESIDE * most:
+            raise DocumentError(f"The file has more than the {most} pages accepted.")
+    pages = pages or full_sizes(directories)
+    if not pages:
+        raise DocumentError("The file has thumbnails and masks, but no page.")
+    return directories, pages
 
 
 def is_reduced(directory: Directory) -> bool:
