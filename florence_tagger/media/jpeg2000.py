@@ -12,9 +12,10 @@ from PIL import Image, ImagePalette
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
 from florence_tagger.media.boxes import boxes_in
+from florence_tagger.media.directories import size_of
 from florence_tagger.schemas import UInt8Array
 
-HEADER_BYTES = 1_000_000  # within which the header of a file is
+HEADER_BYTES = 1_000_000  # of the header of a file, of which a palette has 5,000 at most
 MODES = {
     12: "CMYK",
     18: "YCbCr",
@@ -29,7 +30,7 @@ def read_jpeg_2000(file: IO[bytes]) -> Jpeg2KImageFile:
     Raises:
         ValueError: its palette is damaged, or of a kind that is not known; others as Pillow raises them.
     """
-    boxes = header_boxes(file.read(HEADER_BYTES))
+    boxes = header_boxes(file)
     file.seek(0)
     picture = Jpeg2KImageFile(file)
     if b"pclr" in boxes and picture.mode in ("L", "P", "PA"):
@@ -40,12 +41,19 @@ def read_jpeg_2000(file: IO[bytes]) -> Jpeg2KImageFile:
     return picture
 
 
-def header_boxes(head: bytes) -> dict[bytes, bytes]:
-    """What is in the boxes of the header of a file; nothing in a bare code stream."""
-    if head[4:8] != b"jP  ":
-        return {}
-    header = next((box for box in boxes_in(head, 0, len(head)) if box[0] == b"jp2h"), None)
-    return {name: head[start:end] for name, start, end in boxes_in(head, *header[1:])} if header else {}
+def header_boxes(file: IO[bytes]) -> dict[bytes, bytes]:
+    """What is in the boxes of the header of a file, wherever that is; nothing in a bare code stream."""
+    place, end = 0, size_of(file)
+    while place + 8 <= end:
+        file.seek(place)
+        size, name = struct.unpack(">I4s", file.read(8))
+        if name == b"jp2h":
+            header = file.read(min(size, HEADER_BYTES))[: size - 8]
+            return {inner: header[start:stop] for inner, start, stop in boxes_in(header, 0, len(header))}
+        if size < 8 or (place == 0 and name != b"jP  "):
+            break
+        place += size
+    return {}
 
 
 def palette_of(boxes: dict[bytes, bytes]) -> UInt8Array:
