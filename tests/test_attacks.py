@@ -16,7 +16,7 @@ from florence_tagger.errors import DocumentError
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.limits import Sampling
 from florence_tagger.schemas import Frame
-from tests.attacks import ANY, ATTACKS
+from tests.attacks import ANY, ATTACKS, a0_scan
 from tests.pictures import JPEG, PICTURES
 from tests.variants import Variant
 from tests.videos import VIDEOS
@@ -109,6 +109,20 @@ def test_attack(name: str, decoders: Decoders, good: list[Frame], idle: int) -> 
         assert isinstance(outcome, str)
         assert reason in outcome
     expect_right(decoders, good)
+
+
+def test_a_large_scan_is_decoded_where_the_setting_allows_it() -> None:
+    pool = start_decoders(load_settings({"decoder_processes": 1, "max_pixels": 300_000_000}), SIZE)
+    try:
+        decoded(pool, JPEG["4:2:0"]())
+        with watched(pool, int(psutil.Process(pool.pids[0]).memory_info().rss)) as memory:
+            outcome = decoded(pool, a0_scan())
+    finally:
+        pool.close()
+    print(f"{memory[0] / 1e6:.0f} MB above idle")
+    assert isinstance(outcome, list), outcome
+    assert [(frame.width, frame.height) for frame in outcome] == [(13_300, 18_800)]
+    assert memory[0] < 400e6
 
 
 @pytest.mark.parametrize("variant", FORMATS, ids=lambda one: one.format)

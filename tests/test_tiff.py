@@ -183,3 +183,15 @@ def test_a_page_that_ends_too_early_has_a_reason(kind: str, options: dict[str, A
     for missing in (1, 2, 20, 500, len(content) // 2):
         with pytest.raises(DocumentError, match="truncated or damaged"):
             shown(content[:-missing])
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_undefined_samples_are_unsigned(bits: int) -> None:
+    content = tiffs.packed(noise("L"), bits, ">", sample_format=4)
+    assert np.abs(shown(content) - truth("L", noise("L"))).max() <= 1.5
+
+
+def test_samples_of_different_bits_have_a_reason() -> None:
+    fields: dict[int, tiffs.Values] = {258: (tiffs.SHORT, (5, 6, 5))}
+    with pytest.raises(DocumentError, match="kind that can't be read"):
+        shown(tiffs.Writer().file((tiffs.page(picture(), fields),)))

@@ -46,7 +46,9 @@ def bits_of(samples: Any, bits: int) -> bytes:
     return np.packbits(single.reshape(len(rows), -1).astype(np.uint8), axis=1).tobytes()
 
 
-def packed(pixels: Any, bits: int, order: str = "<", compression: int = 1, planar: int = 1) -> bytes:
+def packed(
+    pixels: Any, bits: int, order: str = "<", compression: int = 1, planar: int = 1, sample_format: int = 1
+) -> bytes:
     """A TIFF of samples of any number of bits, which few programs write."""
     samples = ranging(np.array(pixels), np.uint32, (1 << bits) - 1)
     height, width, number = (*samples.shape, 1)[:3]
@@ -57,7 +59,7 @@ def packed(pixels: Any, bits: int, order: str = "<", compression: int = 1, plana
     fields: dict[int, Values] = {256: (LONG, (width,)), 257: (LONG, (height,)), 258: (SHORT, (bits,) * number)}
     fields |= {259: (SHORT, (compression,)), 262: (SHORT, (RGB if number == 3 else GREY,)), 273: (LONG, places)}
     fields |= {277: (SHORT, (number,)), 278: (LONG, (height,)), 279: (LONG, tuple(map(len, data)))}
-    return writer.file((Part(fields | {284: (SHORT, (planar,))}),))
+    return writer.file((Part(fields | {284: (SHORT, (planar,)), 339: (SHORT, (sample_format,) * number)}),))
 
 
 def page(image: Image.Image, fields: dict[int, Values] | None = None, *children: Part) -> Part:

@@ -180,10 +180,10 @@ def exif_size(directory: Directory) -> Size:
 
 
 def lossless_size(file: IO[bytes], place: int) -> Size:
-    """The size of a sensor's data in a lossless JPEG, which has several samples of a row side by side."""
+    """The size of a sensor's data in a lossless JPEG: 2 or 4 samples lie side by side, 3 are colours (sRAW)."""
     file.seek(min(place, size_of(file)))
     marker, width, height, samples = frame_in(file.read(100_000), 0)
-    return (width * samples, height) if marker == LOSSLESS else (0, 0)
+    return (width * (samples if samples % 2 == 0 else 1), height) if marker == LOSSLESS else (0, 0)
 
 
 def fujifilm_sizes(file: IO[bytes]) -> list[Size]:

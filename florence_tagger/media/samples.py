@@ -106,7 +106,8 @@ def samples_of(directory: Directory, page: "TiffPage") -> Samples:
     photometric = directory.number(262)
     if photometric == YCBCR and directory.number(259) in JPEGS:
         photometric = RGB  # as the codec gives it
-    if page.dtype is None or page.dtype.kind not in "buif" or photometric not in COLOURS:
+    alike = len({*directory.numbers(258)}) <= 1
+    if page.dtype is None or page.dtype.kind not in "buif" or photometric not in COLOURS or not alike:
         raise ValueError("samples of an unknown kind")
     number, extra = directory.number(277, 1), directory.numbers(338)
     if photometric == RGB and number == 4 and not extra:

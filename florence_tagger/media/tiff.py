@@ -54,7 +54,7 @@ WIDE = {16: 4, 17: 9, 18: 4}  # types of BigTIFF's fields, and what they are in 
 
 # What Pillow and libtiff read right: bits of a sample, and kinds of colour.
 PILLOW_BITS, PILLOW_COLOURS = {1, 2, 4, 8}, (0, 1, 2, 3, 5, 6)
-WEBP, UNSIGNED = 50001, 1
+WEBP, UNSIGNED, UNDEFINED = 50001, 1, 4
 
 # Of two pages of which one has half the other's sides: how alike they must be, as a correlation of grey, to be one. At
 # this size levels made by any filter have 0.97 or more, two pages of the same book 0.8 or less (tests/test_tiff.py).
@@ -185,7 +185,7 @@ def is_plain(page: Directory) -> bool:
     colours, packed = page.number(PHOTOMETRIC), page.number(COMPRESSION)
     apart = page.number(PLANAR) == 2 and page.number(SAMPLES, 1) > 1 and packed not in JPEGS
     premultiplied_grey = colours in (0, 1) and PREMULTIPLIED in page.numbers(EXTRA_SAMPLES)
-    plain = {*page.numbers(BITS)} <= PILLOW_BITS and {*page.numbers(SAMPLE_FORMAT)} <= {UNSIGNED}
+    plain = {*page.numbers(BITS)} <= PILLOW_BITS and {*page.numbers(SAMPLE_FORMAT)} <= {UNSIGNED, UNDEFINED}
     return plain and colours in PILLOW_COLOURS and packed != WEBP and not apart and not premultiplied_grey
 
 
@@ -220,8 +220,12 @@ def opened_copy(file: IO[bytes]) -> Iterator[PageCopy]:
 
 def pixel_fields(page: Directory) -> Iterator[tuple[int, int, bytes]]:
     """Tag, type and values of all that tells how the pixels of a page are stored, in the form of a classic TIFF."""
-    meaningless = {PLANAR} if page.number(SAMPLES, 1) == 1 else set()  # and then misread by Pillow
-    for tag in sorted(PIXEL_TAGS & page.entries.keys() - meaningless):
+    tags = PIXEL_TAGS & page.entries.keys()
+    if page.number(SAMPLES, 1) == 1:
+        tags -= {PLANAR}  # it means nothing then, and Pillow misreads it
+    if {*page.numbers(SAMPLE_FORMAT)} == {UNDEFINED}:
+        tags -= {SAMPLE_FORMAT}
+    for tag in sorted(tags):
         kind, data = page.entries[tag].kind, page.data(tag)
         if kind in WIDE:
             kind = WIDE[kind]
