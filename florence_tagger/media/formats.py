@@ -12,7 +12,7 @@ import puremagic
 
 from florence_tagger.errors import DocumentError
 
-HEAD_BYTES = 4096  # are looked at
+HEAD_BYTES = 65_536  # are looked at; ffmpeg finds the packets of a transport stream behind so many other bytes
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ def video(name: str, decoder: str) -> Format:
 HEIC, AVIF, WEBP = picture("HEIC", "HEIF"), picture("AVIF"), picture("WebP", "WEBP")
 TIFF, BMP, ICO, JPEG_2000 = picture("TIFF"), picture("BMP"), picture("ICO"), picture("JPEG 2000", "JPEG2000")
 CR3 = raw("Canon", "CR3")
+JPEG = picture("JPEG")
 QUICKTIME, MPEG = video("MP4 or QuickTime", "mov"), video("MPEG", "mpeg")
+TRANSPORT, H264 = video("MPEG transport stream", "mpegts"), video("H.264", "h264")
+MOTION_JPEG = video("JPEG", "mjpeg")  # by its first bytes no other than one JPEG
 
 # Brands of ISO base media files that are pictures (ISO/IEC 23008-12, AV1 Image File Format). What mif1 and msf1 say,
 # that it is one, says nothing of its codec: the others go first.
@@ -55,10 +58,13 @@ BRANDS |= dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b
 # The first atom of QuickTime files that are older than `ftyp`, or were never closed.
 ATOMS = rb"moov|mdat|wide|free|skip|pnot"
 
+# Of H.264, by their numbers: Baseline, Main, Extended, High and those of more bits, of intra frames, layers and views.
+PROFILES = rb"[\x42\x4d\x58\x64\x6e\x7a\xf4\x2c\x53\x56\x76\x80\x8a]"
+
 SIGNATURES: tuple[tuple[re.Pattern[bytes], Format], ...] = tuple(
     (re.compile(pattern, re.DOTALL), kind)
     for pattern, kind in (
-        (rb"\xff\xd8\xff", picture("JPEG")),
+        (rb"\xff\xd8\xff", JPEG),
         (rb"\x89PNG\r\n\x1a\n", picture("PNG")),
         (rb"GIF8[79]a", picture("GIF")),
         (rb"II\x2a\0|MM\0\x2a|II\x2b\0|MM\0\x2b", TIFF),
@@ -79,10 +85,24 @@ SIGNATURES: tuple[tuple[re.Pattern[bytes], Format], ...] = tuple(
         (rb"RIFF.{4}AVI |RIFF.{4}AVIX", video("AVI", "avi")),
         (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", video("Windows Media", "asf")),
         (rb"FLV\x01", video("Flash Video", "flv")),
+        (rb"OggS\0", video("Ogg", "ogg")),
         (rb"\0\0\x01\xba", MPEG),
         (rb"\0\0\x01\xb3", video("MPEG", "mpegvideo")),
         (rb"\0\0\x01[\xb0\xb5]", video("MPEG-4", "m4v")),
-        (rb"\x47.{187}\x47.{187}\x47|.{4}\x47.{191}\x47", video("MPEG transport stream", "mpegts")),
+        (rb"\x47.{187}\x47.{187}\x47|.{4}\x47.{191}\x47", TRANSPORT),
+        # Bare streams: of H.264 (ITU-T H.264, 7.4.1) an access unit delimiter, supplemental information or a sequence
+        # parameter set, which has a profile; of HEVC (ITU-T H.265, 7.4.2.2) a delimiter or a parameter set.
+        (
+            rb"\0{2,8}\x01(?:\x09[\x10\x30\x50\x70\x90\xb0\xd0\xf0]\0|\x06.{0,999}?\0\0\x01[\x27\x47\x67]"
+            + PROFILES
+            + rb"|[\x27\x47\x67]"
+            + PROFILES
+            + rb")",
+            H264,
+        ),
+        (rb"\0{2,8}\x01[\x40\x42\x46\x4e]\x01", video("HEVC", "hevc")),
+        # What begins with something else, as a recording that was cut anywhere.
+        (rb".{1,64000}?\x47(?:.{187}\x47){4}|.{1,64000}?\x47(?:.{191}\x47){4}", TRANSPORT),
     )
 )
 
@@ -93,7 +113,8 @@ EXTENSIONS = frozenset(
         *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "bmp", "dib", "webp", "tif", "tiff", "heic", "heif"),
         *("dng", "nef", "nrw", "cr2", "cr3", "arw", "orf", "rw2", "pef", "raf", "srw"),
         *("avif", "ico", "jp2", "j2k", "jpx", "ppm", "pgm", "pbm", "pnm", "mp4", "m4v", "mov", "3gp", "avi", "mkv"),
-        *("webm", "mpg", "mpeg", "m2ts", "mts", "vob", "wmv", "asf", "flv"),
+        *("webm", "mpg", "mpeg", "m2ts", "mts", "vob", "wmv", "asf", "flv", "ogv", "mjpeg", "mjpg", "h264", "264"),
+        *("h265", "265", "hevc"),
     )
 )
 
@@ -105,7 +126,7 @@ ACCEPTED = (
 
 
 def find_format(head: bytes) -> Format:
-    """The format of a file that begins with `head`.
+    """Return the format of a file that begins with `head`.
 
     Raises:
         DocumentError: it is not one of those accepted; the reason tells what it is.
