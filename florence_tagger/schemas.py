@@ -46,6 +46,7 @@ class Frame:
         page: of a file with several, from 1.
         time_s: since the start of a video or animation, seconds.
         repeats: it shows the same as the frame before, so that what was found there goes for it, too.
+        closing: it is the last of a video, and shown at none of the sampled moments.
     """
 
     pixels: UInt8Array
@@ -54,6 +55,7 @@ class Frame:
     page: int | None = None
     time_s: float | None = None
     repeats: bool = False
+    closing: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class DocumentResult:
 
     Attributes:
         sightings: what was found in it, frame by frame.
-        incomplete: the file was damaged, or decoding it took too long, after these frames.
+        incomplete: the file was damaged, or decoding it took too long, so that there are moments without a frame.
     """
 
     sightings: tuple[Sighting, ...]

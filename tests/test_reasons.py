@@ -22,7 +22,7 @@ OWN |= {"ConversionError", "HTTPException", "MethodNotAllowed", "NotFound", "Uns
 ALLOWED = {
     ("florence_tagger/web/app.py", "on_request_error"): "is registered for our own",
     ("florence_tagger/web/worker.py", "handle_error"): "writes to the log",
-    ("florence_tagger/media/images.py", "opened"): "has Pillow's word for the damage",
+    ("florence_tagger/media/images.py", "readable"): "finds our words for what Pillow says",
     ("florence_tagger/media/video.py", "opened"): "has ffmpeg's word for the damage",
     ("florence_tagger/pipeline.py", "as_outcome"): "has looked which of ours it is",
     ("florence_tagger/diagnosis.py", "diagnose"): "tells who runs it what the driver says; that is its purpose",

@@ -8,19 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from florence_tagger.counting import count_document
 from florence_tagger.documents import Part, gather
 from florence_tagger.media.frames import open_frames
-from florence_tagger.media.limits import Limits, Sampling
+from florence_tagger.media.limits import Choice, Limits, Sampling
 from florence_tagger.media.similarity import block_means, near_identical
 from florence_tagger.pipeline import Pipeline
 from florence_tagger.schemas import Detection, DocumentResult, Frame, Region, Sighting
 from florence_tagger.telemetry import Stage
 from tests.conftest import Heard, counted
 from tests.pictures import pages
-from tests.variants import PLAIN, SIDE, STREET, YARD, Scene, picture
+from tests.variants import PLAIN, SIDE, STREET, YARD, Scene, picture, saved
 from tests.videos import PEAK, RATE, animation, joined, video
 from training.batches import model_input
 from training.grounds import draw_ground
@@ -34,23 +36,43 @@ def sampled(content: bytes, **sampling: Any) -> list[Frame]:
 
 
 @pytest.mark.parametrize(
-    ("times", "sampling", "places"),
+    ("times", "sampling", "places", "closing"),
     [
-        ([0.0], {}, [0]),
-        ([0.0, 0.5, 1.0, 1.5, 2.0], {}, [0, 2, 4]),
-        ([5.0, 5.5, 6.0, 6.5], {}, [0, 1, 2, 3]),
-        ([0.0, 0.4, 0.8, 3.0], {}, [0, 2, 3]),  # what is shown at 1 and at 2 is the frame of 0.8
-        ([index / 10 for index in range(100)], {"max_frames": 4}, [0, 24, 49, 74]),
-        ([index / 10 for index in range(100)], {"fps": 0.25}, [0, 40, 80]),
-        ([index / 10 for index in range(100)], {"max_seconds": 2}, [0, 10, 20]),
-        ([0.0, 0.0, 0.0], {}, [2]),
-        ([0.0, 1e9], {"max_frames": 3}, [0]),
+        ([0.0], {}, [0], False),
+        ([0.0, 0.5, 1.0, 1.5, 2.0], {}, [0, 2, 4], False),
+        ([5.0, 5.5, 6.0, 6.5], {}, [0, 1, 2, 3], False),
+        ([0.0, 0.4, 0.8, 3.0], {}, [0, 2, 3], False),  # what is shown at 1 and at 2 is the frame of 0.8
+        ([0.0, 0.4, 0.8, 2.5], {}, [0, 2, 3], True),  # no moment shows the last, however long it stays
+        ([0.0, 2.5], {}, [0, 1], True),
+        ([index / 10 for index in range(100)], {"max_frames": 4}, [0, 33, 66, 99], False),
+        ([index / 10 for index in range(100)], {"max_frames": 1}, [0], False),
+        ([index / 10 for index in range(100)], {"max_frames": 10}, [11 * index for index in range(10)], False),
+        ([index / 10 for index in range(100)], {"max_frames": 11}, [*range(0, 100, 10), 99], True),
+        ([index / 10 for index in range(100)], {"fps": 0.25}, [0, 40, 80, 99], True),
+        ([index / 10 for index in range(100)], {"max_seconds": 2}, [0, 10, 20], False),
+        ([index / 10 for index in range(100)], {"max_seconds": 2.5}, [0, 10, 20, 25], True),
+        ([0.0, 0.0, 0.0], {}, [2], False),
+        ([0.0, 1e9], {"max_frames": 3}, [0], False),
+        ([0.0, 1e9], {"max_frames": 3, "max_seconds": 1e9}, [0, 1], False),
+        ([0.0, 1e12], {"fps": 1000, "max_seconds": 1e13}, [0, 1], False),
     ],
 )
-def test_frames_are_what_is_shown_at_evenly_spread_moments(
-    times: list[float], sampling: dict[str, Any], places: list[int]
+def test_frames_are_what_is_shown_at_evenly_spread_moments_and_the_last(
+    times: list[float], sampling: dict[str, Any], places: list[int], closing: bool
 ) -> None:
-    assert Sampling(**sampling).choose(times) == places
+    assert Sampling(**sampling).choose(times) == Choice(places, closing)
+
+
+@given(
+    st.lists(st.floats(0, 10_000), min_size=1, max_size=60).map(sorted),
+    st.floats(0.01, 60),
+    st.integers(2, 40),
+)
+def test_the_last_frame_is_chosen_within_the_budget(times: list[float], fps: float, most: int) -> None:
+    choice = Sampling(fps, most, 20_000).choose(times)
+    assert len(choice.places) <= most
+    assert choice.places == sorted(set(choice.places))
+    assert times[choice.places[-1]] == pytest.approx(times[-1], abs=1e-3)
 
 
 def test_times_are_those_of_the_video() -> None:
@@ -230,9 +252,28 @@ def test_what_is_transparent_in_a_video_is_white(codec: str) -> None:
 def test_of_less_than_two_seconds_four_moments_are_looked_at() -> None:
     content = video("mp4", "libx264", rate=30, times=[index / 30 for index in range(46)])
     assert [frame.time_s for frame in sampled(content)] == pytest.approx([0, 0.5, 1, 1.5], abs=0.02)
-    assert [frame.time_s for frame in sampled(content, fps=0.5)] == [0]
+    assert [frame.time_s for frame in sampled(content, fps=0.5)] == pytest.approx([0, 1.5], abs=0.02)  # the last, too
     assert len(sampled(content, max_frames=2)) == 2
 
 
 def test_times_go_on_where_files_are_joined() -> None:
     assert [frame.time_s for frame in sampled(joined("mpegts", "mpeg2video"))] == pytest.approx([0, 1, 2], abs=0.1)
+
+
+def test_of_jpegs_only_those_of_one_size_are_a_video() -> None:
+    """Cameras put others behind a photo: a second view, a map of depth or light, or what is left of an older file."""
+    one, other = (saved(picture(one=each), "JPEG", quality=90) for each in (YARD, STREET))
+    small = saved(picture(one=YARD).resize((SIDE // 4, SIDE // 4)), "JPEG")
+    several = io.BytesIO()
+    picture(one=YARD).save(several, "MPO", save_all=True, append_images=[picture(one=STREET)])
+    for still in (
+        one,
+        one + small,
+        several.getvalue(),
+        one + bytes(9000) + other,
+        one + b"\xff\xd8\xff",
+        one + other[:20],
+    ):
+        (frame,) = sampled(still)
+        assert frame.time_s is None
+    assert [frame.time_s for frame in sampled(one + other + one)] == pytest.approx([0, 0.04, 0.08])

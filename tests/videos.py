@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -15,11 +16,15 @@ from PIL import Image
 
 from tests import metadata
 from tests.pictures import COUNTS, counted, refused, see_through
-from tests.variants import PARK, QUEUE, SIDE, YARD, Scene, Variant, peak, picture, saved
+from tests.variants import PARK, QUEUE, SIDE, STREET, YARD, Scene, Variant, peak, picture, saved
 
 RATE = 8  # frames a second; each scene is shown for one second
 SCENES = (YARD, QUEUE, PARK)  # each has the most of something
 PEAK = peak(*SCENES)
+
+# What tags are not to be: names of places and works in the letters of Western Europe, one byte each.
+LATIN = {"title": b"Caf\xe9 ol\xe9", "artist": b"\xdcbung"}
+NOISE = np.random.default_rng(17).bytes(60_000)
 
 QUIET = {"libx265": {"x265-params": "log-level=none"}, "libsvtav1": {"svtav1-params": "lp=1", "preset": "12"}}
 
@@ -62,12 +67,19 @@ def video(
     pipe: bool = False,
     target: Any = None,
     container_options: dict[str, str] | None = None,
+    flagged: bool = False,
+    tags: dict[str, bytes] | None = None,
     **options: str,
 ) -> bytes:
-    """A video that shows each scene for a second, or frames at `times` (seconds): of as many scenes each one, once."""
+    """A video that shows each scene for a second, or frames at `times` (seconds): of as many scenes each one, once.
+
+    All packets may be flagged as key frames, and there may be tags that are not UTF-8.
+    """
     target = target or (Unseekable() if pipe else io.BytesIO())
     moments = list(times) or [index / rate for index in range(rate * len(scenes))]
-    with av.open(target, "w", format=container, container_options=container_options or {}) as output:
+    settings = {"container_options": container_options or {}, "metadata_errors": "surrogateescape"}
+    with av.open(target, "w", format=container, **settings) as output:
+        output.metadata.update({name: text.decode(errors="surrogateescape") for name, text in (tags or {}).items()})
         stream = output.add_stream(codec, rate=rate, options={"g": "12"} | QUIET.get(codec, {}) | options)
         stream.width, stream.height = size
         stream.pix_fmt = pixels
@@ -83,9 +95,15 @@ def video(
             frame = av.VideoFrame.from_ndarray(np.asarray(stored), "rgba" if stored.mode == "RGBA" else "rgb24")
             frame.pts = round(moment * 1000) if times else index
             frame.time_base = Fraction(1, 1000) if times else Fraction(1, rate)
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode())
+            output.mux([marked_key(packet, flagged) for packet in stream.encode(frame)])
+        output.mux([marked_key(packet, flagged) for packet in stream.encode()])
     return bytes(target.written) if pipe else target.getvalue() if isinstance(target, io.BytesIO) else b""
+
+
+def marked_key(packet: av.Packet, flagged: bool) -> av.Packet:
+    """A packet that is marked as a key frame whether it is one or not."""
+    packet.is_keyframe |= flagged
+    return packet
 
 
 def shown(one: Scene, size: tuple[int, int], rotation: int) -> Image.Image:
@@ -163,9 +181,19 @@ def damaged_frame() -> bytes:
     return bytes(content)
 
 
+def cut_start() -> bytes:
+    """A transport stream without its first packets, and so without its first key frame."""
+    return video("mpegts", "libx264")[188 * 10 :]
+
+
 def screen_recording() -> bytes:
     """An MP4 of few frames at odd times, most of which are shown for long."""
     return video("mp4", "libx264", times=(0, 0.1, 0.4, 1.0, 1.3, 2.05, 2.1, 5.5), rate=30)
+
+
+def slides(container: str) -> bytes:
+    """The scenes, each for 1.7 seconds, so that no moment shows the last."""
+    return video(container, "libx264", times=(0, 1.7, 3.4), rate=30)
 
 
 def joined(container: str, codec: str) -> bytes:
@@ -187,6 +215,82 @@ def transparent() -> bytes:
     """The scenes, their ground half transparent."""
     images = [Scene(np.asarray(see_through(one)), ()) for one in SCENES]
     return video("webm", "libvpx-vp9", "yuva420p", scenes=images, deadline="realtime", **{"cpu-used": "8"})
+
+
+def cover_first() -> bytes:
+    """A Matroska file whose first video stream is a picture that nothing marks as its cover."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="matroska") as output:
+        cover = output.add_stream("mjpeg", rate=25)
+        stream = output.add_stream("libx264", rate=RATE)
+        for one, pixels in ((cover, "yuvj420p"), (stream, "yuv420p")):
+            one.width = one.height = SIDE
+            one.pix_fmt = pixels
+        output.mux([*cover.encode(av.VideoFrame.from_image(picture(one=STREET))), *cover.encode()])
+        for index in range(RATE * len(SCENES)):
+            frame = av.VideoFrame.from_image(picture(one=SCENES[index // RATE]))
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return target.getvalue()
+
+
+def photographed(container: str, orientation: int = 1) -> bytes:
+    """A video of JPEGs with EXIF data, one a second, as cameras take them for a time lapse."""
+    exif = Image.Exif()
+    exif[0x0110] = "camera"
+    exif[0x0112] = orientation
+    target = io.BytesIO()
+    with av.open(target, "w", format=container) as output:
+        stream = output.add_stream("mjpeg", rate=1)
+        stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuvj420p"
+        for index, one in enumerate(SCENES):
+            image = picture(one=one)
+            if orientation == 7:  # mirrored, and turned
+                image = image.transpose(Image.Transpose.TRANSVERSE)
+            packet = av.Packet(saved(image, "JPEG", quality=90, exif=exif))
+            packet.stream, packet.pts, packet.dts, packet.duration = stream, index, index, 1
+            packet.time_base, packet.is_keyframe = Fraction(1), True
+            output.mux(packet)
+    return target.getvalue()
+
+
+def end_to_end(padding: bytes = b"", rate: int = 25) -> bytes:
+    """JPEGs one after the other, as cameras send them."""
+    return b"".join(saved(picture(one=one), "JPEG", quality=90) + padding for one in SCENES for _ in range(rate))
+
+
+def late_refresh() -> bytes:
+    """A video of one key frame, and a recovery point so near its end that decoding from there gives nothing."""
+    return video("mp4", "libx264", rate=10, **{"x264-params": "intra-refresh=1:keyint=25:scenecut=0"}, bf="0")
+
+
+def commented(content: bytes, comment: bytes) -> bytes:
+    """A GIF with a comment before its first picture."""
+    place = content.index(b"\x21\xf9")
+    return content[:place] + b"\x21\xfe" + bytes([len(comment)]) + comment + b"\0" + content[place:]
+
+
+def exif_animation() -> bytes:
+    """An animated PNG with EXIF data."""
+    exif = Image.Exif()
+    exif[0x0110] = "camera"
+    return animation("PNG", exif=exif)
+
+
+def repeated(content: bytes) -> bytes:
+    """An AVI every other frame of which is empty: it says that the one before stays."""
+    tail = content.index(b"idx1")
+    head, chunks = content.index(b"movi") + 4, bytearray()
+    place = head
+    while content[place : place + 4] == b"00dc":
+        size = struct.unpack("<I", content[place + 4 : place + 8])[0]
+        step = 8 + size + size % 2
+        chunks += content[place : place + step] + b"00dc" + bytes(4)
+        place += step
+    grown = len(chunks) - (place - head)
+    listed = struct.unpack("<I", content[head - 8 : head - 4])[0]
+    parts = (content[: head - 8], struct.pack("<I", listed + grown), b"movi", bytes(chunks), content[place:tail])
+    return b"".join(parts)
 
 
 def still_animation() -> bytes:
@@ -217,6 +321,12 @@ CONTAINERS = {
         "MPEG-4": lambda: video("mp4", "mpeg4"),
         "M4V (H.264)": lambda: video("ipod", "libx264"),
         "claims 10⁹ frames": billion_frames,
+        "H.264, slides of 1.7 s, the last after the last moment": lambda: slides("mp4"),
+        "H.264, every frame marked as a key frame": lambda: video("mp4", "libx264", flagged=True),
+        "HEVC, every frame marked as a key frame": lambda: video("mp4", "libx265", flagged=True),
+        "MPEG-4, every frame marked as a key frame": lambda: video("mp4", "mpeg4", flagged=True),
+        "H.264, periodic intra refresh": late_refresh,
+        "H.264, tags that are not UTF-8": lambda: video("mp4", "libx264", tags=LATIN),
     },
     "QuickTime": {
         "H.264": lambda: video("mov", "libx264"),
@@ -226,6 +336,8 @@ CONTAINERS = {
         "PNG": lambda: video("mov", "png", "rgb24"),
         "DNxHR, 10 bits": lambda: video("mov", "dnxhd", "yuv422p10le", profile="dnxhr_hqx"),
         "mirrored": mirrored,
+        "MJPEG, EXIF in each frame": lambda: photographed("mov"),
+        "MJPEG, EXIF orientation 7 in each frame": lambda: photographed("mov", 7),
     },
     "3GP": {
         "H.263": lambda: video("3gp", "h263", size=(352, 288)),
@@ -238,6 +350,10 @@ CONTAINERS = {
         "H.264": lambda: video("avi", "libx264"),
         "MS MPEG-4 v3": lambda: video("avi", "msmpeg4v3"),
         "uncompressed": lambda: video("avi", "rawvideo", "bgr24"),
+        "H.263, every frame marked as a key frame": lambda: video("avi", "h263", size=(352, 288), flagged=True),
+        "H.264, B-frames": lambda: video("avi", "libx264", bf="3"),
+        "MPEG-4, every other frame empty": lambda: repeated(video("avi", "mpeg4")),
+        "MJPEG, tags that are not UTF-8": lambda: video("avi", "mjpeg", "yuvj420p", tags=LATIN),
     },
     "Matroska": {
         "H.264": lambda: video("matroska", "libx264"),
@@ -245,6 +361,10 @@ CONTAINERS = {
         "no duration, no index": lambda: video("matroska", "libx264", pipe=True),
         "a gap of ten hours": lambda: video("matroska", "libx264", times=[0, 1, 36_000, 36_001]),
         "FFV1": lambda: video("matroska", "ffv1"),
+        "H.264, slides of 1.7 s, the last after the last moment": lambda: slides("matroska"),
+        "H.264, every frame marked as a key frame": lambda: video("matroska", "libx264", flagged=True),
+        "a cover as the first video": cover_first,
+        "H.264, tags that are not UTF-8": lambda: video("matroska", "libx264", tags=LATIN),
     },
     "WebM": {
         "VP8": lambda: video("webm", "libvpx", deadline="realtime", **{"cpu-used": "8"}),
@@ -261,6 +381,24 @@ CONTAINERS = {
         "H.264 transport stream": lambda: video("mpegts", "libx264"),
         "two transport streams, end to end": lambda: joined("mpegts", "libx264"),
         "two program streams, end to end": lambda: joined("vob", "mpeg2video"),
+        "transport stream behind 1,000 other bytes": lambda: NOISE[:1000] + video("mpegts", "libx264"),
+        "transport stream behind 60,000 other bytes": lambda: NOISE[:60_000] + video("mpegts", "mpeg2video", rate=25),
+        "H.264 program stream": lambda: video("vob", "libx264", bf="3"),
+    },
+    "H.264": {
+        "bare": lambda: video("h264", "libx264"),
+        "bare, B-frames and open GOPs": lambda: video("h264", "libx264", bf="3", **{"x264-params": "open-gop=1"}),
+        "bare, access unit delimiters": lambda: video("h264", "libx264", **{"x264-params": "aud=1"}),
+    },
+    "HEVC": {"bare": lambda: video("hevc", "libx265")},
+    "Ogg": {
+        "Theora (OGV)": lambda: (Path(__file__).parent / "theora.ogv").read_bytes(),
+        "VP8": lambda: video("ogg", "libvpx", deadline="realtime", **{"cpu-used": "8"}),
+    },
+    "JPEG": {
+        "Motion JPEG, bare": end_to_end,
+        "Motion JPEG, bare, with padding": lambda: end_to_end(bytes(50)),
+        "Motion JPEG, bare, three frames": lambda: end_to_end(rate=1),
     },
     "Windows Media": {
         "WMV 8": lambda: video("asf", "wmv2"),
@@ -268,6 +406,7 @@ CONTAINERS = {
     },
     "Flash Video": {
         "Sorenson H.263": lambda: video("flv", "flv"),
+        "Sorenson H.263, every frame marked as a key frame": lambda: video("flv", "flv", flagged=True),
         "H.264": lambda: video("flv", "libx264"),
         "Screen Video": lambda: video("flv", "flashsv", "bgr24"),
     },
@@ -275,17 +414,25 @@ CONTAINERS = {
         "animated, 0.1 seconds a frame": lambda: animation("GIF", duration=100),
         "animated": lambda: animation("GIF"),
         "animated, transparent": lambda: animation("GIF", "RGBA", disposal=2),
+        "animated, slides of 1.7 s": lambda: animation("GIF", duration=1700),
+        "animated, a comment that is not UTF-8": lambda: commented(animation("GIF"), b"caf\xe9 ol\xe9"),
     },
     "PNG": {
         "animated (APNG)": lambda: animation("PNG"),
         "animated, 0.3 seconds a frame": lambda: animation("PNG", duration=300),
+        "animated, slides of 1.7 s": lambda: animation("PNG", duration=1700),
+        "animated, EXIF": exif_animation,
     },
     "WebP": {
         "animated": lambda: animation("WEBP", quality=85),
         "animated, lossless": lambda: animation("WEBP", lossless=True),
         "animated, 0.1 seconds a frame": lambda: animation("WEBP", quality=85, duration=100),
+        "animated, slides of 1.7 s": lambda: animation("WEBP", quality=85, duration=1700),
     },
-    "AVIF": {"animated": lambda: animation("AVIF", quality=80, speed=10)},
+    "AVIF": {
+        "animated": lambda: animation("AVIF", quality=80, speed=10),
+        "animated, slides of 1.7 s": lambda: animation("AVIF", quality=80, speed=10, duration=1700),
+    },
 }
 LEFT_TO_PILLOW = [
     *counted("PNG", {"animated, 16 bits, alpha": lambda: metadata.deep_animation(SCENES)}, PEAK),
@@ -298,6 +445,7 @@ VIDEOS = [
     *counted("GIF", {"an animation of one frame": still_animation}, COUNTS),
     Variant("Matroska", "cut off in the third scene", lambda: video("matroska", "libx264")[:-3000], peak(YARD, QUEUE)),
     Variant("AVI", "MJPEG, one of the wanted frames damaged", damaged_frame, PEAK, incomplete=True),
+    Variant("MPEG", "transport stream whose first key frame is cut off", cut_start, peak(QUEUE, PARK), incomplete=True),
     refused("MP4", "cut off before its index", lambda: video("mp4", "libx264")[:-3000], "damaged"),
     refused("MP4", "sound alone", lambda: sound_only("mp4", "aac"), "no video"),
     refused("Matroska", "sound alone", lambda: sound_only("matroska", "aac"), "no video"),

@@ -25,7 +25,7 @@ THREADS = 8  # files under way; the model decodes as many answers together
 AHEAD = 32  # files begun before the oldest is done: one that takes long, as videos do, holds up no other
 SAME_SECONDS = 0.01  # by which the times of one frame may differ: answers have rounded ones
 CUT_OFF = "the answer was cut off at the most tokens; objects may be missing"
-INCOMPLETE = "the video is damaged or slow to decode; it is counted by its first frames"
+INCOMPLETE = "the video is damaged or slow to decode; it is counted by what can be decoded"
 
 
 class Finder(Protocol):

@@ -1,5 +1,9 @@
-"""Animations to frames that PyAV can't read, or not right, and Pillow can: WebP, AVIF with alpha, some deep PNG."""
+"""Animations to frames that PyAV can't read, or not right, and Pillow can: WebP, AVIF with alpha, some deep PNG.
 
+And what tells bare Motion JPEG, which PyAV reads, from a JPEG.
+"""
+
+import re
 import struct
 from collections.abc import Iterator
 from itertools import accumulate
@@ -22,10 +26,12 @@ def pillow_frames(picture: Image.Image, file: IO[bytes], limits: Limits, samplin
     """The sampled frames of an animation, which Pillow decodes one after the other."""
     durations = [max(duration, SHORTEST_MS) / 1000 for duration in DURATIONS[str(picture.format)](file)]
     times = [0.0, *accumulate(durations)][: getattr(picture, "n_frames", 1)]
-    for place in sampling.choose(times):
+    choice = sampling.choose(times)
+    for place in choice.places:
         picture.seek(place)
         picture.load()
-        yield Frame(fit(picture, limits.image_size), *picture.size, time_s=times[place])
+        closing = choice.closing and place == choice.places[-1]
+        yield Frame(fit(picture, limits.image_size), *picture.size, time_s=times[place], closing=closing)
 
 
 def check_webp(file: IO[bytes], max_pixels: int) -> None:
@@ -49,3 +55,48 @@ def webp_size(header: bytes) -> tuple[int, int]:
         both = int.from_bytes(header[9:13], "little")
         return (both & 0x3FFF) + 1, (both >> 14 & 0x3FFF) + 1
     return 0, 0
+
+
+# Of JPEG (ITU-T T.81, table B.1): markers of frames, which have the size, but for those of tables among them.
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+JPEG_SCAN, JPEG_APP2 = 0xDA, 0xE2
+PICTURE_END = re.compile(rb"\xff\xd9[\0\xff\s]*\Z")
+PADDING = 4096  # bytes that may be between two pictures
+
+
+def is_motion_jpeg(file: IO[bytes]) -> bool:
+    """Tell whether a file is a stream of JPEGs of one size, end to end, as cameras send them.
+
+    Files of several pictures (CIPA DC-007) have a table of them and are none, nor are photos that others of another
+    size follow, as maps of depth or light do.
+    """
+    content = file.read()
+    file.seek(0)
+    start, size = jpeg_header(content, 0)
+    while size:
+        start = content.find(b"\xff\xd8\xff", start)
+        if start < 0:
+            return False
+        if PICTURE_END.search(content, max(start - PADDING, 0), start):
+            return jpeg_header(content, start)[1] == size
+        start += 3
+    return False
+
+
+def jpeg_header(content: bytes, place: int) -> tuple[int, bytes]:
+    """Return where the first scan of a JPEG begins, and its size as it is stored; empty where it is one of several."""
+    size = b""
+    place += 2
+    while content[place : place + 1] == b"\xff":
+        marker = content[place + 1 : place + 2]
+        if marker in (b"\xff", b"\x01", b""):  # padding, and one that has no length
+            place += 1 if marker == b"\xff" else 2
+            continue
+        if marker[0] == JPEG_APP2 and content[place + 4 : place + 8] == b"MPF\0":
+            return place, b""
+        if marker[0] == JPEG_SCAN:
+            return place, size
+        if marker[0] in JPEG_FRAMES:
+            size = content[place + 5 : place + 9]
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return place, b""

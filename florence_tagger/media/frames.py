@@ -10,8 +10,8 @@ from typing import IO
 from PIL import Image
 
 from florence_tagger.errors import DocumentError
-from florence_tagger.media.animations import check_webp, pillow_frames
-from florence_tagger.media.formats import HEAD_BYTES, WEBP, Format, find_format
+from florence_tagger.media.animations import check_webp, is_motion_jpeg, pillow_frames
+from florence_tagger.media.formats import HEAD_BYTES, JPEG, MOTION_JPEG, WEBP, Format, find_format
 from florence_tagger.media.images import opened, still, stills
 from florence_tagger.media.limits import Limits, Sampling
 from florence_tagger.media.similarity import block_means, near_identical
@@ -22,14 +22,23 @@ from florence_tagger.schemas import Frame
 ANIMATED = {"GIF": "gif", "PNG": "apng", "AVIF": "mov", "WEBP": ""}
 
 
-def open_frames(file: IO[bytes], limits: Limits, sampling: Sampling) -> Generator[Frame]:
-    """The frames of a file, one by one as they are asked for: its picture, its pages, or a sample over its time.
+def open_frames(file: IO[bytes], limits: Limits, sampling: Sampling) -> Iterator[Frame]:
+    """Decode what is looked at of a file, when it is asked for: its picture, its pages, or a sample over its time.
 
     Raises:
         DocumentError: the file is not accepted or damaged, possibly after some frames.
     """
+    for frame in sampled_frames(file, limits, sampling):
+        if not (frame.closing and frame.repeats):
+            yield frame
+
+
+def sampled_frames(file: IO[bytes], limits: Limits, sampling: Sampling) -> Generator[Frame]:
+    """Decode as `open_frames` does, with the last frame of a video in any case."""
     found = find_format(file.read(HEAD_BYTES))
     file.seek(0)
+    if found == JPEG and is_motion_jpeg(file):
+        found = MOTION_JPEG
     if found.kind == "video":
         return marked(video_frames(file, found.decoder, limits, sampling))
     return picture_frames(file, found, limits, sampling)
@@ -41,7 +50,8 @@ def frame_at(content: bytes, place: int, limits: Limits, sampling: Sampling) -> 
     Raises:
         DocumentError: the file is not accepted, is damaged before this frame, or has none there.
     """
-    frames = open_frames(BytesIO(content), limits, sampling)
+    # In another size a frame may repeat the one before or not: the last one is not left out.
+    frames = sampled_frames(BytesIO(content), limits, sampling)
     with closing(frames):
         frame = next(islice(frames, place, None), None)
     if frame is None:
@@ -82,7 +92,7 @@ def is_animated(picture: Image.Image) -> bool:
 
 
 def marked(frames: Iterator[Frame]) -> Generator[Frame]:
-    """Frames of a video, those marked that repeat what was there before."""
+    """Mark the frames of a video that repeat what was there before."""
     seen = None
     for frame in frames:
         means = block_means(frame.pixels)

@@ -1,22 +1,19 @@
 """Videos, and animations other than WebP, to frames of the model's input size. The only user of PyAV (ffmpeg).
 
 The packets of the video are read before anything is decoded: their times say which frames are wanted, since headers may
-have no duration or a wrong one. Decoding then jumps to the last key frame before each wanted frame, and skips between
-what nothing depends on; with all packets at hand no container has to be able to seek.
+have no duration or a wrong one; with all packets at hand no container has to be able to seek (`playback`).
 """
 
 import os
 import struct
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import IO, Any, NoReturn
 
 import av
-import numpy as np
 from av.container import InputContainer
-from av.packet import Packet
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -27,6 +24,8 @@ from florence_tagger.errors import DocumentError
 from florence_tagger.media.images import fit
 from florence_tagger.media.limits import Limits, Sampling, check_pixels
 from florence_tagger.media.memory import at_most
+from florence_tagger.media.playback import decode
+from florence_tagger.media.timeline import VideoPacket, join, timeline_of, without_leaps
 from florence_tagger.schemas import Frame
 
 # What a file may make ffmpeg run: the codecs of the videos that people have.
@@ -53,7 +52,6 @@ PROBING_BYTES = 230_000_000
 MOST_PACKETS = 250_000  # two hours at 30 frames a second; no more are looked at
 MOST_PIXELS = 8192 * 4320  # 8K, the largest that cameras and screens have
 MOST_THREADS = 4  # each keeps frames of its own
-LONGEST_GAP_S = 600  # between frames; a longer one is a fault of the clock that wrote the file
 
 
 def video_frames(file: IO[bytes], container: str, limits: Limits, sampling: Sampling) -> Iterator[Frame]:
@@ -63,24 +61,39 @@ def video_frames(file: IO[bytes], container: str, limits: Limits, sampling: Samp
         DocumentError: it has no video, or one that is damaged, too large or of an unknown codec.
     """
     with opened(file, container) as source:
-        stream = video_stream(source, limits)
-        packets = list(islice(source.demux(stream), MOST_PACKETS))
-        unit = float(stream.time_base or 1)
+        stream, packets, cut = video_stream(source, limits)
         join(packets)
-        times = sorted(time for packet in packets if (time := time_of(packet)) is not None)
-        if not times:
+        codec = decoder_of(stream)
+        timeline = timeline_of(codec, packets)
+        if not timeline.shown:
             raise DocumentError("The video has no frames.")
-        wanted = [times[place] for place in sampling.choose(without_leaps([time * unit for time in times]))]
+        unit, start = float(stream.time_base or 1), timeline.shown[0]
+        seconds = without_leaps([time * unit for time in timeline.shown])
+        choice = sampling.choose(seconds)
+        wanted = sorted({timeline.shown[place] for place in choice.places})
         orientation, scaler = None, VideoReformatter()  # of one's own each frame would have threads of its own
-        for time, frame in decode(decoder_of(stream), packets, wanted):
+        for time, frame in decode(codec, timeline, wanted):
             check_pixels(frame.width, frame.height, most_pixels(limits))  # it may change on the way
             orientation = orientation or orientation_of(frame)
             size = (frame.height, frame.width) if turns(orientation) else (frame.width, frame.height)
             pixels = fit(displayed(to_picture(frame, scaler, limits), orientation), limits.image_size)
-            yield Frame(pixels, *size, time_s=max((time - times[0]) * unit, 0.0))
-            del frame  # as in `decode`
+            closing = choice.closing and time == wanted[-1]
+            yield Frame(pixels, *size, time_s=max((time - start) * unit, 0.0), closing=closing)
+            del frame  # as in `Leaper.frame_at`
         if orientation is None:
             raise DocumentError("No frame of the video can be decoded.")
+        if cut and seconds[-1] - seconds[0] < sampling.max_seconds:
+            raise DocumentError(f"The video has more than the {MOST_PACKETS:,} frames that are known of.")
+
+
+def unknown_side_data(cls: type[SideDataType], value: object) -> SideDataType:
+    """Return a kind of side data that PyAV has no name of: it would raise ValueError for a frame that has one."""
+    member: Any = object.__new__(cls)
+    member._name_, member._value_ = f"UNKNOWN_{value}", value
+    return member  # type: ignore[no-any-return]
+
+
+SideDataType._missing_ = classmethod(unknown_side_data)  # type: ignore[assignment, method-assign]
 
 
 @contextmanager
@@ -89,14 +102,16 @@ def opened(file: IO[bytes], container: str) -> Iterator[InputContainer]:
     file.seek(0)
     try:
         with at_most(PROBING_BYTES):
-            source = av.open(file, "r", format=container, container_options=PROBING, io_open=refuse)
+            source = av.open(
+                file, "r", format=container, container_options=PROBING, io_open=refuse, metadata_errors="replace"
+            )
         with source:
             yield source
     except MemoryError:
         raise
     except (av.FFmpegError, ValueError, OverflowError) as exc:
-        what = exc.strerror if isinstance(exc, av.FFmpegError) else exc
-        raise DocumentError(f"The video is damaged: {what}.") from exc
+        what = f": {exc.strerror}" if isinstance(exc, av.FFmpegError) else ""
+        raise DocumentError(f"The video is damaged{what}.") from exc
 
 
 def refuse(*arguments: Any) -> NoReturn:
@@ -104,20 +119,36 @@ def refuse(*arguments: Any) -> NoReturn:
     raise PermissionError("A video may open no files.")
 
 
-def video_stream(source: InputContainer, limits: Limits) -> VideoStream:
-    """The video of a file, of several the one with the most frames, ready to be decoded."""
+def video_stream(source: InputContainer, limits: Limits) -> tuple[VideoStream, list[VideoPacket], bool]:
+    """Return the video of a file, of several the one with the most frames, its packets, and whether they were cut off.
+
+    Headers may not tell how many frames there are, and covers may not be marked.
+    """
     covers = av.stream.Disposition.attached_pic
     streams = [stream for stream in source.streams.video if not stream.disposition & covers]
     if not streams:
         kinds = sorted({stream.type for stream in source.streams} - {"video"})
         raise DocumentError(f"The file has no video{', only ' + ' and '.join(kinds) if kinds else ''}.")
-    stream = max(streams, key=lambda one: one.frames)
+    if len(streams) == 1:
+        check_stream(streams[0], limits)
+    packets: dict[int, list[VideoPacket]] = {stream.index: [] for stream in streams}
+    number = 0
+    for packet in islice(source.demux(streams), MOST_PACKETS):
+        number += 1
+        if packet.size:  # what has no data says that the frame before stays
+            packets[packet.stream_index].append(packet)  # type: ignore[arg-type]
+    stream = max(streams, key=lambda one: len(packets[one.index]))
+    check_stream(stream, limits)
+    return stream, packets[stream.index], number == MOST_PACKETS
+
+
+def check_stream(stream: VideoStream, limits: Limits) -> None:
+    """Raise DocumentError where a stream is of an unknown codec, or too large by its header."""
     codec = stream.codec_context
     if codec is None or codec.codec.name not in CODECS:
         name = codec.name if codec is not None else "unknown"
         raise DocumentError(f"The video's codec is {name}; accepted are {', '.join(sorted(CODECS))}.")
     check_pixels(codec.width, codec.height, most_pixels(limits))
-    return stream
 
 
 def decoder_of(stream: VideoStream) -> VideoCodecContext:
@@ -133,75 +164,6 @@ def decoder_of(stream: VideoStream) -> VideoCodecContext:
 def most_pixels(limits: Limits) -> int:
     """The most pixels of a frame: a decoder keeps many of them."""
     return min(limits.pixels, MOST_PIXELS)
-
-
-def time_of(item: "Packet[VideoStream] | VideoFrame") -> int | None:
-    """When a packet or frame is shown, in units of its stream; when it is decoded where the file says no more."""
-    return item.dts if item.pts is None else item.pts
-
-
-def join(packets: "Sequence[Packet[VideoStream]]") -> None:
-    """Has the times of packets go on where they start anew, as in files joined end to end.
-
-    Args:
-        packets: in the order of the file, which is that of their decoding times.
-    """
-    shift, last, step = 0, None, 1
-    for packet in packets:
-        if packet.dts is not None:
-            if last is not None and packet.dts + shift < last - step:
-                shift = last + step - packet.dts
-            elif last is not None:
-                step = max(packet.dts + shift - last, 1)
-            last = packet.dts = packet.dts + shift
-        if packet.pts is not None:
-            packet.pts += shift
-
-
-def without_leaps(times: Sequence[float]) -> list[float]:
-    """Times (seconds, ascending) whose leaps are left out, so that frames behind one are looked at, too."""
-    steps = np.diff(times, prepend=times[0])
-    steady: list[float] = np.cumsum(np.where(steps > LONGEST_GAP_S, np.median(steps), steps)).tolist()
-    return steady
-
-
-def decode(
-    codec: VideoCodecContext, packets: "Sequence[Packet[VideoStream]]", wanted: Sequence[int]
-) -> Iterator[tuple[int, VideoFrame]]:
-    """The frames shown at the wanted times, ascending.
-
-    Raises:
-        av.FFmpegError: of packets that could not be decoded, after all that could.
-    """
-    starts = sorted(
-        (time, index)
-        for index, packet in enumerate(packets)
-        if packet.is_keyframe and (time := time_of(packet)) is not None
-    )
-    exact = set(wanted)
-    place, index, damage = 0, 0, None
-    while place < len(wanted) and index < len(packets):
-        key = bisect_right(starts, (wanted[place], len(packets))) - 1
-        if key >= 0 and starts[key][1] > index:
-            index = starts[key][1]
-            codec.flush_buffers()
-        packet = packets[index]
-        # What no other frame needs is decoded only where it is wanted itself.
-        codec.skip_frame = "DEFAULT" if time_of(packet) in exact or packet.pts is None else "NONREF"
-        try:
-            frames = codec.decode(packet)
-        except av.FFmpegError as exc:
-            frames, damage = [], exc
-        while frames:  # None is kept: beside one that is, ffmpeg has to copy a GIF's picture before it draws on.
-            frame = frames.pop(0)
-            time = time_of(frame)
-            if place < len(wanted) and (time is None or time >= wanted[place]):
-                yield wanted[place], frame
-                place = place + 1 if time is None else bisect_right(wanted, time)
-            del frame
-        index += 1
-    if damage is not None:
-        raise damage
 
 
 def to_picture(frame: VideoFrame, scaler: VideoReformatter, limits: Limits) -> Image.Image:
@@ -221,7 +183,7 @@ def to_picture(frame: VideoFrame, scaler: VideoReformatter, limits: Limits) -> I
 
 
 def orientation_of(frame: VideoFrame) -> Orientation:
-    """How the frames of a video are to be shown, a b c d: x, y at a x + c y, b x + d y, each -1, 0 or 1.
+    """Return how the frames of a video are to be shown, a b c d: x, y at a x + c y, b x + d y, each -1, 0 or 1.
 
     It is asked of the first one: a frame whose side data were looked at is part of a cycle, and is freed late.
     """

@@ -201,7 +201,7 @@ function inShort(device) {
 function noteOf({ truncated, incomplete }) {
   const notes = [view.note];
   if (truncated) notes.push("There is more to see than the model could tell; these counts may be too low.");
-  if (incomplete) notes.push("This file is damaged or slow to decode; it was counted by its first frames.");
+  if (incomplete) notes.push("This file is damaged or slow to decode; it was counted by what could be decoded.");
   return notes.filter(Boolean).join(" ");
 }
 
