@@ -16,7 +16,7 @@ run: setup  ## serve the bundled model on port 5011; the FLORENCE_* variables ar
 test: setup-dev browser  ## the fast tests
 	$(BIN)/python -m pytest
 
-test-long: setup-dev  ## the tests of large models
+test-long: setup-dev  ## the tests of large models, and on OpenVINO's GPU plugin
 	$(BIN)/python -m pytest -m long
 
 check: setup-dev  ## format, lint, types

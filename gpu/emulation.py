@@ -132,6 +132,8 @@ def run_on_emulated_gpu(discrete: bool = False) -> None:
         SetupError: as `set_up`.
     """
     if is_emulated():
+        if discrete != (os.environ.get("EMULATED_GPU_DISCRETE") == "1"):
+            raise SetupError("This process has another emulated GPU already: start it without one.")
         return
     environment = {**os.environ, **set_up(), "EMULATED_GPU_DISCRETE": str(int(discrete))}
     os.execve(sys.executable, (sys.executable, *sys.orig_argv[1:]), environment)  # noqa: S606 - this very command

@@ -52,7 +52,7 @@ def pairs(*lengths: int) -> list[tuple[Any, Any]]:
 
 
 def test_self_test_of_a_sound_decoder_finds_nothing_but_rounding() -> None:
-    difference = run_self_test(*decoders(), pairs(30, 30, 30))
+    difference = run_self_test(*decoders(), pairs(30, 27, 29), CAPACITY)
     assert difference.steps == len(SELF_TEST)
     assert not difference.exceeds(F32_TOLERANCE)
 
@@ -60,7 +60,8 @@ def test_self_test_of_a_sound_decoder_finds_nothing_but_rounding() -> None:
 MOVES = st.builds(
     Move,
     join=st.integers(0, 3),
-    leave=st.sampled_from([None, None, 0]),
+    leave=st.sampled_from([None, None, None, *range(CAPACITY)]),
+    clear=st.sampled_from([False] * 9 + [True]),
     width=st.integers(1, 4),
     bans=st.integers(0, 6),
     repeats=st.integers(1, 3),
@@ -70,24 +71,16 @@ MOVES = st.builds(
 @settings(max_examples=25, deadline=None)
 @given(moves=st.lists(MOVES, min_size=1, max_size=60), lengths=st.lists(st.integers(1, 40), min_size=1, max_size=4))
 def test_any_plan_gives_what_the_stateful_decoder_gives(moves: list[Move], lengths: list[int]) -> None:
-    walk = Walk(*decoders(), pairs(*lengths))
+    walk = Walk(*decoders(), pairs(*lengths), CAPACITY)
     try:
-        difference = Difference()
-        present = 0
-        for move in moves:
-            leave = move.leave if present else None
-            present -= leave is not None
-            join = min(move.join, CAPACITY - present)
-            present += join
-            difference += walk.take(Move(join, leave, move.width, move.bans, move.repeats))
-        assert not difference.exceeds(F32_TOLERANCE)
+        assert not sum((walk.take(move) for move in moves), Difference()).exceeds(F32_TOLERANCE)
     finally:
         walk.end()
 
 
 def test_long_answers_are_packed_and_keep_only_slots_in_use() -> None:
     packed, stateful = decoders()
-    walk = Walk(packed, stateful, pairs(20, 20))
+    walk = Walk(packed, stateful, pairs(20, 20), CAPACITY)
     difference = walk.take(Move(join=2)) + sum((walk.take(Move(width=3)) for _ in range(120)), Difference())
     assert not difference.exceeds(F32_TOLERANCE)
     # 121 steps of 6 rows wrote over 700 slots; beams share most of their tokens
@@ -173,3 +166,19 @@ def test_views_of_device_memory_share_it() -> None:
     assert memory.download(memory.view(tensor, (2, 4))).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
     memory.copy_item(tensor, 2, tensor, 0)
     assert memory.download(tensor)[0].tolist() == [8, 9, 10, 11]
+
+
+def test_a_picture_that_can_not_join_spoils_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, _ = decoders()
+    expected = answers(packed, [picture(1, 20)])
+    longer = {name: packed.memory.upload(value) for name, value in picture(2, 37).items()}
+    with monkeypatch.context() as patched:
+        patched.setattr(packed.memory, "empty", out_of_memory)
+        with pytest.raises(RuntimeError, match="no memory"):
+            packed.add(longer)
+    assert compare(query(0), answers(packed, [picture(1, 20)])[0][0], expected[0][0]).worst < F32_TOLERANCE
+    assert np.isfinite(answers(packed, [picture(2, 37)])[0][0].log_probs).all()
+
+
+def out_of_memory(shape: Any) -> Any:
+    raise RuntimeError("no memory")

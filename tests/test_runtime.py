@@ -302,3 +302,40 @@ def test_a_gpu_that_errs_is_named_and_not_used_under_auto(caplog: pytest.LogCapt
 def test_a_gpu_that_errs_is_an_error_where_it_is_named() -> None:
     with pytest.raises(ModelError, match=r"GPU computes otherwise than the CPU.* FLORENCE_DEVICE=CPU does without it"):
         load_detector(FOLDER, load_settings({"device": "GPU"}), ErringCore(["CPU", "GPU"]))
+
+
+class RaisingCore(FakeCore):
+    """A GPU that fails where it is not compiled for: at its context, or at a graph that moves the cache."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(["CPU", "GPU"])
+        self.where = where
+
+    def get_default_context(self, device: str) -> Any:
+        if self.where == "context":
+            raise RuntimeError("no context")
+        return super().get_default_context(device)
+
+    def compile_model(self, model: Any, device: str, properties: dict[str, Any]) -> Any:
+        if device == "GPU" and model.get_friendly_name() == self.where:
+            raise RuntimeError("no kernel to move the cache")
+        return super().compile_model(model, device, properties)
+
+
+@pytest.mark.parametrize(("where", "error"), [("context", "no context"), ("repack", "no kernel to move the cache")])
+def test_a_gpu_that_fails_while_it_is_loaded_gives_way_to_the_cpu_under_auto(
+    where: str, error: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    detector = load_detector(FOLDER, load_settings({"device": "AUTO"}), RaisingCore(where))
+    assert set(detector.devices.values()) == {"CPU"}
+    assert f"GPU fails: {error}. The CPU is used instead." in caplog.text
+    with pytest.raises(ModelError, match=error):
+        load_detector(FOLDER, load_settings({"device": "GPU"}), RaisingCore(where))
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_the_test_of_a_gpu_fits_any_number_of_pictures_at_a_time(pictures: int) -> None:
+    settings = load_settings({"device": "GPU", "precision": "f32", "batch_size": pictures})
+    test = load_detector(FOLDER, settings, FakeCore(["CPU", "GPU"])).device_test
+    assert test is not None
+    assert test.passed

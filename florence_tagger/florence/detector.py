@@ -11,7 +11,7 @@ import numpy as np
 from florence_tagger.config import Settings
 from florence_tagger.errors import DocumentError, ModelError, Reason
 from florence_tagger.florence.decoding import Decoded, FloatArray, GenerationSettings
-from florence_tagger.florence.devices import CORE, RuntimeOptions
+from florence_tagger.florence.devices import CORE, RuntimeOptions, choose_device, reason_of
 from florence_tagger.florence.folder import ModelFolder
 from florence_tagger.florence.generation import Generation
 from florence_tagger.florence.postprocessing import parse_regions
@@ -162,13 +162,22 @@ def load_detector(folder: ModelFolder, settings: Settings, core: Any = CORE) -> 
     Raises:
         ModelError: the folder can't be used, or the device that is named can't be had or errs.
     """
-    detector = load_on(settings.device, folder, settings, core)
-    test = detector.device_test = detector.test_device()
-    if test is None or test.passed:
-        return detector
+    device = choose_device(settings.device, core.available_devices)[0]
+    if device == "CPU":
+        return load_on(device, folder, settings, core)
+    try:
+        detector = load_on(settings.device, folder, settings, core)
+        test = detector.device_test = detector.test_device()
+        if test is None or test.passed:
+            return detector
+        del detector  # before another one is loaded
+    except (RuntimeError, ValueError) as exc:  # a plugin's word for everything
+        test = DeviceTest(device, error=reason_of(exc))
+    except ModelError as exc:
+        test = DeviceTest(device, error=str(exc))
     if settings.device != "AUTO":
-        raise ModelError(f"{test}. FLORENCE_DEVICE=CPU does without it; docs/gpu.md says what to report.")
-    logger.error("%s. The CPU is used instead.", test)
+        raise ModelError(f"{test} FLORENCE_DEVICE=CPU does without it; docs/gpu.md says what to report.")
+    logger.error("%s The CPU is used instead.", test)
     detector = load_on("CPU", folder, settings, core)
     detector.device_test = test
     return detector

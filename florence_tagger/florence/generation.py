@@ -12,7 +12,7 @@ Picture = TypeVar("Picture", contravariant=True)
 
 
 class Decoder(Protocol[Picture]):
-    """What answers the queries: `runtime.Decoder`, whose words these are."""
+    """What answers the queries: a `StatefulDecoder` or a `PackedDecoder`."""
 
     @property
     def candidates(self) -> int: ...

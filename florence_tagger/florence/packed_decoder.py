@@ -14,6 +14,7 @@ import openvino as ov
 
 from florence_tagger.florence.decoding import Candidates, IntArray, Query
 from florence_tagger.florence.device_memory import DeviceMemory, infer
+from florence_tagger.florence.packed_graph import MASKED
 from florence_tagger.florence.rows import ENCODER_MASK, Rows, ban_table, lay_out, row_starts, take_apart, token_axis
 
 # Lengths that grow from step to step grow by so many at a time, since kernels are chosen anew for every new shape.
@@ -21,7 +22,6 @@ SLOT_STEP = 32  # of the cache
 ID_STEP = 16  # of ancestors and bans
 
 OUTPUTS = ("log_probabilities", "token_ids")
-HIDDEN = -1e4  # what a mask adds; -inf does not survive every kernel at f16
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ class PackedDecoder:
 
     def remove(self, index: int) -> None:
         """Remove a picture; the last one takes its index."""
+        self._cross.remove(index)
         last = self._first_rows.pop()
         if index < len(self._first_rows):
             self._first_rows[index] = last
-        self._cross.remove(index)
 
     def step(self, queries: Sequence[Query]) -> list[Candidates]:
         """Return the candidates for a query of each picture, in the order of their indices."""
@@ -303,17 +303,19 @@ class CrossAttentionCache:
         if length > self._room or not self._lengths:
             self._make_room(length, cross_attention)
         for name, value in cross_attention.items():
-            self._memory.copy_item(self._padded(name, value), 0, self._buffers[name], len(self._lengths))
+            padded = self._padded(name, value, self._room)
+            self._memory.copy_item(padded, 0, self._buffers[name], len(self._lengths))
         self._lengths.append(length)
         self._bound = 0
 
     def remove(self, index: int) -> None:
         """Remove a picture; the last one takes its index."""
-        length = self._lengths.pop()
-        if index < len(self._lengths):
-            self._lengths[index] = length
+        last = len(self._lengths) - 1
+        if index < last:
             for buffer in self._buffers.values():
-                self._memory.copy_item(buffer, len(self._lengths), buffer, index)
+                self._memory.copy_item(buffer, last, buffer, index)
+        self._lengths[index] = self._lengths[last]
+        del self._lengths[last]
         self._bound = 0
 
     def bind(self) -> None:
@@ -324,7 +326,7 @@ class CrossAttentionCache:
         for name, buffer in self._buffers.items():
             self._request.set_tensor(name, self._memory.view(buffer, [pictures, *buffer.get_shape()[1:]]))
         hidden = np.arange(self._room) >= np.array(self._lengths)[:, np.newaxis]
-        mask = np.where(hidden, np.float32(HIDDEN), np.float32(0))[:, np.newaxis, np.newaxis]
+        mask = np.where(hidden, np.float32(MASKED), np.float32(0))[:, np.newaxis, np.newaxis]
         self._request.set_tensor(ENCODER_MASK, self._memory.upload(mask))
         self._bound = pictures
 
@@ -336,25 +338,23 @@ class CrossAttentionCache:
         """Have room for `length` tokens of each picture; the pictures that are there are kept."""
         if length == self._room:
             return
-        old, self._room = self._buffers, length
-        self._outgrown.append(old)
-        self._buffers = {
-            name: self._memory.empty([self._capacity, *with_tokens(name, one, length)[1:]])
-            for name, one in like.items()
-        }
-        for name, buffer in old.items() if self._lengths else ():
-            padded = self._padded(name, buffer)
+        shapes = {name: [self._capacity, *with_tokens(name, one, length)[1:]] for name, one in like.items()}
+        buffers = {name: self._memory.empty(shape) for name, shape in shapes.items()}
+        for name, buffer in self._buffers.items() if self._lengths else ():
+            padded = self._padded(name, buffer, length)
             for index in range(len(self._lengths)):
-                self._memory.copy_item(padded, index, self._buffers[name], index)
+                self._memory.copy_item(padded, index, buffers[name], index)
+        self._outgrown.append(self._buffers)
+        self._buffers, self._room = buffers, length
 
-    def _padded(self, name: str, value: Any) -> Any:
-        """Return keys or values with as many tokens as there is room for."""
-        if (length := token_count(name, value)) == self._room:
+    def _padded(self, name: str, value: Any, room: int) -> Any:
+        """Return keys or values with as many tokens as there shall be room for."""
+        if (length := token_count(name, value)) == room:
             return value
-        padded = self._memory.empty(with_tokens(name, value, self._room))
+        padded = self._memory.empty(with_tokens(name, value, room))
         request = self._pad[token_axis(name)]
         request.set_tensor("source", value)
-        request.set_tensor("repeated", ov.Tensor(np.zeros(self._room - length, np.int32)))
+        request.set_tensor("repeated", ov.Tensor(np.zeros(room - length, np.int32)))
         request.set_tensor("padded", padded)
         infer(request)
         return padded

@@ -40,7 +40,7 @@ def pack_cache(decoder: Any, element_type: Any) -> Any:
     grown: list[Any] = []
     mask = None
     for attention in find_attentions(decoder):
-        contain_nan(attention)
+        is_sound = contain_nan(attention)
         query, keys, values = (attention.input_value(index) for index in range(3))
         heads, width = (query.get_partial_shape()[axis].get_length() for axis in (HEADS, WIDTH))
         inputs = [
@@ -54,7 +54,8 @@ def pack_cache(decoder: Any, element_type: Any) -> Any:
         if mask is None:
             mask = ancestor_mask(ancestors, [part[0] for part in (main, recent, added)])
         attended = attend(ops.multiply(rows_to_tokens(query), constant(width**-0.5)), mask, [main, recent, added])
-        attention.output(0).replace(rows_to_tokens(attended).output(0))
+        spoiled = ops.select(is_sound, constant(0), constant(np.nan))
+        attention.output(0).replace(ops.add(rows_to_tokens(attended), spoiled).output(0))
         caches += inputs
         joined = [ops.concat(list(pair), TOKENS) for pair in zip(recent, added, strict=True)]
         grown += [result(f"grown.{len(grown) + index}", one, element_type) for index, one in enumerate(joined)]
@@ -96,14 +97,18 @@ def find_attentions(decoder: Any) -> list[Any]:
     return [node for node in decoder.get_ordered_ops() if node.get_type_name() == "ScaledDotProductAttention"]
 
 
-def contain_nan(attention: Any) -> None:
-    """Let no NaN of a row get into the cache, which all rows read: what is masked counts for nothing, but 0 x NaN.
+def contain_nan(attention: Any) -> Any:
+    """Let no NaN and no overflow of a row get into the cache, which all rows read.
 
-    The row itself stays NaN to its end by its residual stream.
+    What is masked counts for nothing, but 0 x NaN does. Returns which rows have none, (R, 1, 1, 1); the others must not
+    go on as if nothing were wrong.
     """
     split = attention.input_value(0).get_node().input_value(0).get_node()  # behind one product for query, key and value
-    projected = split.input_value(0)
-    split.input(0).replace_source_output(ops.select(ops.is_finite(projected), projected, constant(0)).output(0))
+    projected = split.input_value(0)  # (R, 3, heads, 1, head_dim)
+    is_finite = ops.is_finite(projected)
+    split.input(0).replace_source_output(ops.select(is_finite, projected, constant(0)).output(0))
+    is_sound = ops.reduce_logical_and(is_finite, ops.constant(np.array([1, 2, 3, 4])), keep_dims=True)
+    return ops.squeeze(is_sound, ops.constant(np.array([4])))
 
 
 def attend(query: Any, mask: Any, parts: Sequence[Sequence[Any]]) -> Any:

@@ -99,8 +99,11 @@ class Runtime:
         try:
             encoded = [self.encode(pixels, prompt_ids) for pixels in make_pictures(self._folder.image_size)]
             on_host = [{name: memory.download(value) for name, value in one.items()} for one in encoded]
-            pictures = list(zip(encoded, on_host, strict=True))
-            return replace(test, difference=run_self_test(self.decoder, reference, pictures))
+            # As if the prompts were of different lengths, each of which would have to be compiled.
+            on_host = [shortened(one, tokens) for one, tokens in zip(on_host, (0, 3, 1), strict=True)]
+            pictures = [({name: memory.upload(value) for name, value in one.items()}, one) for one in on_host]
+            difference = run_self_test(self.decoder, reference, pictures, self._options.pictures)
+            return replace(test, difference=difference)
         except RuntimeError as exc:
             return replace(test, error=reason_of(exc))
 
@@ -151,6 +154,13 @@ def make_decoder(compiler: Compiler, path: Path, options: RuntimeOptions) -> Sta
     ports = {token_axis(port.get_any_name()): port for port in inputs_named(model, "cross_attention")}
     pad = {axis: beside(pad_graph(port, axis)) for axis, port in ports.items()}
     return PackedDecoder(DecoderGraphs(compiled.request, beside(repack_graph(model)), pad), memory, options.pictures)
+
+
+def shortened(values: CrossAttention, tokens: int) -> dict[str, Any]:
+    """Return what a decoder attends to, arrays of the host, without the last so many tokens."""
+    return {
+        name: np.take(one, range(one.shape[axis := token_axis(name)] - tokens), axis) for name, one in values.items()
+    }
 
 
 def decoder_graph(decoder: Any, memory: DeviceMemory | None) -> Any:

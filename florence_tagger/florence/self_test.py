@@ -30,10 +30,12 @@ class Move:
         width: rows of each picture that has had a step; new ones have one.
         bans: how many of each row's likeliest tokens are banned.
         repeats: how often each ban is given.
+        clear: all pictures leave before others join.
     """
 
     join: int = 0
     leave: int | None = None
+    clear: bool = False
     width: int = 1
     bans: int = 0
     repeats: int = 1
@@ -44,7 +46,7 @@ class Move:
 SELF_TEST = (
     *(Move(join=1), Move(), Move(width=3), Move(width=3, bans=2), Move(join=2, width=3, bans=2, repeats=2)),
     *(Move(width=3, bans=1, repeats=3), Move(leave=0, width=3), Move(width=3), Move(leave=1, width=1)),
-    *(Move(leave=0, join=1), Move(leave=0, join=1), Move(width=3)),
+    *(Move(clear=True, join=1), Move(clear=True, join=1), Move(width=3)),
     *(Move(width=3, bans=5) for _ in range(12)),
     *(Move(join=1, width=3), Move(width=2), Move(width=3)),
 )
@@ -83,7 +85,7 @@ class DeviceTest:
     """
 
     device: str
-    precision: str
+    precision: str = ""
     difference: Difference = Difference()
     error: str = ""
 
@@ -94,11 +96,11 @@ class DeviceTest:
 
     def __str__(self) -> str:
         if self.error:
-            return f"{self.device} fails: {self.error}"
+            return f"{self.device} fails: {self.error.rstrip('.')}."
         return (
             f"{self.device} computes {'like' if self.passed else 'otherwise than'} the CPU: in {self.difference.steps} "
             f"steps log-probabilities were {self.difference.worst:.2g} apart at most ({self.precision}; "
-            f"{TOLERANCES[self.precision]} are accepted), and {self.difference.banned} banned tokens were possible"
+            f"{TOLERANCES[self.precision]} are accepted), and {self.difference.banned} banned tokens were possible."
         )
 
 
@@ -107,13 +109,20 @@ class Walk:
 
     Args:
         pictures: what the decoders attend to, a pair for each picture, of which the next one joins, again and again.
+        capacity: pictures that both decoders have room for; more do not join.
     """
 
     def __init__(
-        self, tested: Decoder[Any], reference: Decoder[Any], pictures: Sequence[tuple[Any, Any]], seed: int = 0
+        self,
+        tested: Decoder[Any],
+        reference: Decoder[Any],
+        pictures: Sequence[tuple[Any, Any]],
+        capacity: int,
+        seed: int = 0,
     ) -> None:
         self._decoders = (tested, reference)
         self._pictures = pictures
+        self._capacity = capacity
         self._random = np.random.default_rng(seed)
         self._joined = 0
         self._said: list[Candidates | None] = []  # by the reference, of each picture, in the step before
@@ -121,9 +130,11 @@ class Walk:
 
     def take(self, move: Move) -> Difference:
         """Take a step, and return what came out differently."""
-        if move.leave is not None:
+        if move.clear:
+            self.end()
+        if move.leave is not None and move.leave < len(self._positions):
             self._leave(move.leave)
-        for _ in range(move.join):
+        for _ in range(min(move.join, self._capacity - len(self._positions))):
             self._join()
         if not self._positions:
             return Difference()
@@ -175,11 +186,15 @@ def compare(query: Query, tested: Candidates, reference: Candidates) -> Differen
 
 
 def difference_of_row(tested: Candidates, reference: Candidates) -> float:
-    """Return how far the log-probabilities of the reference's likeliest tokens are apart, at most; NaN is infinite."""
+    """Return how far the log-probabilities of the reference's likeliest tokens are apart, at most; NaN is infinite.
+
+    A token that is not among those tested is as likely as the last of them at most.
+    """
     found = dict(zip(tested.token_ids.tolist(), tested.log_probs.tolist(), strict=True))
     likeliest = zip(reference.token_ids[:COMPARED].tolist(), reference.log_probs[:COMPARED].tolist(), strict=True)
-    apart = [abs(found.get(token_id, np.inf) - log_prob) for token_id, log_prob in likeliest if np.isfinite(log_prob)]
-    return max((one if np.isfinite(one) else np.inf for one in apart), default=0.0)
+    last = float(tested.log_probs[-1])
+    apart = [abs(found.get(token_id, min(last, log_prob)) - log_prob) for token_id, log_prob in likeliest]
+    return max(one if np.isfinite(one) else np.inf for one in apart)
 
 
 def count_banned(tested: Candidates, banned: IntArray) -> int:
@@ -187,9 +202,11 @@ def count_banned(tested: Candidates, banned: IntArray) -> int:
     return int(np.count_nonzero(np.isin(tested.token_ids, banned) & (tested.log_probs > -np.inf)))
 
 
-def run_self_test(tested: Decoder[Any], reference: Decoder[Any], pictures: Sequence[tuple[Any, Any]]) -> Difference:
+def run_self_test(
+    tested: Decoder[Any], reference: Decoder[Any], pictures: Sequence[tuple[Any, Any]], capacity: int
+) -> Difference:
     """Take two decoders, which must have no pictures, through `SELF_TEST`."""
-    walk = Walk(tested, reference, pictures)
+    walk = Walk(tested, reference, pictures, capacity)
     difference = sum((walk.take(move) for move in SELF_TEST), Difference())
     walk.end()
     return difference
