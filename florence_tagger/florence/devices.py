@@ -37,8 +37,8 @@ class Workaround:
     instead: str
 
 
-# What is done for the GPU plugin's sake in `packed_graph`, `packed_decoder` and `device_memory`; `quantization` says what
-# calibrated vision graphs must not have.
+# What is done for the GPU plugin's sake in `packed_graph`, `packed_decoder` and `device_memory`; `quantization` says
+# what calibrated vision graphs must not have.
 WORKAROUNDS = (
     Workaround(
         "rows_shrink",
