@@ -1,150 +1,17 @@
-"""What OpenVINO's GPU plugin computes wrongly, as small graphs: `python -m gpu.faults`, on the emulated GPU.
+"""Which faults OpenVINO's GPU plugin has: `python -m gpu.faults`, on the emulated GPU.
 
-Each fault is one that the product works around (`florence_tagger.florence.devices.WORKAROUNDS` names them). Where one
-is gone with a newer plugin, its work-around can go, too; `tests/test_gpu.py` says so. The texts in docs/upstream/ are
-about these graphs.
+Each is one that the product works around (`florence_tagger.florence.devices.WORKAROUNDS` names them), and a graph in
+`gpu/reproduce.py`, which goes with the reports in docs/upstream/. Where one is gone with a newer plugin, its
+work-around can go, too; `tests/test_gpu.py` says so.
 """
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import click
-import numpy as np
-import openvino as ov
-from numpy.typing import NDArray
-from openvino import opset13 as ops
-from openvino.op.util import Variable, VariableInfo
 
-from florence_tagger.florence.device_memory import USM_DEVICE
-from florence_tagger.florence.devices import CORE
 from gpu.emulation import SetupError, run_on_emulated_gpu
-
-HEADS, WIDTH = 2, 16
-ROWS, TOKENS = 0, 2  # axes of a cache (rows, heads, tokens, width)
-TOLERANCE = 1e-3
-F32, F16 = ({"INFERENCE_PRECISION_HINT": name} for name in ("f32", "f16"))
-THERE, GONE = 3, 0  # exit codes
-Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Step:
-    """A step of a cache: the row that each of its rows continues, and what is done before."""
-
-    beams: Sequence[int]
-    reset: bool = False
-    drop: int = 0  # tokens at the front, by setting the state
-
-
-def cache_graph(through_maximum: bool = False) -> Any:
-    """Return scores of a query against a cache that is the graph's state, reordered by beam and grown by a token."""
-    new, query = (ops.parameter([-1, HEADS, 1, WIDTH], np.float32, name=name) for name in ("new", "query"))
-    beam_idx = ops.parameter([-1], np.int32, name="beam_idx")
-    info = VariableInfo()
-    info.data_shape, info.data_type = ov.PartialShape([-1, HEADS, -1, WIDTH]), ov.Type.f32
-    info.variable_id = "cache"
-    variable = Variable(info)
-    rows = ops.gather(ops.shape_of(new, "i64"), ops.constant(np.array([0])), ops.constant(0))
-    empty = ops.broadcast(ops.constant(np.float32(0)), ops.concat([rows, ops.constant(np.array([HEADS, 0, WIDTH]))], 0))
-    chosen = ops.maximum(beam_idx, ops.constant(np.int32(0))) if through_maximum else beam_idx
-    past = ops.gather(ops.read_value(empty, variable), chosen, ops.constant(np.int64(ROWS)))
-    grown = ops.concat([past, new], TOKENS)
-    scores = ops.result(ops.matmul(query, grown, False, True))
-    return ov.Model([scores], [ops.assign(grown, variable)], [new, query, beam_idx], "cache")
-
-
-def cache_errs(steps: Sequence[Step], through_maximum: bool = False) -> bool:
-    """Return whether steps of a cache on the GPU give other scores than NumPy does."""
-    request = CORE.compile_model(cache_graph(through_maximum), "GPU", F32).create_infer_request()
-    random = np.random.default_rng(0)
-    cache: Array = np.zeros((1, HEADS, 0, WIDTH), np.float32)
-    for step in steps:
-        if step.reset:
-            request.reset_state()
-            cache = cache[:1, :, :0]
-        if step.drop:
-            (state,) = request.query_state()
-            state.state = ov.Tensor(np.ascontiguousarray(state.state.data[:, :, step.drop :]))
-            cache = cache[:, :, step.drop :]
-        if not cache.shape[TOKENS]:
-            cache = cache[:1].repeat(len(step.beams), ROWS)
-        new, query = random.standard_normal((2, len(step.beams), HEADS, 1, WIDTH)).astype(np.float32)
-        cache = np.concatenate([cache[list(step.beams)], new], TOKENS)
-        inputs = {"new": new, "query": query, "beam_idx": np.array(step.beams, np.int32)}
-        scores = request.infer(inputs)[0]
-        if not np.abs(scores - query @ cache.transpose(0, 1, 3, 2)).max() <= TOLERANCE:  # NaN is an error, too
-            return True
-    return False
-
-
-def rows_shrink() -> bool:
-    """Six rows become four, as where a picture of three is finished."""
-    return cache_errs([Step(range(6)), Step([5, 4, 3, 2, 1, 0]), Step([5, 4, 1, 0]), Step([3, 2, 1, 0])])
-
-
-def rows_grow() -> bool:
-    """One row becomes four after three steps, as in beam search."""
-    return cache_errs([Step([0]), Step([0]), Step([0]), Step([0] * 4), Step([3, 1, 2, 0]), Step([0, 1, 1, 3])])
-
-
-def state_is_set() -> bool:
-    """A token is dropped by setting the state, with rows that change places and not in number."""
-    before, after = [Step(range(4)) for _ in range(3)], [Step([1, 0, 3, 2]) for _ in range(3)]
-    return cache_errs([*before, Step([3, 2, 1, 0], drop=1), *after])
-
-
-def reset_and_the_same_shapes() -> bool:
-    """A reset, and a step of the shapes of the step before, with a cache that is not reordered by index."""
-    try:
-        return cache_errs([Step([0]), Step([0], reset=True), Step([0])], through_maximum=True)
-    except RuntimeError as exc:
-        return "Layout mismatch" in str(exc)
-
-
-def bans_add_up() -> bool:
-    """ScatterElementsUpdate adds -inf, or 0 where there is no ban, to negative logits at f16."""
-    logits = ops.parameter([-1, 32], np.float32, name="logits")
-    banned = ops.parameter([-1, 3], np.int64, name="banned")
-    none = ops.constant(np.int64(0))
-    bans = ops.select(ops.less(banned, none), ops.constant(np.float32(0)), ops.constant(np.float32(-np.inf)))
-    indices, axis = ops.maximum(banned, none), ops.constant(np.int64(1))
-    out = ops.scatter_elements_update(logits, indices, bans, axis, reduction="sum", use_init_val=True)
-    compiled = CORE.compile_model(ov.Model([out], [logits, banned], "bans"), "GPU", F16)
-    scores = compiled([np.full((2, 32), -1, np.float32), np.array([[3, 7, -1], [5, 5, 9]])])[0]
-    return not bool((scores[[0, 0, 1, 1], [3, 7, 5, 9]] < -1000).all())
-
-
-def gather_into_device_memory() -> bool:
-    """A Gather that ends a graph whose output is a tensor of the device: its shape."""
-    source = ops.parameter([1, HEADS, -1, WIDTH], np.float32, name="source")
-    indices = ops.parameter([-1], np.int32, name="indices")
-    taken = ops.result(ops.gather(source, indices, ops.constant(TOKENS)))
-    taken.output(0).get_tensor().set_names({"taken"})
-    request = CORE.compile_model(ov.Model([taken], [source, indices], "take"), "GPU", F32).create_infer_request()
-    shape = [1, HEADS, 8, WIDTH]
-    output = CORE.get_default_context("GPU").create_tensor(ov.Type.f32, ov.Shape(shape), USM_DEVICE)
-    request.set_tensor("source", ov.Tensor(np.zeros([1, HEADS, 32, WIDTH], np.float32)))
-    request.set_tensor("indices", ov.Tensor(np.arange(8, dtype=np.int32)))
-    request.set_tensor("taken", output)
-    request.start_async()
-    request.wait()
-    return list(output.get_shape()) != shape
-
-
-FAULTS: dict[str, Callable[[], bool]] = {
-    fault.__name__: fault
-    for fault in (
-        rows_shrink,
-        rows_grow,
-        state_is_set,
-        reset_and_the_same_shapes,
-        bans_add_up,
-        gather_into_device_memory,
-    )
-}
+from gpu.reproduce import FAULTS, GONE, THERE
 
 
 def is_there(fault: str) -> bool:
@@ -153,7 +20,7 @@ def is_there(fault: str) -> bool:
     Raises:
         RuntimeError: the graph can't be run at all.
     """
-    command = (sys.executable, "-m", "gpu.faults", fault)
+    command = (sys.executable, "-m", "gpu.reproduce", fault)
     ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if ended.returncode in {THERE, GONE}:
         return ended.returncode == THERE

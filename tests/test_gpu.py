@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from florence_tagger.florence.devices import WORKAROUNDS, Workaround
-from gpu.faults import FAULTS
+from gpu.reproduce import FAULTS, THERE
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
@@ -28,7 +28,7 @@ def test_a_work_around_is_still_needed(workaround: Workaround) -> None:
     assert run.returncode, (
         f"{workaround.fault}: gone since {workaround.seen_in}. {workaround.instead}: no longer needed."
     )
-    assert run.returncode == 3 or run.returncode < 0, run.stderr  # the fault, or a signal
+    assert run.returncode == THERE or run.returncode < 0, run.stderr  # the fault, or a signal
 
 
 def test_the_product_counts_on_the_gpu_plugin_as_on_the_cpu() -> None:

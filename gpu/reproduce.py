@@ -1,0 +1,159 @@
+"""Faults of OpenVINO's GPU plugin on minimal graphs: `python reproduce.py FAULT` prints what should come and what does.
+
+It needs numpy, openvino and a GPU that OpenVINO sees, and nothing else. The exit code is 3 where the plugin errs, and 0
+where it does not.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from openvino import opset13 as ops
+from openvino.op.util import Variable, VariableInfo
+
+HEADS, WIDTH = 2, 16
+ROWS, TOKENS = 0, 2  # axes of a cache (rows, heads, tokens, width)
+TOLERANCE = 1e-3
+F32, F16 = ({"INFERENCE_PRECISION_HINT": name} for name in ("f32", "f16"))
+THERE, GONE = 3, 0  # exit codes
+USM_DEVICE = {"SHARED_MEM_TYPE": "USM_DEVICE_BUFFER"}
+core = ov.Core()
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a cache: the row that each of its rows continues, and what is done before."""
+
+    beams: Sequence[int]
+    reset: bool = False
+    drop: int = 0  # tokens at the front, by setting the state
+
+
+def cache_graph(through_maximum: bool = False) -> Any:
+    """Return scores of a query against a cache that is the graph's state, reordered by beam and grown by a token."""
+    new, query = (ops.parameter([-1, HEADS, 1, WIDTH], np.float32, name=name) for name in ("new", "query"))
+    beam_idx = ops.parameter([-1], np.int32, name="beam_idx")
+    info = VariableInfo()
+    info.data_shape, info.data_type = ov.PartialShape([-1, HEADS, -1, WIDTH]), ov.Type.f32
+    info.variable_id = "cache"
+    variable = Variable(info)
+    rows = ops.gather(ops.shape_of(new, "i64"), ops.constant(np.array([0])), ops.constant(0))
+    empty = ops.broadcast(ops.constant(np.float32(0)), ops.concat([rows, ops.constant(np.array([HEADS, 0, WIDTH]))], 0))
+    chosen = ops.maximum(beam_idx, ops.constant(np.int32(0))) if through_maximum else beam_idx
+    past = ops.gather(ops.read_value(empty, variable), chosen, ops.constant(np.int64(ROWS)))
+    grown = ops.concat([past, new], TOKENS)
+    scores = ops.result(ops.matmul(query, grown, False, True))
+    return ov.Model([scores], [ops.assign(grown, variable)], [new, query, beam_idx], "cache")
+
+
+def cache_errs(steps: Sequence[Step], through_maximum: bool = False) -> bool:
+    """Return whether steps of a cache on the GPU give other scores than NumPy does."""
+    request = core.compile_model(cache_graph(through_maximum), "GPU", F32).create_infer_request()
+    random = np.random.default_rng(0)
+    cache: Array = np.zeros((1, HEADS, 0, WIDTH), np.float32)
+    for step in steps:
+        if step.reset:
+            request.reset_state()
+            cache = cache[:1, :, :0]
+        if step.drop:
+            (state,) = request.query_state()
+            state.state = ov.Tensor(np.ascontiguousarray(state.state.data[:, :, step.drop :]))
+            cache = cache[:, :, step.drop :]
+        if not cache.shape[TOKENS]:
+            cache = cache[:1].repeat(len(step.beams), ROWS)
+        new, query = random.standard_normal((2, len(step.beams), HEADS, 1, WIDTH)).astype(np.float32)
+        cache = np.concatenate([cache[list(step.beams)], new], TOKENS)
+        inputs = {"new": new, "query": query, "beam_idx": np.array(step.beams, np.int32)}
+        scores = request.infer(inputs)[0]
+        if differs(f"scores of the step with beams {list(step.beams)}", query @ cache.transpose(0, 1, 3, 2), scores):
+            return True
+    return False
+
+
+def differs(what: str, expected: Any, actual: Any) -> bool:
+    """Print what is expected and what came, if they are not the same; NaN is not."""
+    if np.shape(expected) == np.shape(actual) and np.abs(np.subtract(expected, actual)).max() <= TOLERANCE:
+        return False
+    print(f"{what}\nexpected: {np.asarray(expected).ravel()[:12]}\nactual:   {np.asarray(actual).ravel()[:12]}")
+    return True
+
+
+def rows_shrink() -> bool:
+    """Six rows become four, as where a picture of three is finished."""
+    return cache_errs([Step(range(6)), Step([5, 4, 3, 2, 1, 0]), Step([5, 4, 1, 0]), Step([3, 2, 1, 0])])
+
+
+def rows_grow() -> bool:
+    """One row becomes four after three steps, as in beam search."""
+    return cache_errs([Step([0]), Step([0]), Step([0]), Step([0] * 4), Step([3, 1, 2, 0]), Step([0, 1, 1, 3])])
+
+
+def state_is_set() -> bool:
+    """A token is dropped by setting the state, with rows that change places and not in number."""
+    before, after = [Step(range(4)) for _ in range(3)], [Step([1, 0, 3, 2]) for _ in range(3)]
+    return cache_errs([*before, Step([3, 2, 1, 0], drop=1), *after])
+
+
+def reset_and_the_same_shapes() -> bool:
+    """A reset, and a step of the shapes of the step before, with a cache that is not reordered by index."""
+    try:
+        return cache_errs([Step([0]), Step([0], reset=True), Step([0])], through_maximum=True)
+    except RuntimeError as exc:
+        print(f"expected: scores of the new token\nactual:   {str(exc).strip().splitlines()[-1]}")
+        return "Layout mismatch" in str(exc)
+
+
+def bans_add_up() -> bool:
+    """ScatterElementsUpdate adds -inf, or 0 where there is no ban, to negative logits at f16."""
+    logits = ops.parameter([-1, 32], np.float32, name="logits")
+    banned = ops.parameter([-1, 3], np.int64, name="banned")
+    none = ops.constant(np.int64(0))
+    bans = ops.select(ops.less(banned, none), ops.constant(np.float32(0)), ops.constant(np.float32(-np.inf)))
+    indices, axis = ops.maximum(banned, none), ops.constant(np.int64(1))
+    out = ops.scatter_elements_update(logits, indices, bans, axis, reduction="sum", use_init_val=True)
+    compiled = core.compile_model(ov.Model([out], [logits, banned], "bans"), "GPU", F16)
+    scores = compiled([np.full((2, 32), -1, np.float32), np.array([[3, 7, -1], [5, 5, 9]])])[0]
+    banned = scores[[0, 0, 1, 1], [3, 7, 5, 9]]
+    print(f"banned logits, expected: -inf, or below -60,000\nactual: {banned}")
+    return not bool((banned < -60_000).all())
+
+
+def gather_into_device_memory() -> bool:
+    """A Gather that ends a graph whose output is a tensor of the device: its shape."""
+    source = ops.parameter([1, HEADS, -1, WIDTH], np.float32, name="source")
+    indices = ops.parameter([-1], np.int32, name="indices")
+    taken = ops.result(ops.gather(source, indices, ops.constant(TOKENS)))
+    taken.output(0).get_tensor().set_names({"taken"})
+    request = core.compile_model(ov.Model([taken], [source, indices], "take"), "GPU", F32).create_infer_request()
+    shape = [1, HEADS, 8, WIDTH]
+    output = core.get_default_context("GPU").create_tensor(
+        ov.Type.f32, ov.Shape(shape), {"SHARED_MEM_TYPE": "USM_DEVICE_BUFFER"}
+    )
+    request.set_tensor("source", ov.Tensor(np.zeros([1, HEADS, 32, WIDTH], np.float32)))
+    request.set_tensor("indices", ov.Tensor(np.arange(8, dtype=np.int32)))
+    request.set_tensor("taken", output)
+    request.start_async()
+    request.wait()
+    return differs("shape of the output", shape, list(output.get_shape()))
+
+
+FAULTS: dict[str, Callable[[], bool]] = {
+    fault.__name__: fault
+    for fault in (
+        rows_shrink,
+        rows_grow,
+        state_is_set,
+        reset_and_the_same_shapes,
+        bans_add_up,
+        gather_into_device_memory,
+    )
+}
+
+
+if __name__ == "__main__":
+    sys.exit(THERE if FAULTS[sys.argv[1]]() else GONE)
