@@ -10,7 +10,7 @@ import pytest
 
 from florence_tagger.batching import Batcher
 from florence_tagger.errors import BusyError, NotReadyError
-from florence_tagger.florence import runtime
+from florence_tagger.florence import stateful_decoder
 from florence_tagger.florence.detector import Detector
 from florence_tagger.media.images import open_picture
 from florence_tagger.schemas import Detection, Frame, Prompt
@@ -195,7 +195,7 @@ def test_abandoning_fails_even_what_the_model_never_comes_back_from() -> None:
 
 def test_frames_decoded_together_are_counted_as_alone(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames come and go at their own times, so that rows move and the cache is cut, and nobody's answer changes."""
-    monkeypatch.setattr(runtime, "STALE_TOKENS", 5)
+    monkeypatch.setattr(stateful_decoder, "STALE_TOKENS", 5)
     frames = [open_picture((SCENES / name).read_bytes(), (224, 224), 10**8) for name in TRUTH]
     alone = [detector.detect(one) for one in frames]
     batcher = started(detector)
