@@ -28,6 +28,7 @@ from florence_tagger.florence.decoding import Decoded, GenerationSettings, Query
 from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.folder import read_folder
 from florence_tagger.florence.generation import Generation
+from florence_tagger.florence.packed_decoder import picture_on_device, picture_on_host
 from florence_tagger.florence.postprocessing import parse_regions
 from florence_tagger.florence.runtime import CrossAttention, Runtime, shortened
 from florence_tagger.florence.self_test import Difference, Move, Walk, make_pictures
@@ -129,12 +130,12 @@ class Side:
     def on_host(self, encoded: CrossAttention) -> CrossAttention:
         """Return the same as arrays of the host."""
         memory = self.runtime.decoder.memory
-        return encoded if memory is None else {name: memory.download(value) for name, value in encoded.items()}
+        return encoded if memory is None else picture_on_host(encoded, memory)
 
     def on_device(self, values: CrossAttention) -> CrossAttention:
         """Return arrays of the host as the decoder takes them."""
         memory = self.runtime.decoder.memory
-        return values if memory is None else {name: memory.upload(value) for name, value in values.items()}
+        return values if memory is None else picture_on_device(values, memory)
 
     def decode(self, pictures: Sequence[CrossAttention], settings: GenerationSettings, together: int) -> list[Decoded]:
         """Return the answers for pictures, so many decoded together as there are."""

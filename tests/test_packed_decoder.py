@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.florence.decoding import Candidates, Query
 from florence_tagger.florence.devices import Compiler, RuntimeOptions
-from florence_tagger.florence.packed_decoder import Ancestry, PackedDecoder
+from florence_tagger.florence.packed_decoder import Ancestry, PackedDecoder, picture_on_device
 from florence_tagger.florence.runtime import make_decoder
 from florence_tagger.florence.self_test import SELF_TEST, Difference, Move, Walk, compare, run_self_test
 from tests.devices import FakeCore
@@ -48,7 +48,7 @@ def pairs(*lengths: int) -> list[tuple[Any, Any]]:
     memory = Compiler(RuntimeOptions("GPU", "f32"), FakeCore(["CPU", "GPU"])).memory
     assert memory is not None
     pictures = [picture(seed, length) for seed, length in enumerate(lengths)]
-    return [({name: memory.upload(value) for name, value in one.items()}, one) for one in pictures]
+    return [(picture_on_device(one, memory), one) for one in pictures]
 
 
 def test_self_test_of_a_sound_decoder_finds_nothing_but_rounding() -> None:
@@ -103,7 +103,7 @@ def answers(decoder: PackedDecoder, pictures: list[dict[str, Any]]) -> list[list
     memory = Compiler(RuntimeOptions("GPU", "f32"), FakeCore(["CPU", "GPU"])).memory
     assert memory is not None
     for one in pictures:
-        decoder.add({name: memory.upload(value) for name, value in one.items()})
+        decoder.add(picture_on_device(one, memory))
     given = [decoder.step([query(position)] * len(pictures)) for position in range(6)]
     for _ in pictures:
         decoder.remove(0)
@@ -171,7 +171,7 @@ def test_views_of_device_memory_share_it() -> None:
 def test_a_picture_that_can_not_join_spoils_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     packed, _ = decoders()
     expected = answers(packed, [picture(1, 20)])
-    longer = {name: packed.memory.upload(value) for name, value in picture(2, 37).items()}
+    longer = picture_on_device(picture(2, 37), packed.memory)
     with monkeypatch.context() as patched:
         patched.setattr(packed.memory, "empty", out_of_memory)
         with pytest.raises(RuntimeError, match="no memory"):

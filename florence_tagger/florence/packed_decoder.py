@@ -15,7 +15,7 @@ import openvino as ov
 from florence_tagger.florence.decoding import Candidates, IntArray, Query
 from florence_tagger.florence.device_memory import DeviceMemory, infer
 from florence_tagger.florence.packed_graph import MASKED
-from florence_tagger.florence.rows import ENCODER_MASK, Rows, ban_table, lay_out, row_starts, take_apart, token_axis
+from florence_tagger.florence.rows import ENCODER_MASK, Rows, ban_table, lay_out, row_starts, take_apart
 
 # Lengths that grow from step to step grow by so many at a time, since kernels are chosen anew for every new shape.
 SLOT_STEP = 32  # of the cache
@@ -31,12 +31,12 @@ class DecoderGraphs:
     Attributes:
         step: of `packed_graph.pack_cache`.
         repack: of `packed_graph.repack_graph`.
-        pad: of `packed_graph.pad_graph`, by the axis that they make longer.
+        pad: of `packed_graph.pad_graph`.
     """
 
     step: Any
     repack: Any
-    pad: Mapping[int, Any]
+    pad: Any
 
 
 class PackedDecoder:
@@ -153,7 +153,7 @@ class PackedCache:
         if self._is_due(len(rows)):
             self._pack()
         grown = self._recent.written(self._recent.count + len(rows))
-        self.copied_slots += slot_count(grown)
+        self.copied_slots += length_of(grown[0])
         for index, tensor in enumerate(grown):
             self._step.set_tensor(f"grown.{index}", tensor)
         return self._ancestry.grow(self.slots)
@@ -208,7 +208,7 @@ class Slots:
     @property
     def count(self) -> int:
         """How many slots are read."""
-        return slot_count(self._read)
+        return length_of(self._read[0])
 
     def clear(self) -> None:
         """Hold no slot but a blank one, which nothing attends to."""
@@ -216,11 +216,11 @@ class Slots:
 
     def written(self, count: int) -> tuple[Any, ...]:
         """Return tensors for so many slots, which are read once they are written and `flip` was called."""
-        if slot_count(self._buffers[1]) < count or self._buffers[1] is self._blank:
+        if length_of(self._buffers[1][0]) < count or self._buffers[1] is self._blank:
             self._outgrown.append(self._buffers[1])
             room = round_up(2 * count, SLOT_STEP)
-            self._buffers[1] = tuple(self._memory.empty(with_slots(one, room)) for one in self._blank)
-        self._next = tuple(self._memory.view(one, with_slots(one, count)) for one in self._buffers[1])
+            self._buffers[1] = tuple(self._memory.empty(with_length(one, room)) for one in self._blank)
+        self._next = tuple(self._memory.view(one, with_length(one, count)) for one in self._buffers[1])
         return self._next
 
     def flip(self) -> None:
@@ -299,11 +299,11 @@ class CrossAttentionCache:
 
     def put(self, cross_attention: Mapping[str, Any]) -> None:
         """Put a picture behind the others."""
-        length = token_count(*next(iter(cross_attention.items())))
+        length = length_of(next(iter(cross_attention.values())))
         if length > self._room or not self._lengths:
             self._make_room(length, cross_attention)
         for name, value in cross_attention.items():
-            padded = self._padded(name, value, self._room)
+            padded = self._padded(value, self._room)
             self._memory.copy_item(padded, 0, self._buffers[name], len(self._lengths))
         self._lengths.append(length)
         self._bound = 0
@@ -338,49 +338,51 @@ class CrossAttentionCache:
         """Have room for `length` tokens of each picture; the pictures that are there are kept."""
         if length == self._room:
             return
-        shapes = {name: [self._capacity, *with_tokens(name, one, length)[1:]] for name, one in like.items()}
+        shapes = {name: [self._capacity, *with_length(one, length)[1:]] for name, one in like.items()}
         buffers = {name: self._memory.empty(shape) for name, shape in shapes.items()}
         for name, buffer in self._buffers.items() if self._lengths else ():
-            padded = self._padded(name, buffer, length)
+            padded = self._padded(buffer, length)
             for index in range(len(self._lengths)):
                 self._memory.copy_item(padded, index, buffers[name], index)
         self._outgrown.append(self._buffers)
         self._buffers, self._room = buffers, length
 
-    def _padded(self, name: str, value: Any, room: int) -> Any:
+    def _padded(self, value: Any, room: int) -> Any:
         """Return keys or values with as many tokens as there shall be room for."""
-        if (length := token_count(name, value)) == room:
+        if (length := length_of(value)) == room:
             return value
-        padded = self._memory.empty(with_tokens(name, value, room))
-        request = self._pad[token_axis(name)]
-        request.set_tensor("source", value)
-        request.set_tensor("repeated", ov.Tensor(np.zeros(room - length, np.int32)))
-        request.set_tensor("padded", padded)
-        infer(request)
+        padded = self._memory.empty(with_length(value, room))
+        self._pad.set_tensor("source", value)
+        self._pad.set_tensor("repeated", ov.Tensor(np.zeros(room - length, np.int32)))
+        self._pad.set_tensor("padded", padded)
+        infer(self._pad)
         return padded
 
 
-def slot_count(tensors: Sequence[Any]) -> int:
-    """Return how many slots keys and values (1, heads, slots, head_dim) are of."""
-    return int(tensors[0].get_shape()[2])
+def picture_on_device(picture: Mapping[str, Any], memory: DeviceMemory) -> dict[str, Any]:
+    """Return what a decoder attends to, arrays as the converted encoder gives them, as tensors of a device."""
+    return {name: memory.upload(with_keys_swapped(name, value)) for name, value in picture.items()}
 
 
-def with_slots(tensor: Any, count: int) -> list[int]:
-    """Return the shape of a tensor (1, heads, slots, head_dim) with so many slots."""
-    one, heads, _, width = tensor.get_shape()
-    return [one, heads, count, width]
+def picture_on_host(picture: Mapping[str, Any], memory: DeviceMemory) -> dict[str, Any]:
+    """Return what a decoder on a device attends to as arrays, as the converted encoder gives them."""
+    return {name: with_keys_swapped(name, memory.download(value)) for name, value in picture.items()}
 
 
-def token_count(name: str, tensor: Any) -> int:
-    """Return how many tokens an input for cross-attention has."""
-    return int(tensor.get_shape()[token_axis(name)])
+def with_keys_swapped(name: str, value: Any) -> Any:
+    """Return keys with their last two axes swapped, see `packed_graph.keys_by_token`, and values as they are."""
+    return np.ascontiguousarray(value.swapaxes(2, 3)) if name.endswith("key") else value
 
 
-def with_tokens(name: str, tensor: Any, length: int) -> list[int]:
-    """Return the shape of an input for cross-attention with so many tokens."""
-    shape = list(tensor.get_shape())
-    shape[token_axis(name)] = length
-    return shape
+def length_of(tensor: Any) -> int:
+    """Return how many slots or tokens keys or values (…, heads, tokens, head_dim) are of."""
+    return int(tensor.get_shape()[2])
+
+
+def with_length(tensor: Any, length: int) -> list[int]:
+    """Return the shape of keys or values with so many slots or tokens."""
+    first, heads, _, width = tensor.get_shape()
+    return [first, heads, length, width]
 
 
 def round_up(value: int, step: int) -> int:

@@ -17,6 +17,8 @@ from openvino import opset13 as ops
 
 MASKED = -1e4  # added to a score: e to this is 0 in every precision, and f16, which ends at -65,504, can hold it
 PARTS = ("main", "recent")  # of the cache
+CROSS_ATTENTION = "cross_attention"  # what the encoder's outputs and the decoder's inputs for a picture begin with
+LAST_TWO_SWAPPED = [0, 1, 3, 2]
 ROWS, HEADS, TOKENS, WIDTH = range(4)  # axes of queries, keys and values as the converted graph has them
 
 
@@ -82,13 +84,13 @@ def repack_graph(decoder: Any) -> Any:
     return ov.Model(outputs, inputs, "repack")
 
 
-def pad_graph(port: Any, axis: int) -> Any:
-    """Return the graph that makes `source`, shaped as an input, longer: by `repeated`, int32 (K), of its own values.
+def pad_graph(port: Any) -> Any:
+    """Return the graph that makes `source`, shaped as an input, longer: by `repeated`, int32 (K), of its own tokens.
 
     It ends in a Concat: the GPU plugin gives a Gather that ends a graph the wrong shape (`devices.WORKAROUNDS`).
     """
     source, repeated = like(port, "source"), parameter("repeated", [-1], ov.Type.i32)
-    padded = ops.concat([source, ops.gather(source, repeated, ops.constant(axis))], axis)
+    padded = ops.concat([source, ops.gather(source, repeated, ops.constant(TOKENS))], TOKENS)
     return ov.Model([result("padded", padded, source.get_element_type())], [source, repeated], "pad")
 
 
@@ -139,6 +141,30 @@ def ancestor_mask(ancestors: Any, keys: Sequence[Any]) -> Any:
     seen = ops.broadcast(constant(0), ops.shape_of(ancestors, ov.Type.i64))
     mask = ops.scatter_elements_update(hidden, ancestors, seen, ops.constant(np.int64(1)))
     return ops.unsqueeze(mask, ops.constant(np.array([0, 1])))
+
+
+def keys_by_token(graph: Any) -> Any:
+    """Let the picture's keys come in or go out as (D, heads, tokens, head_dim), as its values do.
+
+    So the GPU plugin's attention reads them where they lie. As they are converted, (D, heads, head_dim, tokens), it
+    would permute the keys of all pictures at each step.
+    """
+    for port in inputs_named(graph, CROSS_ATTENTION):
+        if (name := port.get_any_name()).endswith("key"):
+            old, shape = port.get_node(), list(port.get_partial_shape())
+            new = parameter(name, [shape[axis] for axis in LAST_TWO_SWAPPED], port.get_element_type())
+            old.output(0).replace(ops.transpose(new, ops.constant(np.array(LAST_TWO_SWAPPED))).output(0))
+            graph.add_parameters([new])
+            graph.remove_parameter(old)
+    for old in graph.get_results():
+        if (name := old.output(0).get_any_name()).startswith(CROSS_ATTENTION) and name.endswith("key"):
+            value = old.input_value(0)
+            value.set_names(value.get_names() - {name})
+            swapped = ops.transpose(value, ops.constant(np.array(LAST_TWO_SWAPPED)))
+            graph.add_results([result(name, swapped, value.get_element_type())])
+            graph.remove_result(old)
+    graph.validate_nodes_and_infer_types()
+    return graph
 
 
 def ban_exactly(decoder: Any) -> Any:

@@ -13,10 +13,17 @@ from florence_tagger.florence.decoding import FloatArray
 from florence_tagger.florence.device_memory import DeviceMemory
 from florence_tagger.florence.devices import CORE, Compiled, Compiler, RuntimeOptions, reason_of
 from florence_tagger.florence.folder import ModelFolder
-from florence_tagger.florence.packed_decoder import DecoderGraphs, PackedDecoder
+from florence_tagger.florence.packed_decoder import (
+    DecoderGraphs,
+    PackedDecoder,
+    picture_on_device,
+    picture_on_host,
+)
 from florence_tagger.florence.packed_graph import (
+    CROSS_ATTENTION,
     ban_exactly,
     inputs_named,
+    keys_by_token,
     pack_cache,
     pad_graph,
     repack_graph,
@@ -24,7 +31,7 @@ from florence_tagger.florence.packed_graph import (
     retype_outputs,
 )
 from florence_tagger.florence.quantization import require_gpu_ranges
-from florence_tagger.florence.rows import token_axis
+from florence_tagger.florence.rows import ENCODER_MASK, token_axis
 from florence_tagger.florence.self_test import DeviceTest, make_pictures, run_self_test
 from florence_tagger.florence.stateful_decoder import StatefulDecoder
 from florence_tagger.schemas import UInt8Array
@@ -78,7 +85,7 @@ class Runtime:
         encoder = self._encoder(len(prompt_ids))
         features = self._hand_over(features, encoder.memory)
         inputs = {"image_features": features, "prompt_embeddings": self._embed(prompt_ids)}
-        return {name: self._hand_over(value, self.decoder.memory) for name, value in encoder.run(inputs).items()}
+        return self._as_decoder_takes(encoder.run(inputs), encoder.memory)
 
     def image_features(self, pixels: UInt8Array) -> FloatArray:
         """Return the vision tower's features (1, tokens, d_model) of pixels (H, W, 3)."""
@@ -98,10 +105,10 @@ class Runtime:
         reference = make_decoder(Compiler(exact, self._core), self._folder.path, exact)
         try:
             encoded = [self.encode(pixels, prompt_ids) for pixels in make_pictures(self._folder.image_size)]
-            on_host = [{name: memory.download(value) for name, value in one.items()} for one in encoded]
+            on_host = [picture_on_host(one, memory) for one in encoded]
             # As if the prompts were of different lengths, each of which would have to be compiled.
             on_host = [shortened(one, tokens) for one, tokens in zip(on_host, (0, 3, 1), strict=True)]
-            pictures = [({name: memory.upload(value) for name, value in one.items()}, one) for one in on_host]
+            pictures = [(picture_on_device(one, memory), one) for one in on_host]
             difference = run_self_test(self.decoder, reference, pictures, self._options.pictures)
             return replace(test, difference=difference)
         except RuntimeError as exc:
@@ -113,6 +120,14 @@ class Runtime:
     def _hand_over(self, value: Any, to: DeviceMemory | None) -> Any:
         """Return what a graph put out as another one takes it: as it is, where both are on one device."""
         return to_host(value, self._compiler.memory) if to is None else to.upload(value)
+
+    def _as_decoder_takes(self, attended: CrossAttention, memory: DeviceMemory | None) -> CrossAttention:
+        """Return what an encoder put out, arrays or tensors of a device, where and as the decoder takes it."""
+        if self.decoder.memory is memory:
+            return attended
+        if self.decoder.memory is not None:
+            return picture_on_device(attended, self.decoder.memory)
+        return attended if memory is None else picture_on_host(attended, memory)
 
     def _vision_graph(self, memory: DeviceMemory | None) -> Any:
         graph = self._compiler.read(self._folder.path / "vision.xml")
@@ -131,7 +146,8 @@ class Runtime:
         graph.reshape({features: features.partial_shape, prompt: [1, prompt_tokens, width]})
         if memory is None:
             return graph
-        return retype_outputs(retype_inputs(graph, "image_features", memory.element_type), memory.element_type)
+        graph = retype_inputs(graph, "image_features", memory.element_type)
+        return retype_outputs(keys_by_token(graph), memory.element_type)
 
     def _embed_prompt(self, prompt_ids: tuple[int, ...]) -> FloatArray:
         """Return the embeddings (1, P, d_model) of prompt ids."""
@@ -151,8 +167,7 @@ def make_decoder(compiler: Compiler, path: Path, options: RuntimeOptions) -> Sta
     def beside(graph: Any) -> Any:
         return compiler.compile_beside(graph, compiler.devices["decoder"])
 
-    ports = {token_axis(port.get_any_name()): port for port in inputs_named(model, "cross_attention")}
-    pad = {axis: beside(pad_graph(port, axis)) for axis, port in ports.items()}
+    pad = beside(pad_graph(inputs_named(model, CROSS_ATTENTION)[0]))
     return PackedDecoder(DecoderGraphs(compiled.request, beside(repack_graph(model)), pad), memory, options.pictures)
 
 
@@ -168,8 +183,8 @@ def decoder_graph(decoder: Any, memory: DeviceMemory | None) -> Any:
     decoder = without_embedding(decoder)
     if memory is None:
         return decoder
-    packed = pack_cache(ban_exactly(decoder), memory.element_type)
-    return retype_inputs(packed, ("cross_attention", "encoder_mask"), memory.element_type)
+    packed = keys_by_token(pack_cache(ban_exactly(decoder), memory.element_type))
+    return retype_inputs(packed, (CROSS_ATTENTION, ENCODER_MASK), memory.element_type)
 
 
 def embedding_of(decoder: Any) -> Any:
