@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from deploy.debian import MIRROR, ROOT, STALE_MIRROR, suite
+
 BUILD = ROOT / "build" / "image"
 BASE, IMAGE, WITHOUT_DRIVER = "localhost/base", "localhost/florence_tagger", "localhost/florence_tagger-cpu"
 TOOLS = {"buildah": "buildah", "debootstrap": "debootstrap", "ip": "iproute2", "unshare": "util-linux"}
@@ -104,13 +105,13 @@ def buildah(*arguments: str | Path) -> str:
     return run("buildah", *store, *arguments)
 
 
-def make_base(suite: str, stale_mirror: bool) -> None:
+def make_base(base_suite: str, stale_mirror: bool) -> None:
     """The base, as slim as Debian's own image of it, with this machine's additional certificates."""
     tree = BUILD / "base"
     shutil.rmtree(tree, ignore_errors=True)
     # Every recent suite is made by the script of sid, which older versions of debootstrap have, too.
     script = "/usr/share/debootstrap/scripts/sid"
-    run("debootstrap", "--variant=minbase", suite, tree, "http://deb.debian.org/debian", script)
+    run("debootstrap", "--variant=minbase", base_suite, tree, MIRROR, script)
     for name in UNUSED_BY_SLIM:
         shutil.rmtree(tree / name, ignore_errors=True)
         (tree / name).mkdir()
@@ -119,7 +120,7 @@ def make_base(suite: str, stale_mirror: bool) -> None:
     if (Path("/") / local).is_dir():
         shutil.copytree(Path("/") / local, tree / local, dirs_exist_ok=True)
     if stale_mirror:
-        (tree / "etc/apt/apt.conf.d/stale-mirror").write_text('Acquire::Check-Valid-Until "false";\n')
+        (tree / "etc/apt/apt.conf.d/stale-mirror").write_text(STALE_MIRROR)
     container = buildah("from", "scratch")
     buildah("add", "--quiet", container, tree, "/")
     buildah("commit", "--quiet", "--rm", container, BASE)
@@ -259,7 +260,8 @@ def check_images(report: Report, most: int) -> None:
 def main() -> int:
     """All checks; what they prove and what not."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--suite", default="forky", help="Debian suite of the base")
+    default = suite((ROOT / "Dockerfile").read_text())
+    parser.add_argument("--suite", default=default, help="Debian suite of the base")
     parser.add_argument("--stale-mirror", action="store_true", help="accept a package mirror whose lists have expired")
     parser.add_argument("--keep-image", action="store_true", help="check the images that were built last")
     parser.add_argument("--most-mb", type=int, default=700, help="largest size without the driver, and compressed")

@@ -2,6 +2,9 @@
 
 import re
 
+import pytest
+
+from deploy.debian import driver_packages, only, suite
 from tests.conftest import ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -24,3 +27,16 @@ def test_nothing_of_conversion_gets_into_the_serving_stage() -> None:
 def test_the_driver_may_be_left_out() -> None:
     assert re.search(r"^ARG DRIVERS=\"[^\"]*intel-opencl-icd[^\"]*libze-intel-gpu1[^\"]*\"$", SERVING, re.MULTILINE)
     assert "${DRIVERS}" in SERVING
+
+
+def test_the_base_and_the_driver_are_read_from_it() -> None:
+    assert f"debian:{suite(DOCKERFILE)}-slim" in DOCKERFILE
+    packages = driver_packages(DOCKERFILE)
+    assert {"ocl-icd-libopencl1", "intel-opencl-icd", "libze-intel-gpu1"} <= set(packages)
+    assert all(package in SERVING for package in packages)
+
+
+@pytest.mark.parametrize("text", ["", "ARG A=1\nARG A=2\n"])
+def test_a_dockerfile_that_does_not_name_it_once(text: str) -> None:
+    with pytest.raises(ValueError, match="to unpack"):
+        only(r"^ARG A=(\d)$", text)
