@@ -23,13 +23,18 @@ def row(name: str, schema: dict[str, Any]) -> str:
 
 
 def updated(text: str) -> str:
-    """A page with the table between its marks made anew.
+    """A page with the table between its marks made anew; TaggerError where it has no such marks."""
+    return replaced(text, BEGIN, END, settings_table())
+
+
+def replaced(text: str, begin: str, end: str, content: str) -> str:
+    """A page with other content between two lines.
 
     Raises:
-        TaggerError: the page has no such marks.
+        TaggerError: the page has no such lines.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise TaggerError(f"The page has no lines {BEGIN.strip()} and {END.strip()}.")
-    return before + begin + settings_table() + end + after
+    before, found, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise TaggerError(f"The page has no lines {begin.strip()} and {end.strip()}.")
+    return before + begin + content + end + after
