@@ -46,6 +46,9 @@ image-check:  ## build the image with and without the GPU driver by buildah, run
 gpu-check: setup-dev  ## the product on OpenVINO's GPU plugin, beside the CPU, without a GPU; the first run builds kernels
 	$(BIN)/python -m gpu.check $(GPU_CHECK)
 
+gpu-compile: setup-dev  ## compile all graphs with Intel's driver for chips that are not here; writes the tables of docs/gpu.md
+	$(BIN)/python -m gpu.compile --update docs/gpu.md
+
 setup: $(SERVING)  ## install what serves into .venv
 
 setup-dev: $(DEVELOPMENT)  ## install what converts, trains and tests, too

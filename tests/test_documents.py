@@ -255,6 +255,7 @@ INSTEAD: dict[str, Check] = {
         (
             *("make run", "make test", "make test-long", "make check", "make format", "make model", "make readme"),
             *("make train", "make evaluate", "make lock", "make setup-dev", "make image-check"),
+            "make gpu-compile",
             "FLORENCE_MODEL_DIR=ov_models/florence-2-base make run",
             "FLORENCE_API_KEY=secret make run",
         ),
@@ -277,6 +278,7 @@ INSTEAD: dict[str, Check] = {
             ".venv/bin/python -m training.scenes --output scenes --count 200 --seed 20261124",
             ".venv/bin/python -m benchmarks.random_checkpoint --geometry large --output large",
             ".venv/bin/python -m benchmarks.media",
+            ".venv/bin/python -m gpu.compile --geometry bundled --chip lnl --chip tgllp",  # tests/test_gpu_compile.py
             ".venv/bin/python -m benchmarks.load --seconds 60",
             ".venv/bin/python -m benchmarks.overhead",
             ".venv/bin/python -m benchmarks.batching --model DIR",
