@@ -25,7 +25,6 @@ from tests.conftest import ROOT
 
 CHIP = {chip.name: chip for chip in CHIPS}
 BUNDLED, CALIBRATED = Variant("bundled", "fp16"), Variant("bundled", "int8-calibrated")
-ON_THE_PAGE = (BUNDLED, *(variant for variant in VARIANTS if variant.geometry == "base"))
 Simulate = Callable[[str, Variant], Result]  # by the name of a chip
 # A step of the decoder as the plugin of 2026.4 runs it for Tiger Lake and Lunar Lake: cross-attention is converted, and
 # transposed or the cache is.
