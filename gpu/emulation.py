@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import click
+
 ROOT = Path(__file__).resolve().parent.parent
 LAYER_SOURCE = Path(__file__).with_name("layer.c")
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
@@ -139,15 +141,15 @@ def run_on_emulated_gpu(discrete: bool = False) -> None:
     os.execve(sys.executable, (sys.executable, *sys.orig_argv[1:]), environment)  # noqa: S606 - this very command
 
 
-def main() -> None:
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def main(command: tuple[str, ...]) -> None:
     """Run a command on the emulated GPU."""
-    if len(sys.argv) < 2:
-        sys.exit("Usage: python -m gpu.emulation COMMAND ...")
     try:
         environment = set_up()
     except SetupError as exc:
-        sys.exit(f"Error: {exc}")
-    os.execvpe(sys.argv[1], sys.argv[1:], {**os.environ, **environment})  # noqa: S606 - a command of the caller
+        raise click.ClickException(str(exc)) from exc
+    os.execvpe(command[0], command, {**os.environ, **environment})  # noqa: S606 - a command of the caller
 
 
 if __name__ == "__main__":

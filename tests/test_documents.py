@@ -255,7 +255,7 @@ INSTEAD: dict[str, Check] = {
         (
             *("make run", "make test", "make test-long", "make check", "make format", "make model", "make readme"),
             *("make train", "make evaluate", "make lock", "make setup-dev", "make image-check"),
-            "make gpu-compile",
+            *("make gpu-check", "make gpu-compile"),
             "FLORENCE_MODEL_DIR=ov_models/florence-2-base make run",
             "FLORENCE_API_KEY=secret make run",
         ),
@@ -278,6 +278,9 @@ INSTEAD: dict[str, Check] = {
             ".venv/bin/python -m training.scenes --output scenes --count 200 --seed 20261124",
             ".venv/bin/python -m benchmarks.random_checkpoint --geometry large --output large",
             ".venv/bin/python -m benchmarks.media",
+            ".venv/bin/python -m benchmarks.gpu",  # tests/test_gpu.py
+            ".venv/bin/python -m gpu.emulation COMMAND",
+            ".venv/bin/python -m gpu.faults",
             ".venv/bin/python -m gpu.compile --geometry bundled --chip lnl --chip tgllp",  # tests/test_gpu_compile.py
             ".venv/bin/python -m benchmarks.load --seconds 60",
             ".venv/bin/python -m benchmarks.overhead",
@@ -294,6 +297,7 @@ INSTEAD: dict[str, Check] = {
             ".venv/bin/python -m pytest -m long -rP tests/test_precision.py",
             ".venv/bin/python -m pytest -rP tests/test_operations.py",
             ".venv/bin/python -m pytest -rP tests/test_graphs.py -k activations",
+            ".venv/bin/python -m pytest -rP tests/test_quantization.py",
             ".venv/bin/python -m pytest -rP tests/test_page.py -k light_and_closed",
         ),
         are_tests,
