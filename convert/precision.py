@@ -90,7 +90,7 @@ def float_operations(graph: Any) -> nncf.IgnoredScope:
     Depthwise convolutions: NNCF would give each token and each kernel column a range, because it looks for channels in
     (1, tokens, channels) and (channels, 1, 3, 3), ahead of the reshapes. No plugin computes with such ranges in int8,
     and with the columns' GPUs answer wrongly. Channel attention: its queries, scaled by 1/sqrt(tokens), have ranges
-    that are too narrow for f16, and the CPU is faster without.
+    near the narrowest that f16 can quantise in, and the CPU is faster without.
     """
     products = [one.get_friendly_name() for one in graph.get_ops() if is_product_of_activations(one)]
     return nncf.IgnoredScope(names=products, types=["GroupConvolution"])

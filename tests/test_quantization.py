@@ -107,10 +107,12 @@ def test_a_graph_is_fit_for_gpus_or_says_why_not(calibrated: Any, calibrated_bef
     assert gpu_fault(bundled_vision()) == gpu_fault(calibrated) == ""
     assert gpu_fault(nncf.compress_weights(bundled_vision(), mode=nncf.CompressWeightsMode.INT8_ASYM)) == ""
     assert "several quantisation ranges a channel" in gpu_fault(calibrated_before)
-    require_gpu_ranges(calibrated, Path("models/new"), "int8")
+    require_gpu_ranges(calibrated, Path("models/new"), "int8", "f32")
+    with pytest.raises(DeviceError, match="FLORENCE_PRECISION=f32, or convert without --calibration"):
+        require_gpu_ranges(calibrated, Path("models/new"), "int8", "f16")
     command = "python -m convert --model CHECKPOINT --output models/old --precision int4 --calibration PICTURES"
     with pytest.raises(DeviceError, match=command):
-        require_gpu_ranges(calibrated_before, Path("models/old"), "int4")
+        require_gpu_ranges(calibrated_before, Path("models/old"), "int4", "f32")
 
 
 def test_a_folder_that_was_calibrated_before_is_refused_on_gpus_alone(
@@ -119,11 +121,11 @@ def test_a_folder_that_was_calibrated_before_is_refused_on_gpus_alone(
     shutil.copytree(DEFAULT_MODEL, tmp_path, dirs_exist_ok=True)
     ov.save_model(calibrated_before, tmp_path / "vision.xml", compress_to_fp16=False)
     folder, core = replace(read_folder(DEFAULT_MODEL), path=tmp_path), FakeCore(["CPU", "GPU"])
-    runtime = Runtime(folder, RuntimeOptions("AUTO"), core)
+    runtime = Runtime(folder, RuntimeOptions("AUTO", "f32"), core)
     assert runtime.devices == {"vision": "CPU", "decoder": "GPU"}
     assert "vision does not compile on GPU: The vision graph" in caplog.text
     with pytest.raises(ModelError, match="convert it anew: `python -m convert"):
-        Runtime(folder, RuntimeOptions("GPU"), core)
+        Runtime(folder, RuntimeOptions("GPU", "f32"), core)
 
 
 def quantiser(low: float, high: float) -> Any:

@@ -133,7 +133,8 @@ class Runtime:
         graph = self._compiler.read(self._folder.path / "vision.xml")
         if memory is None:
             return graph
-        require_gpu_ranges(graph, self._folder.path, self._folder.precision)
+        computed = memory.element_type.get_type_name()
+        require_gpu_ranges(graph, self._folder.path, self._folder.precision, computed)
         return retype_outputs(graph, memory.element_type)
 
     def _compile_encoder(self, prompt_tokens: int) -> Compiled:
