@@ -229,7 +229,7 @@ def check_product(report: Report, extent: Extent) -> None:
     """Count samples, pages of a video and all tasks through the Python API on both devices."""
     for model in extent.models:
         for beams in extent.beams:
-            for computed in ("f32", "f16") if model == "fp16" else ("f16",):
+            for computed in COMPUTED.get(model, ("f16",)):
                 with (
                     Tagger.load(folder_of(model), num_beams=beams, device="GPU", precision=computed) as gpu,
                     Tagger.load(folder_of(model), num_beams=beams, device="CPU") as cpu,
