@@ -167,16 +167,17 @@ def only(some: Sequence[str], models: Sequence[str]) -> str:
 
 
 def step_table(results: Sequence[Result], chips: Sequence[Chip]) -> str:
-    """Return a row for each model and the chips whose steps with it are alike."""
-    rows = []
-    for model in unique(result.model for result in results):
-        alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
-        for chip in chips:
-            for ran in (ran for one in results if (one.model, one.chip) == (model, chip.name) for ran in one.ran):
-                if ran.graph == GRAPHS[-1]:
-                    alike[step(ran)].append(f"`{chip.name}`")
-        rows += [(model, ", ".join(names), *cells) for cells, names in alike.items()]
-    return table(("model", "chips", "kernels", "general", "on the host", "large tensors moved"), rows)
+    """Return a row for each way in which steps differ, with its models and chips."""
+    order = {chip.name: place for place, chip in enumerate(chips)}
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)  # chips, by model and step
+    for result in sorted(results, key=lambda one: order[one.chip]):
+        for ran in (ran for ran in result.ran if ran.graph == GRAPHS[-1]):
+            alike[result.model, step(ran)].append(f"`{result.chip}`")
+    rows: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)  # models, by chips and step
+    for (model, cells), names in alike.items():
+        rows[", ".join(names), cells].append(model)
+    head = ("models", "chips", "kernels", "general", "on the host", "large tensors moved")
+    return table(head, ((", ".join(models), names, *cells) for (names, cells), models in rows.items()))
 
 
 def step(ran: Ran) -> tuple[str, ...]:

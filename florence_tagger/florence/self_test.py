@@ -15,9 +15,9 @@ from florence_tagger.florence.generation import Decoder
 from florence_tagger.schemas import UInt8Array
 
 COMPARED = 8  # of each row's candidates, the likeliest
-# How far log-probabilities of the same tokens may be apart. What f16 rounds makes up to 0.1 with the bundled model
-# (`python -m gpu.check` prints it); the faults that were seen made 1.4 and more, or banned tokens the likeliest.
-TOLERANCES = {"f32": 0.02, "f16": 0.5}
+# How far log-probabilities of the same tokens may be apart. With the bundled model f16 made 0.035 and int8 weights, for
+# which the CPU plugin rounds activations, 0.14; the faults that were seen made 1.4 and more, or banned tokens likely.
+TOLERANCE = 0.5
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class DeviceTest:
     @property
     def passed(self) -> bool:
         """Whether they differ in rounding and nothing else."""
-        return not self.error and not self.difference.exceeds(TOLERANCES[self.precision])
+        return not self.error and not self.difference.exceeds(TOLERANCE)
 
     def __str__(self) -> str:
         if self.error:
@@ -100,7 +100,7 @@ class DeviceTest:
         return (
             f"{self.device} computes {'like' if self.passed else 'otherwise than'} the CPU: in {self.difference.steps} "
             f"steps log-probabilities were {self.difference.worst:.2g} apart at most ({self.precision}; "
-            f"{TOLERANCES[self.precision]} are accepted), and {self.difference.banned} banned tokens were possible."
+            f"{TOLERANCE} are accepted), and {self.difference.banned} banned tokens were possible."
         )
 
 
