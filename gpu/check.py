@@ -24,6 +24,7 @@ from convert.agreement import Agreement, Answer, Pair, cosine, sum_up
 from deploy.image_check import Report
 from florence_tagger.benchmark.processes import Serving, body_of, service
 from florence_tagger.config import DEFAULT_MODEL, SAMPLES, load_settings
+from florence_tagger.counting import DEFAULT_LABELS
 from florence_tagger.florence.decoding import Decoded, GenerationSettings, Query
 from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.folder import read_folder
@@ -252,7 +253,7 @@ def check_tasks(report: Report, name: str, gpu: Tagger, cpu: Tagger) -> None:
 def check_service(report: Report) -> None:
     """Ask a real service by eight clients at a time, some of which leave; then start it again from its cache."""
     with Tagger.load(device="CPU") as cpu:
-        expected = {path.name: cpu.count(path) for path in PICTURES}
+        expected = {path.name: cpu.count(path, num_labels=DEFAULT_LABELS) for path in PICTURES}
     paths = PICTURES * TOGETHER
     shutil.rmtree(BUILD / "cache", ignore_errors=True)
     for start in ("first", "second"):
