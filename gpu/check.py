@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from convert.agreement import Agreement, Answer, Pair, cosine, sum_up
+from deploy.debian import ROOT
 from deploy.image_check import Report
 from florence_tagger.benchmark.processes import Serving, body_of, service
 from florence_tagger.config import DEFAULT_MODEL, SAMPLES, load_settings
@@ -37,7 +38,7 @@ from florence_tagger.florence.tasks import question
 from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.schemas import OBJECT_DETECTION, Task, UInt8Array
 from florence_tagger.tagger import Tagger
-from gpu.emulation import ROOT, SetupError, run_on_emulated_gpu
+from gpu.emulation import SetupError, run_on_emulated_gpu
 
 CHECKPOINT = ROOT / "training" / "florence-2-tiny"
 BUILD = ROOT / "build" / "gpu-check"

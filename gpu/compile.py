@@ -22,10 +22,11 @@ from deploy.debian import ROOT
 from florence_tagger.errors import TaggerError
 from florence_tagger.florence.folder import MANIFEST
 from florence_tagger.reference import replaced
+from gpu.emulation import SetupError
 from gpu.models import GEOMETRIES, PRECISIONS, VARIANTS, Variant, hash_of, make_folder, sources
 from gpu.report import BEGIN, END, findings, tables
 from gpu.results import Result, read_result
-from gpu.simulation import BUILD, CHIPS, SIMULATION, Chip, Driver, SetupError, set_up_driver
+from gpu.simulation import BUILD, CHIPS, SIMULATION, Chip, Driver, set_up_driver
 
 
 def compile_for(driver: Driver, chip: Chip, variant: Variant, seconds: float) -> Result:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import click
 
-ROOT = Path(__file__).resolve().parent.parent
+from deploy.debian import ROOT
+
 LAYER_SOURCE = Path(__file__).with_name("layer.c")
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 HEADER = Path("/usr/include/CL/cl_layer.h")
@@ -23,7 +24,7 @@ PACKAGES = {"cc": "gcc", HEADER.name: "opencl-headers"}  # Debian's, by what the
 
 
 class SetupError(Exception):
-    """The emulated GPU can't be set up; says what is missing."""
+    """A GPU can't be made up for here; says what is missing."""
 
 
 @dataclass(frozen=True)

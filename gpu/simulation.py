@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.debian import MIRROR, ROOT, STALE_MIRROR, driver_packages, suite
+from gpu.emulation import SetupError
 
 BUILD = ROOT / "build" / "gpu-compile"
 TOOLS = {"apt-get": "apt", "dpkg-deb": "dpkg"}
@@ -35,10 +36,6 @@ SIMULATION = {
 }
 # Compiled kernels are not kept below the home folder: times are those of a first start.
 NO_CACHE = {"NEO_CACHE_PERSISTENT": "0"}
-
-
-class SetupError(Exception):
-    """The simulation can't be set up here; the text says what it takes."""
 
 
 @dataclass(frozen=True)
