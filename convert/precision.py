@@ -13,6 +13,7 @@ import nncf
 import numpy as np
 import openvino as ov
 from nncf.quantization.advanced_parameters import AdvancedCompressionParameters
+from openvino import opset13 as ops
 from optimum.intel.openvino.configuration import OVConfig, OVQuantizationConfig, OVWeightQuantizationConfig
 
 from convert.errors import ConversionError
@@ -21,7 +22,7 @@ from convert.pictures import find_pictures, read_frame
 from florence_tagger.errors import DocumentError
 from florence_tagger.florence.devices import CORE
 from florence_tagger.florence.folder import GRAPHS
-from florence_tagger.florence.quantization import ACTIVATIONS_SCALE_FACTOR
+from florence_tagger.florence.quantization import ACTIVATIONS_SCALE_FACTOR, quantized_batch
 from florence_tagger.schemas import UInt8Array
 
 QUANTIZED = ("int8", "int4")
@@ -80,6 +81,7 @@ def quantize_activations(graph: Any, pictures: Sequence[UInt8Array]) -> Any:
     )
     quantized = nncf.compress_weights(quantized, mode=nncf.CompressWeightsMode.INT8_ASYM)
     leave_activations_unscaled(quantized)
+    join_batches(quantized)
     check_ranges(quantized)
     return quantized
 
@@ -113,6 +115,50 @@ def leave_activations_unscaled(graph: Any) -> None:
     if graph.has_rt_info(ACTIVATIONS_SCALE_FACTOR):
         section, _ = ACTIVATIONS_SCALE_FACTOR
         del graph.rt_info[section]  # the one option in it
+
+
+def join_batches(graph: Any) -> None:
+    """Let quantised linear layers take the tokens of a batch, as windows are, as one sequence.
+
+    GPUs compute quantised activations of a batch wrongly (`quantized_batch` in florence_tagger/florence/devices.py). It
+    is done here and not where the graph is made: with such reshapes around layers of floats, the GPU plugin of
+    2026.4.1 gets image features wrong (cosine 0.9996 at f32).
+    """
+    joined: dict[str, Any] = {}  # quantised activations, by the name of the batch that they were
+    for product in [one for one in graph.get_ordered_ops() if one.get_type_name() == "MatMul"]:
+        if quantized_batch(product) > 1:
+            quantized = product.input_value(0).get_node()
+            name = quantized.get_friendly_name()
+            joined[name] = joined.get(name) or join_tokens(quantized)
+            replace_by_joined(product, joined[name])
+    graph.validate_nodes_and_infer_types()
+
+
+def join_tokens(quantized: Any) -> Any:
+    """Return a FakeQuantize of (batch, tokens, channels) as one of (1, batch * tokens, channels)."""
+    batch, tokens, channels = quantized.get_output_shape(0)
+    values = reshape(quantized.input_value(0), [1, batch * tokens, channels])
+    ranges = (quantized.input_value(index) for index in range(1, 5))
+    return ops.fake_quantize(values, *ranges, quantized.get_attributes()["levels"])
+
+
+def replace_by_joined(product: Any, activations: Any) -> None:
+    """Put a linear layer over joined activations in the place of a MatMul over a batch, and of its bias if any."""
+    transposed = product.get_attributes()
+    layer = ops.matmul(activations, product.input_value(1), transposed["transpose_a"], transposed["transpose_b"])
+    last, users = product, [one.get_node() for one in product.output(0).get_target_inputs()]
+    if len(users) == 1 and users[0].get_type_name() == "Add":
+        last = users[0]
+        bias = next(one for one in last.input_values() if one.get_node() is not product)
+        layer = ops.add(layer, bias)
+    batches = reshape(layer, last.get_output_shape(0))
+    for user in last.output(0).get_target_inputs():
+        user.replace_source_output(batches.output(0))
+
+
+def reshape(values: Any, shape: Sequence[int]) -> Any:
+    """Return values in another shape."""
+    return ops.reshape(values, ops.constant(np.array(list(shape), np.int64)), special_zero=False)
 
 
 def check_ranges(graph: Any) -> None:

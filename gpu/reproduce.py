@@ -142,6 +142,60 @@ def gather_into_device_memory() -> bool:
     return differs("shape of the output", shape, list(output.get_shape()))
 
 
+def quantized(values: Any, ends: Any, levels: int) -> Any:
+    """Return values quantised between minus and plus `ends`."""
+    low, high = ops.constant(-np.float32(ends)), ops.constant(np.float32(ends))
+    return ops.fake_quantize(values, low, high, low, high, levels)
+
+
+def linear_layer(values: Any, width: int, seed: int) -> Any:
+    """Return a linear layer of int8 weights over values (batch, tokens, width)."""
+    random = np.random.default_rng(seed)
+    weights = ops.convert(ops.constant(random.integers(-127, 128, (width, width)).astype(np.int8)), np.float32)
+    return ops.matmul(values, ops.multiply(weights, ops.constant(np.full((width, 1), 0.01, np.float32))), False, True)
+
+
+def differs_from_cpu(what: str, graph: Any, values: Array) -> bool:
+    """Print what both plugins make of a graph at f32, if it is not the same."""
+    expected, actual = (core.compile_model(graph, name, F32)(values)[0] for name in ("CPU", "GPU"))
+    return differs(what, expected, actual)
+
+
+def activations_scaled() -> bool:
+    """A graph of quantised and other linear layers, with ACTIVATIONS_SCALE_FACTOR, compiles at f16."""
+    values = ops.parameter([1, 8, 32], np.float32, name="values")
+    first = linear_layer(quantized(values, np.full((1, 1, 1), 4), 256), 32, seed=0)
+    normalised = ops.mvn(ops.add(first, values), ops.constant(np.array([2])), True, 1e-5, "inside_sqrt")
+    graph = ov.Model([ops.concat([linear_layer(normalised, 32, seed=1), first], 1)], [values], "scaled")
+    graph.set_rt_info("8", ["runtime_options", "ACTIVATIONS_SCALE_FACTOR"])
+    try:
+        core.compile_model(graph, "GPU", F16)
+    except RuntimeError as exc:
+        print(f"expected: the graph compiles\nactual:   {str(exc).strip().splitlines()[-1]}")
+        return "element type" in str(exc)
+    return False
+
+
+def ranges_by_column() -> bool:
+    """A depthwise convolution whose weights are quantised with a range for each column of its kernels."""
+    random, channels = np.random.default_rng(0), 32
+    weights = random.standard_normal((channels, 1, 1, 3, 3)).astype(np.float32)
+    columns = np.abs(weights).max(axis=(2, 3), keepdims=True)
+    values = ops.parameter([1, channels, 56, 56], np.float32, name="values")
+    pads: list[int] = [1, 1]
+    out = ops.group_convolution(values, quantized(ops.constant(weights), columns, 255), [1, 1], pads, pads, [1, 1])
+    pixels = random.standard_normal((1, channels, 56, 56)).astype(np.float32)
+    return differs_from_cpu("values of the convolution", ov.Model([out], [values], "columns"), pixels)
+
+
+def quantized_batch() -> bool:
+    """A quantised linear layer over a batch of 16, as over 16 windows of a picture."""
+    values = ops.parameter([16, 49, 32], np.float32, name="values")
+    out = linear_layer(quantized(values, np.full((1, 1, 1), 4), 256), 32, seed=0)
+    numbers = np.random.default_rng(1).standard_normal((16, 49, 32)).astype(np.float32)
+    return differs_from_cpu("values of the layer", ov.Model([out], [values], "batch"), numbers)
+
+
 FAULTS: dict[str, Callable[[], bool]] = {
     fault.__name__: fault
     for fault in (
@@ -151,6 +205,9 @@ FAULTS: dict[str, Callable[[], bool]] = {
         reset_and_the_same_shapes,
         bans_add_up,
         gather_into_device_memory,
+        activations_scaled,
+        ranges_by_column,
+        quantized_batch,
     )
 }
 

@@ -21,6 +21,7 @@ from florence_tagger.florence.folder import read_folder
 from florence_tagger.florence.quantization import (
     ACTIVATIONS_SCALE_FACTOR,
     gpu_fault,
+    quantized_batch,
     ranges_a_channel,
     require_gpu_ranges,
 )
@@ -107,12 +108,26 @@ def test_a_graph_is_fit_for_gpus_or_says_why_not(calibrated: Any, calibrated_bef
     assert gpu_fault(bundled_vision()) == gpu_fault(calibrated) == ""
     assert gpu_fault(nncf.compress_weights(bundled_vision(), mode=nncf.CompressWeightsMode.INT8_ASYM)) == ""
     assert "several quantisation ranges a channel" in gpu_fault(calibrated_before)
-    require_gpu_ranges(calibrated, Path("models/new"), "int8", "f32")
-    with pytest.raises(DeviceError, match="FLORENCE_PRECISION=f32, or convert without --calibration"):
-        require_gpu_ranges(calibrated, Path("models/new"), "int8", "f16")
+    require_gpu_ranges(calibrated, Path("models/new"), "int8")
     command = "python -m convert --model CHECKPOINT --output models/old --precision int4 --calibration PICTURES"
     with pytest.raises(DeviceError, match=command):
-        require_gpu_ranges(calibrated_before, Path("models/old"), "int4", "f32")
+        require_gpu_ranges(calibrated_before, Path("models/old"), "int4")
+
+
+def linear_layer(batch: int, tokens: int) -> Any:
+    """A graph of one linear layer over quantised activations (batch, tokens, 32)."""
+    values = ops.parameter([batch, tokens, 32], np.float32)
+    ends = [ops.constant(np.float32(one)) for one in (-1, 1, -1, 1)]
+    product = ops.matmul(ops.fake_quantize(values, *ends, 256), ops.constant(np.ones((8, 32), np.float32)), False, True)
+    return ov.Model([product], [values], "linear")
+
+
+def test_quantised_windows_are_no_batch(calibrated: Any) -> None:
+    batches = [quantized_batch(one) for one in operations(calibrated, "MatMul")]
+    assert set(batches) == {0, 1}
+    assert batches.count(1) > 50
+    assert gpu_fault(linear_layer(1, 16 * 49)) == gpu_fault(linear_layer(15, 49)) == ""
+    assert gpu_fault(linear_layer(16, 49)) == "it quantises activations in batches"
 
 
 def test_a_folder_that_was_calibrated_before_is_refused_on_gpus_alone(

@@ -37,8 +37,8 @@ class Workaround:
     instead: str
 
 
-# What is done for the GPU plugin's sake in `packed_graph`, `packed_decoder` and `device_memory`; `quantization` says
-# what calibrated vision graphs must not have.
+# What is done for the GPU plugin's sake: for the decoder in `packed_graph`, `packed_decoder` and `device_memory`, for
+# calibrated vision graphs in conversion; `quantization` refuses those that were made without it.
 WORKAROUNDS = (
     Workaround(
         "rows_shrink",
@@ -75,6 +75,24 @@ WORKAROUNDS = (
         "2026.4.1",
         "a Gather that ends a graph gives an output in the device's memory a wrong shape",
         "graphs whose outputs are in the device's memory end in a Concat",
+    ),
+    Workaround(
+        "activations_scaled",
+        "2026.4.1",
+        "ACTIVATIONS_SCALE_FACTOR does not compile at f16 where activations are quantised",
+        "a calibrated graph goes without the option",
+    ),
+    Workaround(
+        "ranges_by_column",
+        "2026.4.1",
+        "depthwise weights that are quantised by kernel column give NaN",
+        "depthwise convolutions are not calibrated, and their int8 weights have one range a channel",
+    ),
+    Workaround(
+        "quantized_batch",
+        "2026.4.1",
+        "a product of quantised activations in a batch of 16 or more is wrong",
+        "quantised linear layers take the tokens of all windows as one sequence",
     ),
 )
 

@@ -9,26 +9,19 @@ from typing import Any
 
 from florence_tagger.errors import DeviceError
 
-# The GPU plugin of OpenVINO 2026.4.1 scales f16 activations by this option with passes that can't do it where
-# FakeQuantize is: "Argument element types are inconsistent", "-1e+15 assigned value out of range for f16".
+# The three faults of the plugin are `activations_scaled`, `ranges_by_column` and `quantized_batch` of
+# `florence_tagger.florence.devices.WORKAROUNDS`.
 ACTIVATIONS_SCALE_FACTOR = ["runtime_options", "ACTIVATIONS_SCALE_FACTOR"]
+BLOCKED_BATCH = 16  # from which on the plugin quantises activations into a blocked layout
 CONVERTED = {"Convert", "Reshape"}  # operations that leave each weight what it is
 
 
-def require_gpu_ranges(vision: Any, path: Path, precision: str, computed: str) -> None:
+def require_gpu_ranges(vision: Any, path: Path, precision: str) -> None:
     """Raise DeviceError if GPUs can't run the vision graph, an `ov.Model`, of the model folder `path`.
 
     Args:
         precision: the folder's, "int8" or "int4", for the command that converts it anew.
-        computed: the precision in which the GPU computes.
     """
-    if computed == "f16" and is_calibrated(vision):
-        # On the emulated GPU features are off (cosine 0.991) and change from one inference to the next; whether the
-        # plugin of 2026.4.1 or the emulation errs is not settled.
-        raise DeviceError(
-            f"The vision graph of {path} is calibrated, and GPUs may compute it wrongly at f16: set "
-            "FLORENCE_PRECISION=f32, or convert without --calibration."
-        )
     if fault := gpu_fault(vision):
         raise DeviceError(
             f"The vision graph of {path} can't run on a GPU: {fault}. An older version calibrated it; convert it anew: "
@@ -43,12 +36,23 @@ def gpu_fault(vision: Any) -> str:
         return "its depthwise weights have several quantisation ranges a channel"
     if is_calibrated(vision) and vision.has_rt_info(ACTIVATIONS_SCALE_FACTOR):
         return "it asks for activations to be scaled that are quantised"
+    if any(quantized_batch(one) >= BLOCKED_BATCH for one in operations if one.get_type_name() == "MatMul"):
+        return "it quantises activations in batches"
     return ""
 
 
 def is_calibrated(vision: Any) -> bool:
     """Return whether a vision graph, an `ov.Model`, quantises its activations."""
     return any(one.get_type_name() == "FakeQuantize" for one in vision.get_ops())
+
+
+def quantized_batch(product: Any) -> int:
+    """Return the batch of a MatMul's quantised activations (batch, tokens, channels); 0 if they are not quantised."""
+    activations = product.input_value(0)
+    shape = activations.get_partial_shape()
+    if activations.get_node().get_type_name() != "FakeQuantize" or len(shape) != 3 or shape[0].is_dynamic:
+        return 0
+    return int(shape[0].get_length())
 
 
 def ranges_a_channel(convolution: Any) -> float:

@@ -133,8 +133,7 @@ class Runtime:
         graph = self._compiler.read(self._folder.path / "vision.xml")
         if memory is None:
             return graph
-        computed = memory.element_type.get_type_name()
-        require_gpu_ranges(graph, self._folder.path, self._folder.precision, computed)
+        require_gpu_ranges(graph, self._folder.path, self._folder.precision)
         return retype_outputs(graph, memory.element_type)
 
     def _compile_encoder(self, prompt_tokens: int) -> Compiled:
