@@ -24,6 +24,7 @@ CHOOSING = (
 SCATTERING = ("scatter_elements_update", "scatter_nd_update", "scatter_update")
 MOVING = (*KEEPING, *CHOOSING, *SCATTERING)
 CACHES = ("kv_cache", "read_value")
+GIVEN = ("Input", *CACHES)  # what a step does not compute
 CACHED_TOKENS = 100  # in the step that is looked at: the middle of a long answer
 # More elements in a row than the widest activation that Florence-2-large has in a step, of its feed-forward layers.
 LARGE = 4096
@@ -56,12 +57,27 @@ class Node:
 
 @dataclass(frozen=True)
 class Move:
-    """Large tensors that a step copies or converts without computing: how many, of which kind of node, bytes in all."""
+    """Large tensors that a step copies or converts without computing.
+
+    Attributes:
+        kind: of the nodes that do it.
+        source: the kind of node that their elements come from.
+        count: how many.
+        size: of all, bytes.
+    """
 
     kind: str
     source: str
     count: int
     size: int
+
+    @property
+    def is_needless(self) -> bool:
+        """Whether a better graph goes without: a change of layout, or a copy of what the step was given.
+
+        The scores of the cache's parts are joined for one softmax and parted again: these are computed in the step.
+        """
+        return self.kind in KEEPING or self.source in GIVEN
 
 
 def read_nodes(runtime_model: Any, profile: Sequence[Any]) -> list[Node]:
@@ -99,7 +115,7 @@ def large_moves(nodes: Sequence[Node], given: Mapping[str, Sequence[int]], rows:
     total: Counter[tuple[str, str]] = Counter()
     for node in nodes:
         if node.executed and node.kind in MOVING and sizes.elements(node) > LARGE * rows:
-            what = (node.kind, sizes.source(node).kind)
+            what = (node.kind, sizes.origin(node).kind)
             counts[what] += 1
             total[what] += sizes.elements(node) * BYTES[node.precision]
     return [Move(*what, count, total[what]) for what, count in counts.items()]
@@ -128,6 +144,12 @@ class Sizes:
         """Return the node whose elements this one has."""
         while node.kind in KEEPING and node.inputs:
             node = self._nodes[node.inputs[0]]
+        return node
+
+    def origin(self, node: Node) -> Node:
+        """Return the node that computed most elements of this one, or was given them."""
+        while node.kind in MOVING and node.inputs:
+            node = max((self._nodes[name] for name in node.inputs), key=self.elements)
         return node
 
     def elements(self, node: Node) -> int:

@@ -215,5 +215,6 @@ def findings(result: Result) -> list[str]:
         for ran in result.ran
         if ran.graph == GRAPHS[-1]
         for move in ran.moves
+        if move.is_needless
     ]
     return failed + refused + unsupported + moved
