@@ -19,6 +19,7 @@ from florence_tagger.florence import runtime
 from florence_tagger.florence.detector import Detector, load_detector
 from florence_tagger.florence.devices import CORE, RuntimeOptions, choose_device
 from florence_tagger.florence.folder import FORMAT, check_hashes, read_folder
+from florence_tagger.florence.self_test import COSINE
 from florence_tagger.florence.tasks import question
 from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.media.images import open_picture
@@ -302,6 +303,28 @@ def test_a_gpu_that_errs_is_named_and_not_used_under_auto(caplog: pytest.LogCapt
 def test_a_gpu_that_errs_is_an_error_where_it_is_named() -> None:
     with pytest.raises(ModelError, match=r"GPU computes otherwise than the CPU.* FLORENCE_DEVICE=CPU does without it"):
         load_detector(FOLDER, load_settings({"device": "GPU"}), ErringCore(["CPU", "GPU"]))
+
+
+class BlurringCore(FakeCore):
+    """A GPU whose image features are off."""
+
+    def compile_model(self, model: Any, device: str, properties: dict[str, Any]) -> Any:
+        if device.startswith("GPU") and model.inputs[0].get_any_name() == "pixels":
+            (result,) = model.get_results()
+            features = result.input_value(0)
+            noise = np.random.default_rng(0).standard_normal(list(features.get_shape())).astype(np.float32)
+            result.input(0).replace_source_output(ov.opset13.add(features, ov.opset13.constant(noise)).output(0))
+        return super().compile_model(model, device, properties)
+
+
+def test_a_gpu_whose_image_features_are_off_is_not_used_under_auto(caplog: pytest.LogCaptureFixture) -> None:
+    detector = load_detector(
+        FOLDER, load_settings({"device": "AUTO", "precision": "f32"}), BlurringCore(["CPU", "GPU"])
+    )
+    assert set(detector.devices.values()) == {"CPU"}
+    assert detector.device_test is not None
+    assert detector.device_test.cosine < COSINE
+    assert "GPU computes otherwise than the CPU" in caplog.text
 
 
 class RaisingCore(FakeCore):

@@ -32,7 +32,7 @@ from florence_tagger.florence.packed_graph import (
 )
 from florence_tagger.florence.quantization import require_gpu_ranges
 from florence_tagger.florence.rows import ENCODER_MASK, token_axis
-from florence_tagger.florence.self_test import DeviceTest, make_pictures, run_self_test
+from florence_tagger.florence.self_test import DeviceTest, encoded_cosine, make_pictures, run_self_test
 from florence_tagger.florence.stateful_decoder import StatefulDecoder
 from florence_tagger.schemas import UInt8Array
 
@@ -93,24 +93,27 @@ class Runtime:
         return features
 
     def test_device(self, prompt_ids: tuple[int, ...]) -> DeviceTest | None:
-        """Take the decoder through steps that GPUs have got wrong, and return how far it is from the CPU's.
+        """Encode pictures and take the decoder through steps that GPUs have got wrong, as the CPU does at f32.
 
-        Nothing may be under way. None where the decoder is on the CPU.
+        Nothing may be under way. Returns how far both are apart, None where all graphs are on the CPU.
         """
-        memory = self.decoder.memory
-        if memory is None:
+        tested = next((name for name, device in self.devices.items() if device != "CPU"), None)
+        if tested is None:
             return None
-        test = DeviceTest(self.devices["decoder"], memory.element_type.get_type_name())
-        exact = replace(self._options, device="CPU", precision="f32")
-        reference = make_decoder(Compiler(exact, self._core), self._folder.path, exact)
+        test = DeviceTest(self.devices[tested], self.precisions[tested])
+        exact = Runtime(self._folder, replace(self._options, device="CPU", precision="f32"), self._core)
+        pictures, memory = make_pictures(self._folder.image_size), self.decoder.memory
         try:
-            encoded = [self.encode(pixels, prompt_ids) for pixels in make_pictures(self._folder.image_size)]
-            on_host = [picture_on_host(one, memory) for one in encoded]
+            encoded = [self.encode(pixels, prompt_ids) for pixels in pictures]
+            on_host = encoded if memory is None else [picture_on_host(one, memory) for one in encoded]
+            expected = (exact.encode(pixels, prompt_ids) for pixels in pictures)
+            test = replace(test, cosine=min(map(encoded_cosine, on_host, expected)))
+            if memory is None:
+                return test
             # As if the prompts were of different lengths, each of which would have to be compiled.
-            on_host = [shortened(one, tokens) for one, tokens in zip(on_host, (0, 3, 1), strict=True)]
-            pictures = [(picture_on_device(one, memory), one) for one in on_host]
-            difference = run_self_test(self.decoder, reference, pictures, self._options.pictures)
-            return replace(test, difference=difference)
+            shorter = [shortened(one, tokens) for one, tokens in zip(on_host, (0, 3, 1), strict=True)]
+            both = [(picture_on_device(one, memory), one) for one in shorter]
+            return replace(test, difference=run_self_test(self.decoder, exact.decoder, both, self._options.pictures))
         except RuntimeError as exc:
             return replace(test, error=reason_of(exc))
 

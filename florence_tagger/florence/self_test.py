@@ -1,16 +1,17 @@
-"""Does a device compute what the CPU computes? Two decoders taken through the same steps, and what they differ in.
+"""Does a device compute what the CPU computes? Pictures encoded by both, and two decoders taken through the same steps.
 
-A GPU plugin has computed wrongly without an error before, where rows came and went and where tokens were banned (see
-`devices.WORKAROUNDS`). So each load on a GPU goes through such steps on the loaded model.
+A GPU plugin has computed wrongly without an error before: in calibrated vision graphs, where rows came and went, and
+where tokens were banned (see `devices.WORKAROUNDS`). So each load on a GPU encodes pictures and goes through such steps
+on the loaded model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from florence_tagger.florence.decoding import Candidates, IntArray, Query
+from florence_tagger.florence.decoding import Candidates, FloatArray, IntArray, Query
 from florence_tagger.florence.generation import Decoder
 from florence_tagger.schemas import UInt8Array
 
@@ -18,6 +19,7 @@ COMPARED = 8  # of each row's candidates, the likeliest
 # How far log-probabilities of the same tokens may be apart. With the bundled model f16 made 0.035 and int8 weights, for
 # which the CPU plugin rounds activations, 0.14; the faults that were seen made 1.4 and more, or banned tokens likely.
 TOLERANCE = 0.5
+COSINE = 0.99  # of what is attended to, at least; see `encoded_cosine`
 
 
 @dataclass(frozen=True)
@@ -76,31 +78,35 @@ class Difference:
 
 @dataclass(frozen=True)
 class DeviceTest:
-    """What a device's decoder and the CPU's differ in.
+    """What a device's graphs and the CPU's differ in.
 
     Attributes:
         device: its name.
         precision: in which it computes.
+        cosine: between what both make of a picture for the decoder to attend to, the lowest.
+        difference: of the decoders; none were taken through steps where the decoder is on the CPU.
         error: what it failed with, if it did.
     """
 
     device: str
     precision: str = ""
+    cosine: float = 1.0
     difference: Difference = Difference()
     error: str = ""
 
     @property
     def passed(self) -> bool:
         """Whether they differ in rounding and nothing else."""
-        return not self.error and not self.difference.exceeds(TOLERANCE)
+        return not self.error and self.cosine >= COSINE and not self.difference.exceeds(TOLERANCE)
 
     def __str__(self) -> str:
         if self.error:
             return f"{self.device} fails: {self.error.rstrip('.')}."
         return (
-            f"{self.device} computes {'like' if self.passed else 'otherwise than'} the CPU: in {self.difference.steps} "
-            f"steps log-probabilities were {self.difference.worst:.2g} apart at most ({self.precision}; "
-            f"{TOLERANCE} are accepted), and {self.difference.banned} banned tokens were possible."
+            f"{self.device} computes {'like' if self.passed else 'otherwise than'} the CPU at {self.precision}: "
+            f"encoded pictures have a cosine of {self.cosine:.5f} at least ({COSINE} is accepted); "
+            f"in {self.difference.steps} steps log-probabilities were {self.difference.worst:.2g} apart at most "
+            f"({TOLERANCE} are accepted), and {self.difference.banned} banned tokens were possible."
         )
 
 
@@ -200,6 +206,12 @@ def difference_of_row(tested: Candidates, reference: Candidates) -> float:
 def count_banned(tested: Candidates, banned: IntArray) -> int:
     """Return how many of the candidates are banned and not impossible."""
     return int(np.count_nonzero(np.isin(tested.token_ids, banned) & (tested.log_probs > -np.inf)))
+
+
+def encoded_cosine(tested: Mapping[str, FloatArray], reference: Mapping[str, FloatArray]) -> float:
+    """Return the cosine between what two encoders put out for a picture, arrays by name; NaN where one has NaN."""
+    ours, theirs = (np.concatenate([side[name].ravel() for name in sorted(side)]) for side in (tested, reference))
+    return float(ours @ theirs / (np.linalg.norm(ours) * np.linalg.norm(theirs)))
 
 
 def run_self_test(
