@@ -60,14 +60,17 @@ def test_a_machine_with_a_gpu() -> None:
     assert "the CPU says the same" in findings["test picture"].text
 
 
-def test_a_device_that_fails_while_it_works_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_fails_while_it_works_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(*args: object) -> None:
         raise RuntimeError("Exception from somewhere:1:\nCL_OUT_OF_RESOURCES\n")
 
     monkeypatch.setattr(diagnosis, "load_detector", fail)
     last = list(diagnose(load_settings()))[-1]
     assert (last.ok, last.what) == (False, "model")
-    assert "CL_OUT_OF_RESOURCES" in last.text
+    assert last.text == "it can't be tried: OpenVINO or a driver reports an error, and the log has it"
+    assert "CL_OUT_OF_RESOURCES" in caplog.text
 
 
 def test_what_stands_in_the_way_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,13 +23,11 @@ ALLOWED = {
     ("florence_tagger/web/app.py", "on_request_error"): "is registered for our own",
     ("florence_tagger/web/worker.py", "handle_error"): "writes to the log",
     ("florence_tagger/media/images.py", "readable"): "finds our words for what Pillow says",
-    ("florence_tagger/media/video.py", "opened"): "has ffmpeg's word for the damage",
     ("florence_tagger/pipeline.py", "as_outcome"): "has looked which of ours it is",
-    ("florence_tagger/diagnosis.py", "diagnose"): "tells who runs it what the driver says; that is its purpose",
-    ("florence_tagger/florence/devices.py", "reason_of"): "is a driver's word for who runs it; no client reads it",
+    ("florence_tagger/florence/devices.py", "reason_of"): "is for the log, and seen below wherever it is for more",
     ("florence_tagger/faults.py", "error_words"): "is given the system's and our own",
 }
-QUOTING = {"str", "repr", "format", "type", "format_exception", "print"}
+QUOTING = {"str", "repr", "format", "type", "format_exception", "print", "reason_of"}
 WORDS = {"strerror", "args", "msg", "reason", "message"}  # what an exception has of texts
 
 
@@ -92,6 +90,7 @@ def test_no_module_quotes_an_exception(path: Path) -> None:
         'raise DocumentError(f"no: {exc or 1}") from exc',
         'raise DocumentError(" ".join(str(exc).split())) from exc',
         'return {"error": repr(exc)}',
+        'raise DocumentError(f"no: {reason_of(exc)}") from exc',
     ],
 )
 def test_the_rule_sees_every_way_to_quote(quoting: str) -> None:

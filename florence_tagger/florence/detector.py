@@ -11,7 +11,7 @@ import numpy as np
 from florence_tagger.config import Settings
 from florence_tagger.errors import DocumentError, ModelError, Reason
 from florence_tagger.florence.decoding import Decoded, FloatArray, GenerationSettings
-from florence_tagger.florence.devices import CORE, RuntimeOptions, choose_device, reason_of
+from florence_tagger.florence.devices import CORE, DRIVER_ERROR, RuntimeOptions, choose_device, reason_of
 from florence_tagger.florence.folder import ModelFolder
 from florence_tagger.florence.generation import Generation
 from florence_tagger.florence.postprocessing import parse_regions
@@ -172,7 +172,8 @@ def load_detector(folder: ModelFolder, settings: Settings, core: Any = CORE) -> 
             return detector
         del detector  # before another one is loaded
     except (RuntimeError, ValueError) as exc:  # a plugin's word for everything
-        test = DeviceTest(device, error=reason_of(exc))
+        logger.warning("%s fails: %s", device, reason_of(exc))
+        test = DeviceTest(device, error=DRIVER_ERROR)
     except ModelError as exc:
         test = DeviceTest(device, error=str(exc))
     if settings.device != "AUTO":

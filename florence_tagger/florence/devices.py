@@ -15,6 +15,8 @@ from florence_tagger.florence.device_memory import DeviceMemory, infer
 
 logger = logging.getLogger(__name__)
 
+DRIVER_ERROR = "its driver reports an error, and the log has it"
+
 # The one core of the process, kept to its end. The CPU plugin gives the thread that loads it a stack for its signals,
 # and frees that with its core, be it in another thread or after a later core, whose end then leads back to it. The next
 # signal that Python handles in such a thread, a SIGTERM or a SIGCHLD, would end the process with a segmentation fault
@@ -148,12 +150,13 @@ def find_devices(core: Any = CORE) -> list[Device]:
 
 
 def describe_device(core: Any, name: str) -> Device:
-    """A device by its name; one with a broken driver has the driver's error for a name."""
+    """A device by its name; one with a broken driver has that for the hardware's name."""
     try:
         capabilities = tuple(str(one) for one in core.get_property(name, "OPTIMIZATION_CAPABILITIES"))
         return Device(name, str(core.get_property(name, "FULL_DEVICE_NAME")), capabilities)
     except RuntimeError as exc:
-        return Device(name, f"can't be asked: {reason_of(exc)}", ())
+        logger.warning("%s can't be asked: %s", name, reason_of(exc))
+        return Device(name, f"can't be asked: {DRIVER_ERROR}", ())
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,8 @@ class Compiler:
         try:
             return self._core.read_model(path)
         except RuntimeError as exc:
-            raise ModelError(f"{path} can't be read: {reason_of(exc)}") from exc
+            logger.warning("%s can't be read: %s", path, reason_of(exc))
+            raise ModelError(f"{path} can't be read: it is no graph, or none that this OpenVINO knows.") from exc
 
     def compile(self, make: GraphMaker, name: str, cpu_precision: str = "") -> Compiled:
         """Compile the graph `name` for the first device that takes it.
@@ -226,19 +230,18 @@ class Compiler:
         Raises:
             ModelError: none does.
         """
-        failures = []
         for device in self._devices_to_try:
             memory = None if device == "CPU" else self.memory
             try:
                 model = self._core.compile_model(make(memory), device, self._properties(device, cpu_precision))
             except (RuntimeError, DeviceError) as exc:
-                failures.append(f"{device}: {reason_of(exc)}")
                 logger.warning("%s does not compile on %s: %s", name, device, reason_of(exc))
             else:
                 self.devices[name] = device
                 self.precisions[name] = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
                 return Compiled(model, model.create_infer_request(), memory)
-        raise ModelError(f"The {name} compiles on no device. {' '.join(failures)}")
+        tried = ", ".join(self._devices_to_try)
+        raise ModelError(f"The {name} compiles on no device that was tried ({tried}); the log says why.")
 
     def compile_beside(self, graph: Any, device: str) -> Any:
         """Compile a graph that moves values within a device, and return an infer request of it."""
@@ -270,6 +273,6 @@ def as_tensor(value: Any) -> Any:
 
 
 def reason_of(exc: Exception) -> str:
-    """The last line of an OpenVINO error: the ones before it are places in its source code."""
+    """The last line of an OpenVINO error, for the log: the ones before it are places in its source code."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     return lines[-1] if lines else type(exc).__name__

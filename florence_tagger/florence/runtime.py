@@ -1,5 +1,6 @@
 """The three graphs of a model folder on their devices: pixels to features to cross-attention to likely tokens."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -11,7 +12,7 @@ import openvino as ov
 
 from florence_tagger.florence.decoding import FloatArray
 from florence_tagger.florence.device_memory import DeviceMemory
-from florence_tagger.florence.devices import CORE, Compiled, Compiler, RuntimeOptions, reason_of
+from florence_tagger.florence.devices import CORE, DRIVER_ERROR, Compiled, Compiler, RuntimeOptions, reason_of
 from florence_tagger.florence.folder import ModelFolder
 from florence_tagger.florence.packed_decoder import (
     DecoderGraphs,
@@ -35,6 +36,8 @@ from florence_tagger.florence.rows import ENCODER_MASK, token_axis
 from florence_tagger.florence.self_test import DeviceTest, encoded_cosine, make_pictures, run_self_test
 from florence_tagger.florence.stateful_decoder import StatefulDecoder
 from florence_tagger.schemas import UInt8Array
+
+logger = logging.getLogger(__name__)
 
 PROMPT_LENGTHS_COMPILED = 4
 SMALL_VISION_BYTES = 32_000_000  # of weights; the bundled model has 4 MB, Florence-2-base 184 MB at fp16
@@ -115,7 +118,8 @@ class Runtime:
             both = [(picture_on_device(one, memory), one) for one in shorter]
             return replace(test, difference=run_self_test(self.decoder, exact.decoder, both, self._options.pictures))
         except RuntimeError as exc:
-            return replace(test, error=reason_of(exc))
+            logger.warning("%s fails in its self-test: %s", test.device, reason_of(exc))
+            return replace(test, error=DRIVER_ERROR)
 
     def _see(self, pixels: UInt8Array) -> Any:
         return self._vision.run({"pixels": pixels[np.newaxis]})["image_features"]

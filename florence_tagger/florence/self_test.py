@@ -85,7 +85,7 @@ class DeviceTest:
         precision: in which it computes.
         cosine: between what both make of a picture for the decoder to attend to, the lowest.
         difference: of the decoders; none were taken through steps where the decoder is on the CPU.
-        error: what it failed with, if it did.
+        error: what it failed with, in words, if it did.
     """
 
     device: str

@@ -41,6 +41,13 @@ CODECS = {
 # Decoders of VP8 and VP9 that know their transparency, unlike ffmpeg's own, which do with less memory.
 WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
+# What is said of a video where ffmpeg raises something else than that it is damaged.
+FAULTS: dict[type[Exception], str] = {
+    av.error.EOFError: "is damaged: it ends too early",
+    av.error.PatchWelcomeError: "can't be decoded: it has a feature that the decoder does not know",
+    av.error.PermissionError: "refers to other files, which are not opened",
+}
+
 Orientation = tuple[int, int, int, int]
 
 UPRIGHT = (1, 0, 0, 1)
@@ -110,8 +117,12 @@ def opened(file: IO[bytes], container: str) -> Iterator[InputContainer]:
     except MemoryError:
         raise
     except (av.FFmpegError, ValueError, OverflowError) as exc:
-        what = f": {exc.strerror}" if isinstance(exc, av.FFmpegError) else ""
-        raise DocumentError(f"The video is damaged{what}.") from exc
+        raise DocumentError(f"The video {fault(exc)}.") from exc
+
+
+def fault(exc: Exception) -> str:
+    """Return what is wrong with a video, by the kind of error that a decoder raised."""
+    return next((words for kind, words in FAULTS.items() if isinstance(exc, kind)), "is damaged")
 
 
 def refuse(*arguments: Any) -> NoReturn:
