@@ -61,6 +61,8 @@ ATOMS = rb"moov|mdat|wide|free|skip|pnot"
 # Of H.264, by their numbers: Baseline, Main, Extended, High and those of more bits, of intra frames, layers and views.
 PROFILES = rb"[\x42\x4d\x58\x64\x6e\x7a\xf4\x2c\x53\x56\x76\x80\x8a]"
 
+ZEROS = rb"\0{2,64000}"  # before a start code; recorders may fill a sector
+
 SIGNATURES: tuple[tuple[re.Pattern[bytes], Format], ...] = tuple(
     (re.compile(pattern, re.DOTALL), kind)
     for pattern, kind in (
@@ -86,22 +88,27 @@ SIGNATURES: tuple[tuple[re.Pattern[bytes], Format], ...] = tuple(
         (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", video("Windows Media", "asf")),
         (rb"FLV\x01", video("Flash Video", "flv")),
         (rb"OggS\0", video("Ogg", "ogg")),
-        (rb"\0\0\x01\xba", MPEG),
-        (rb"\0\0\x01\xb3", video("MPEG", "mpegvideo")),
-        (rb"\0\0\x01[\xb0\xb5]", video("MPEG-4", "m4v")),
+        (rb"DKIF\0\0\x20\0", video("IVF", "ivf")),
+        (rb"\x12\0\x0a", video("AV1", "obu")),  # a temporal delimiter, then the header of a sequence
+        (ZEROS + rb"\x01\xba", MPEG),
+        (ZEROS + rb"\x01\xb3", video("MPEG", "mpegvideo")),
+        (ZEROS + rb"\x01[\xb0\xb5]", video("MPEG-4", "m4v")),
         (rb"\x47.{187}\x47.{187}\x47|.{4}\x47.{191}\x47", TRANSPORT),
         # Bare streams: of H.264 (ITU-T H.264, 7.4.1) an access unit delimiter, supplemental information or a sequence
         # parameter set, which has a profile; of HEVC (ITU-T H.265, 7.4.2.2) a delimiter or a parameter set.
         (
-            rb"\0{2,8}\x01(?:\x09[\x10\x30\x50\x70\x90\xb0\xd0\xf0]\0|\x06.{0,999}?\0\0\x01[\x27\x47\x67]"
+            ZEROS
+            + rb"\x01(?:\x09[\x10\x30\x50\x70\x90\xb0\xd0\xf0]\0|\x06.{0,999}?\0\0\x01[\x27\x47\x67]"
             + PROFILES
             + rb"|[\x27\x47\x67]"
             + PROFILES
             + rb")",
             H264,
         ),
-        (rb"\0{2,8}\x01[\x40\x42\x46\x4e]\x01", video("HEVC", "hevc")),
-        # What begins with something else, as a recording that was cut anywhere.
+        (ZEROS + rb"\x01[\x40\x42\x46\x4e]\x01", video("HEVC", "hevc")),
+        # What begins with something else, as a recording that was cut anywhere. Of program streams the header of a
+        # pack (ISO/IEC 13818-1, 2.5.3.3, and 11172-1, 2.4.3.2) and what follows it, which begins likewise.
+        (rb".{1,64000}?\0\0\x01\xba(?:[\x44-\x7f].{8}[\xf8-\xff]\xff{0,7}|[\x21-\x3f].{7})\0\0\x01[\xba-\xff]", MPEG),
         (rb".{1,64000}?\x47(?:.{187}\x47){4}|.{1,64000}?\x47(?:.{191}\x47){4}", TRANSPORT),
     )
 )
@@ -114,7 +121,7 @@ EXTENSIONS = frozenset(
         *("dng", "nef", "nrw", "cr2", "cr3", "arw", "orf", "rw2", "pef", "raf", "srw"),
         *("avif", "ico", "jp2", "j2k", "jpx", "ppm", "pgm", "pbm", "pnm", "mp4", "m4v", "mov", "3gp", "avi", "mkv"),
         *("webm", "mpg", "mpeg", "m2ts", "mts", "vob", "wmv", "asf", "flv", "ogv", "mjpeg", "mjpg", "h264", "264"),
-        *("h265", "265", "hevc"),
+        *("h265", "265", "hevc", "ivf", "obu"),
     )
 )
 

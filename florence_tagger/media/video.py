@@ -45,7 +45,6 @@ WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 FAULTS: dict[type[Exception], str] = {
     av.error.EOFError: "is damaged: it ends too early",
     av.error.PatchWelcomeError: "can't be decoded: it has a feature that the decoder does not know",
-    av.error.PermissionError: "refers to other files, which are not opened",
 }
 
 Orientation = tuple[int, int, int, int]
