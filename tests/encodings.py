@@ -269,4 +269,13 @@ COMMON = [
 # Decoders of these see most damage.
 CHECKED = [Encoding("mp4", H264), Encoding("avi", "mpeg4"), Encoding("avi", "h263", 30), Encoding("flv", "flv")]
 
+# Containers in which a frame may be cut off in the middle, with codecs whose decoders do not see it, or not always.
+CUT_OFF = [
+    *(Encoding("avi", codec) for codec in ("libvpx", "mpeg4", "mjpeg")),
+    *(Encoding("asf", codec) for codec in ("wmv2", "mjpeg")),
+    *(Encoding("mpegts", codec) for codec in BOTH),
+    *(Encoding(container, "mpeg2video", 25) for container in ("mpegts", "vob")),
+    *(Encoding(container, container) for container in ("flv", "mjpeg", "gif")),
+]
+
 TRIMMED = [Encoding("mp4", H264), *each("mp4", H264, **OPEN), Encoding("mp4", HEVC), *each("mp4", "mpeg4", bf="2")]

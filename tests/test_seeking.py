@@ -12,7 +12,7 @@ from florence_tagger.errors import DocumentError
 from florence_tagger.media.frames import open_frames
 from florence_tagger.media.limits import Limits, Sampling
 from florence_tagger.schemas import Frame, UInt8Array
-from tests.encodings import CHECKED, COMMON, PAIRS, TRIMMED, TWISTS, Encoding, damaged, drawing, trimmed
+from tests.encodings import CHECKED, COMMON, CUT_OFF, PAIRS, TRIMMED, TWISTS, Encoding, damaged, drawing, trimmed
 
 SIZE = (144, 176)
 MOST_DIFFERENCE = 2.0  # of 255, on average
@@ -134,6 +134,22 @@ def test_damage_is_marked_or_changes_nothing(one: Encoding) -> None:
             assert len(frames) == len(whole)
             assert max(difference(a.pixels, b.pixels) for a, b in zip(frames, whole, strict=True)) < MOST_DIFFERENCE
     assert marked
+
+
+@pytest.mark.parametrize("one", CUT_OFF, ids=str)
+def test_half_a_frame_at_the_end_is_not_counted(one: Encoding) -> None:
+    content = one.make()
+    whole, incomplete = looked_at(content, fps=100, max_frames=1000)
+    assert not incomplete
+    times, marked = [frame.time_s or 0 for frame in whole], 0
+    for share in (0.31, 0.5, 0.68, 0.83, 0.97):
+        packets = int(len(content) * share) // 188
+        frames, incomplete = looked_at(content[: packets * 188 + (0 if one.container == "mpegts" else 55)])
+        marked += incomplete
+        for frame in frames:
+            same = whole[int(np.abs(np.array(times) - frame.time_s).argmin())]
+            assert difference(frame.pixels, same.pixels) < MOST_DIFFERENCE
+    assert marked >= 3  # by chance it may be cut off between two frames
 
 
 @pytest.mark.long

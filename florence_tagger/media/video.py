@@ -6,7 +6,7 @@ have no duration or a wrong one; with all packets at hand no container has to be
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import IO, Any, NoReturn
@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from florence_tagger.errors import DocumentError
+from florence_tagger.media.endings import ends_early
 from florence_tagger.media.images import fit
 from florence_tagger.media.limits import Limits, Sampling, check_pixels
 from florence_tagger.media.memory import at_most
@@ -68,6 +69,9 @@ def video_frames(file: IO[bytes], container: str, limits: Limits, sampling: Samp
     """
     with opened(file, container) as source:
         stream, packets, cut = video_stream(source, limits)
+        broken_off = packets and (packets[-1].is_corrupt or ends_early(file, container))
+        if broken_off:
+            packets.pop()
         join(packets)
         codec = decoder_of(stream)
         timeline = timeline_of(codec, packets)
@@ -88,8 +92,15 @@ def video_frames(file: IO[bytes], container: str, limits: Limits, sampling: Samp
             del frame  # as in `Leaper.frame_at`
         if orientation is None:
             raise DocumentError("No frame of the video can be decoded.")
-        if cut and seconds[-1] - seconds[0] < sampling.max_seconds:
+        if broken_off and is_to_the_end(seconds, sampling):
+            raise DocumentError("The video is cut off: its last frame is not whole.")
+        if cut and is_to_the_end(seconds, sampling):
             raise DocumentError(f"The video has more than the {MOST_PACKETS:,} frames that are known of.")
+
+
+def is_to_the_end(seconds: Sequence[float], sampling: Sampling) -> bool:
+    """Tell whether frames at these times, as far as they are known, are all looked at."""
+    return seconds[-1] - seconds[0] < sampling.max_seconds
 
 
 def unknown_side_data(cls: type[SideDataType], value: object) -> SideDataType:
