@@ -11,11 +11,11 @@ from PIL import Image
 
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.animations import check_webp, is_motion_jpeg, pillow_frames
-from florence_tagger.media.formats import HEAD_BYTES, JPEG, MOTION_JPEG, WEBP, Format, find_format
+from florence_tagger.media.formats import AVIF, HEAD_BYTES, HEIC, JPEG, MOTION_JPEG, WEBP, Format, find_format
 from florence_tagger.media.images import opened, still, stills
 from florence_tagger.media.limits import Limits, Sampling
 from florence_tagger.media.similarity import block_means, near_identical
-from florence_tagger.media.video import video_frames
+from florence_tagger.media.video import av1_picture, video_frames
 from florence_tagger.schemas import Frame
 
 # Pictures that may move, by Pillow's name of the format: ffmpeg's name; none where Pillow alone decodes them.
@@ -60,7 +60,23 @@ def frame_at(content: bytes, place: int, limits: Limits, sampling: Sampling) -> 
 
 
 def picture_frames(file: IO[bytes], found: Format, limits: Limits, sampling: Sampling) -> Generator[Frame]:
-    """The frames of a file of one of the formats for pictures."""
+    """The frames of a file of one of the formats for pictures; of AV1 what Pillow refuses FFmpeg may read."""
+    frames = pillow_picture_frames(file, found, limits, sampling)
+    try:
+        first = next(frames)
+    except DocumentError:
+        if found not in (AVIF, HEIC):
+            raise
+        with suppress(DocumentError):
+            yield av1_picture(file, limits)
+            return
+        raise
+    yield first
+    yield from frames
+
+
+def pillow_picture_frames(file: IO[bytes], found: Format, limits: Limits, sampling: Sampling) -> Generator[Frame]:
+    """The frames of a file that Pillow can at least open."""
     if found.decoder not in ANIMATED:
         yield from stills(file, found, limits)
         return

@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import IO, Any, NoReturn
 
@@ -38,6 +39,8 @@ CODECS = {
     *("flashsv", "flashsv2", "png", "mss1", "mss2", "camtasia", "tscc2", "zmbv", "msvideo1", "msrle", "ffv1"),
     "huffyuv",
 }
+
+AV1 = ("av1", "libdav1d")
 
 # Decoders of VP8 and VP9 that know their transparency, unlike ffmpeg's own, which do with less memory.
 WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -96,6 +99,43 @@ def video_frames(file: IO[bytes], container: str, limits: Limits, sampling: Samp
             raise DocumentError("The video is cut off: its last frame is not whole.")
         if cut and is_to_the_end(seconds, sampling):
             raise DocumentError(f"The video has more than the {MOST_PACKETS:,} frames that are known of.")
+
+
+def av1_picture(file: IO[bytes], limits: Limits) -> Frame:
+    """Return the picture of an AVIF, with its alpha on white, whatever its boxes say beside where its data are.
+
+    Raises:
+        DocumentError: it is damaged, in parts (a grid), or none of AV1.
+    """
+    with opened(file, "mov") as source:
+        streams = source.streams.video
+        for stream in streams:
+            check_stream(stream, limits)
+        if any(stream.codec_context.name not in AV1 for stream in streams):
+            raise ValueError("not of AV1")
+        frames: dict[int, VideoFrame] = {}
+        for packet in source.demux(streams):
+            for frame in packet.decode():
+                if packet.is_corrupt or frame.is_corrupt or packet.stream_index in frames:
+                    raise ValueError("damaged, or moving")
+                frames[packet.stream_index] = frame
+        picture, orientation = with_alpha(list(frames.values()), limits)
+    shown = displayed(picture, orientation)
+    return Frame(fit(shown, limits.image_size), *shown.size)
+
+
+def with_alpha(frames: Sequence[VideoFrame], limits: Limits) -> tuple[Image.Image, Orientation]:
+    """Return the picture of one frame, or of a second one, in grey, that has its alpha; and how it is to be shown."""
+    if not frames or len(frames) > 2 or len({(frame.width, frame.height) for frame in frames}) > 1:
+        raise ValueError("a picture in parts")
+    grey = [frame.format.name.startswith("gray") for frame in frames]
+    if grey[1:] and grey != [False, True]:
+        raise ValueError("a picture in parts")
+    exact = replace(limits, reduced=False)  # both alike
+    picture, *alpha = [to_picture(frame, VideoReformatter(), exact) for frame in frames]
+    if alpha:
+        picture.putalpha(alpha[0].convert("L"))
+    return picture, orientation_of(frames[0])
 
 
 def is_to_the_end(seconds: Sequence[float], sampling: Sampling) -> bool:
