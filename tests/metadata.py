@@ -178,11 +178,34 @@ def half_seen_animation() -> bytes:
     return saved(images[0], "AVIF", save_all=True, append_images=images[1:], duration=1000, quality=80, speed=10)
 
 
+def icon(content: bytes) -> bytes:
+    """An ICO of one PNG."""
+    return struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 0, 0, 0, 0, 1, 32, len(content), 22) + content
+
+
+def avif_without(name: bytes, alpha: bool = False) -> bytes:
+    """An AVIF whose box of a name is of a kind that no program knows."""
+    image = picture("RGBA") if alpha else picture()
+    if alpha:
+        image.putpixel((0, 0), (0, 0, 0, 0))
+    content = saved(image, "AVIF", quality=80, speed=10)
+    assert name in content
+    return content.replace(name, b"none")
+
+
+def avif_of_another_depth() -> bytes:
+    """An AVIF that says 10 bits of its 8."""
+    content = bytearray(saved(picture(), "AVIF", quality=80, speed=10))
+    content[content.index(b"av1C") + 6] ^= 0x40
+    return bytes(content)
+
+
 Make = Callable[[], bytes]
 
 JPEG: dict[str, Make] = {
     "odd EXIF entries, orientation 6": lambda: jpeg_exif(odd_exif(6), turned_left()),
     "EXIF that is no EXIF": partial(jpeg_exif, JUNK),
+    "no end": lambda: saved(picture(), "JPEG", quality=90)[:-2],
     "segments that end too early": lambda: jpeg_with(0xE2, b"ICC_PROFILE\0\1"),
     "a damaged table of several pictures": lambda: jpeg_with(0xE2, b"MPF\0MM\0*\0\0\0\x08\xff\xff" + JUNK),
 }
@@ -198,6 +221,10 @@ PNG: dict[str, Make] = {
     "a packed international text of 3 MB": lambda: png_with(chunk(b"iTXt", b"text\0\1\0\0\0" + LARGE)),
     "damaged chunks beside its pixels'": all_damaged,
     "chunks that are too short beside its pixels'": too_short,
+    "the header of an animation alone": lambda: png_with(chunk(b"acTL", struct.pack(">2I", 7, 0))),
+    "EXIF as a text of another name, orientation 6": lambda: png_with(
+        chunk(b"tEXt", raw_profile(odd_exif(6)).replace(b"exif\0", b"APP1\0")), image=turned_left()
+    ),
     "a damaged transparency": partial(transparent_palette, 1),
 }
 WEBP: dict[str, Make] = {
@@ -205,6 +232,11 @@ WEBP: dict[str, Make] = {
     "EXIF that is no EXIF": lambda: saved(picture(), "WEBP", quality=85, exif=JUNK),
 }
 AVIF: dict[str, Make] = {
+    "no brand of its own": lambda: saved(picture(), "AVIF", quality=80, speed=10).replace(b"avif", b"mif1"),
+    "no size": partial(avif_without, b"ispe"),
+    "no primary item": partial(avif_without, b"pitm"),
+    "alpha, no primary item": partial(avif_without, b"pitm", alpha=True),
+    "a wrong number of bits": avif_of_another_depth,
     "odd EXIF entries": lambda: avif_with(odd_exif(6)),
     "EXIF that is no EXIF": lambda: avif_with(JUNK),
 }

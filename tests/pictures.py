@@ -390,6 +390,8 @@ OTHERS = {
     "ICO": {
         "PNG, the largest of several": lambda: saved(picture(), "ICO", sizes=[(16, 16), (64, 64), (256, 256)]),
         "BMP": lambda: saved(picture(), "ICO", sizes=[(256, 256)], bitmap_format="bmp"),
+        "PNG, damaged chunks beside its pixels'": lambda: metadata.icon(metadata.all_damaged()),
+        "PNG, a colour profile of 3 MB": lambda: metadata.icon(metadata.PNG["a colour profile of 3 MB"]()),
     },
     "PPM": {
         "P6, colour": lambda: saved(picture(), "PPM"),
@@ -409,6 +411,7 @@ PICTURES = [
     *counted("JPEG", JPEG | metadata.JPEG),
     refused("JPEG", "12 bits a channel", twelve_bits, "12-bit"),
     refused("JPEG", "truncated", lambda: saved(picture(), "JPEG")[:-2000], "truncated"),
+    refused("JPEG", "truncated, and ended there", lambda: saved(picture(), "JPEG")[:-2000] + b"\xff\xd9", "truncated"),
     *counted("PNG", PNG | metadata.PNG),
     refused("PNG", "truncated", lambda: saved(picture(), "PNG")[:-2000], "damaged"),
     refused("PNG", "a wrong checksum", lambda: patched(saved(picture(), "PNG"), b"IDAT", b"IDAU"), "damaged"),

@@ -273,6 +273,60 @@ def test_palettes_of_jpeg_2000_are_as_they_are_in_the_file() -> None:
         assert np.abs(opened(content).pixels - expected).max() <= 1
 
 
+def grey_below() -> Image.Image:
+    """A picture whose lower part is of the grey that libjpeg makes of what is not there."""
+    image = variants.picture()
+    image.paste((128, 128, 128), (0, 200, *image.size))
+    return image
+
+
+JPEGS = {
+    "plain": {},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_rows": 1},
+    "4:4:4": {"subsampling": 0},
+    "optimised": {"optimize": True},
+}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("name", JPEGS)
+def test_a_jpeg_that_ends_early_is_truncated_and_one_without_an_end_is_not(name: str, mode: str) -> None:
+    for image in (variants.picture(), grey_below()):
+        content = encoded(image.convert(mode), "JPEG", quality=90, **JPEGS[name])
+        expected = opened(content).pixels
+        without_end = () if name == "progressive" else (content[:-2], content[:-2] + b"\0\0")
+        for whole in (content + bytes(70_000), *without_end):
+            np.testing.assert_array_equal(opened(whole).pixels, expected)
+    start = content.index(b"\xff\xda") + 100
+    for cut in range(start, len(content) - 200, len(content) // 9):
+        with pytest.raises(DocumentError, match="truncated"):
+            opened(content[:cut])
+    first = content.find(b"\xff\xda", start)  # behind the first pass of a progressive one all has a little of it
+    for cut in range(start, (first if first > 0 else len(content)) - 200, 700):
+        with pytest.raises(DocumentError, match="truncated"):
+            opened(content[:cut] + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_an_avif_that_is_left_to_ffmpeg_is_as_pillow_has_it(alpha: bool) -> None:
+    image = variants.picture("RGBA") if alpha else variants.picture()
+    if alpha:
+        image.putpixel((0, 0), (0, 0, 0, 0))
+    (expected,) = open_all(encoded(image, "AVIF", quality=80, speed=10))
+    content = metadata.avif_without(b"pitm", alpha)
+    (frame,) = open_all(content)
+    assert (frame.width, frame.height) == image.size
+    assert np.abs(frame.pixels.astype(int) - expected.pixels).mean() < 2
+    for share in range(5, 100, 5):
+        with pytest.raises(DocumentError):
+            open_all(content[: len(content) * share // 100])
+
+
+def open_all(content: bytes) -> list[Frame]:
+    return list(open_frames(io.BytesIO(content), Limits(SIZE, PLENTY), Sampling()))
+
+
 @pytest.mark.parametrize("kind", ["PNG", "AVIF"])
 def test_animations_that_are_left_to_pillow(kind: str) -> None:
     scenes = (variants.YARD, variants.PARK)

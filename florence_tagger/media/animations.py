@@ -13,6 +13,7 @@ from PIL import Image
 
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.images import fit
+from florence_tagger.media.jpeg import jpeg_header
 from florence_tagger.media.limits import Limits, Sampling, check_pixels
 from florence_tagger.media.timings import DURATIONS
 from florence_tagger.schemas import Frame
@@ -57,9 +58,6 @@ def webp_size(header: bytes) -> tuple[int, int]:
     return 0, 0
 
 
-# Of JPEG (ITU-T T.81, table B.1): markers of frames, which have the size, but for those of tables among them.
-JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-JPEG_SCAN, JPEG_APP2 = 0xDA, 0xE2
 PICTURE_END = re.compile(rb"\xff\xd9[\0\xff\s]*\Z")
 PADDING = 4096  # bytes that may be between two pictures
 
@@ -81,22 +79,3 @@ def is_motion_jpeg(file: IO[bytes]) -> bool:
             return jpeg_header(content, start)[1] == size
         start += 3
     return False
-
-
-def jpeg_header(content: bytes, place: int) -> tuple[int, bytes]:
-    """Return where the first scan of a JPEG begins, and its size as it is stored; empty where it is one of several."""
-    size = b""
-    place += 2
-    while content[place : place + 1] == b"\xff":
-        marker = content[place + 1 : place + 2]
-        if marker in (b"\xff", b"\x01", b""):  # padding, and one that has no length
-            place += 1 if marker == b"\xff" else 2
-            continue
-        if marker[0] == JPEG_APP2 and content[place + 4 : place + 8] == b"MPF\0":
-            return place, b""
-        if marker[0] == JPEG_SCAN:
-            return place, size
-        if marker[0] in JPEG_FRAMES:
-            size = content[place + 5 : place + 9]
-        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-    return place, b""

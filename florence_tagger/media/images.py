@@ -39,7 +39,7 @@ from florence_tagger.media.orientation import (
     orientation_of,
     turned,
 )
-from florence_tagger.media.png import pixels_alone
+from florence_tagger.media.png import SIGNATURE, pixels_alone
 from florence_tagger.media.raw import is_raw, open_preview
 from florence_tagger.media.tiff import tiff_pages
 from florence_tagger.schemas import Frame, UInt8Array
@@ -65,16 +65,29 @@ def read_avif(file: IO[bytes]) -> ImageFile.ImageFile:
     return untold(picture, exif_orientation(picture.info.get("exif", b"")) or UPRIGHT)
 
 
+def read_png(file: IO[bytes]) -> PngImageFile:
+    """A PNG file, without what its pixels don't need."""
+    return PngImageFile(pixels_alone(file))
+
+
+def read_icon(file: IO[bytes]) -> Image.Image:
+    """The largest picture of an ICO file; IcoImageFile decodes it before its size can be checked."""
+    icon = IcoFile(file)
+    file.seek(icon.entry[0].offset)
+    content = file.read()
+    return read_png(BytesIO(content)) if content.startswith(SIGNATURE) else icon.frame(0)
+
+
 # By Pillow's name of the format. Not Image.open, which keeps the reason to itself where it can't read a file.
 READERS: dict[str, Callable[[IO[bytes]], Image.Image]] = {
     "AVIF": read_avif,
     "BMP": BmpImageFile,
     "GIF": GifImageFile,
     "HEIF": read_heif,
-    "ICO": lambda file: IcoFile(file).frame(0),  # the largest; IcoImageFile decodes it before its size can be checked
+    "ICO": read_icon,
     "JPEG": read_jpeg,
     "JPEG2000": read_jpeg_2000,
-    "PNG": lambda file: PngImageFile(pixels_alone(file)),
+    "PNG": read_png,
     "PPM": PpmImageFile,
     "WEBP": WebPImageFile,
 }

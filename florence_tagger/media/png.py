@@ -19,8 +19,10 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PALETTE = 3  # the type of colour that needs PLTE
 CRITICAL = (b"IHDR", b"PLTE", b"IDAT")
 ANIMATION = (b"acTL", b"fcTL", b"fdAT")
+ANIMATION_SIZES = (8, 26)  # of acTL and fcTL; a picture without either is a still one
 TRANSPARENT_SIZES = {0: (2,), 2: (6,), PALETTE: range(1, 257)}  # of tRNS, by the type of colour
 MOST_PROFILE = 1_000_000  # bytes of EXIF in a text
+PROFILES = (b"Raw profile type exif", b"Raw profile type APP1")  # as ImageMagick calls EXIF data in a text
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
 
@@ -75,7 +77,8 @@ def chunks_of(file: IO[bytes]) -> Iterator[Chunk]:
 
 def needed(chunks: list[Chunk], colour: int) -> Iterator[Chunk]:
     """The chunks that the pixels of a picture of a type of colour need: critical ones, known or not, and some more."""
-    animated = any(chunk.name == b"acTL" and chunk.sound and len(chunk.data) == 8 for chunk in chunks)
+    sizes = {chunk.name: len(chunk.data) for chunk in chunks if chunk.sound}
+    animated = (sizes.get(b"acTL"), sizes.get(b"fcTL")) == ANIMATION_SIZES
     names = set[bytes]()
     for chunk in chunks:
         if chunk.name == b"tRNS":
@@ -100,7 +103,7 @@ def orientation_of(chunks: list[Chunk]) -> int:
     sound = [chunk for chunk in chunks if chunk.sound]
     texts = [text_of(chunk) for chunk in sound if chunk.name in TEXTS]
     found = [exif_orientation(chunk.data) for chunk in sound if chunk.name == b"eXIf"]
-    found += [profile_orientation(text) for keyword, text in texts if keyword == b"Raw profile type exif"]
+    found += [profile_orientation(text) for keyword, text in texts if keyword in PROFILES]
     found += [
         int(match[1]) for keyword, text in texts if keyword == b"XML:com.adobe.xmp" and (match := XMP.search(text))
     ]

@@ -115,7 +115,7 @@ def is_upright(size: Size) -> bool:
 def refusal(photo: Photo, preview: Preview | None) -> str:
     """Why a raw photo is not counted."""
     has = "the largest in it has {} x {} pixels".format(*preview.size) if preview else "there is none in it"
-    of = ", the photo {} x {}".format(*photo.size) if all(photo.size) else ""
+    of = ", the photo {} x {}".format(*photo.size) if all(photo.size) else ", and the photo's size is not known"
     return (
         f"The file is a raw photo ({photo.kind}). It would be counted by a JPEG preview of at least half its size, "
         f"but {has}{of}. Save the photo as JPEG, PNG or TIFF."

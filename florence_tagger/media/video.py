@@ -116,10 +116,11 @@ def av1_picture(file: IO[bytes], limits: Limits) -> Frame:
         frames: dict[int, VideoFrame] = {}
         for packet in source.demux(streams):
             for frame in packet.decode():
-                if packet.is_corrupt or frame.is_corrupt or packet.stream_index in frames:
+                place = packet.stream.index  # the packet itself does not say it where a decoder gives the rest
+                if packet.is_corrupt or frame.is_corrupt or place in frames:
                     raise ValueError("damaged, or moving")
-                frames[packet.stream_index] = frame
-        picture, orientation = with_alpha(list(frames.values()), limits)
+                frames[place] = frame
+        picture, orientation = with_alpha([frames[place] for place in sorted(frames)], limits)
     shown = displayed(picture, orientation)
     return Frame(fit(shown, limits.image_size), *shown.size)
 
