@@ -430,5 +430,8 @@ PICTURES = [
     refused("Raw photo", "DNG, a thumbnail alone", raws.dng_without_preview, "raw photo (DNG)"),
     refused("Raw photo", "Nikon NEF, a preview of a quarter", lambda: raws.nef(raws.jpeg(SIDE // 4)), "(Nikon NEF)"),
     refused("Raw photo", "Sony ARW, a preview of a quarter", lambda: raws.arw(raws.jpeg(SIDE // 4)), "(Sony ARW)"),
+    refused("Raw photo", "DNG, lossy, without a preview", raws.lossy_dng, "raw photo (DNG)"),
     refused("Raw photo", "Sigma X3F", lambda: b"FOVb" + bytes(1000), "raw photo (Sigma X3F)"),
+    refused("Raw photo", "Canon CRW", lambda: b"II\x1a\0\0\0HEAPCCDR" + raws.jpeg(), "raw photo (Canon CRW)"),
+    refused("Raw photo", "Minolta MRW", lambda: b"\0MRM" + bytes(1000), "raw photo (Minolta MRW)"),
 ]

@@ -169,10 +169,37 @@ def cr3(preview: bytes) -> bytes:
     return box(b"ftyp", b"crx \0\0\0\1crx isom") + inner + box(b"mdat", bytes(100) + preview)
 
 
+def jpeg_xl_dng(preview: bytes) -> bytes:
+    """Its pixels, of all colours, are JPEG XL, which nothing of the file has to be decoded for."""
+    pixels = Part(sensor(52546, 34892).fields, strip=b"\xff\x0a" + bytes(1000))
+    return Writer(">").file((with_fields(thumbnail(), {50706: (BYTES, (1, 7, 1, 0))}, pixels, preview_part(preview)),))
+
+
+def phone_dng(preview: bytes) -> bytes:
+    """The sensor's data are in the first directory."""
+    return Writer().file((with_fields(sensor(), {50706: (BYTES, (1, 4, 0, 0))}, preview_part(preview)),))
+
+
+def lossy_dng() -> bytes:
+    """Its pixels are a JPEG, which is no preview: nothing is developed in it."""
+    pixels = Part(sensor(34892, 34892).fields, strip=jpeg())
+    return Writer().file((with_fields(thumbnail(), {50706: (BYTES, (1, 4, 0, 0))}, pixels),))
+
+
+def nef_of_notes(preview: bytes) -> bytes:
+    """Its preview is among the maker's notes, in a directory of EXIF data."""
+    writer = Writer(">")
+    notes = writer.put_part(Part({37500: (UNDEFINED, b"Nikon\0\2\x10\0\0" + preview)}))
+    return writer.file((Part(maker("NIKON") | {34665: (LONG, (notes,))}, children=(sensor(34713),)),))
+
+
 LAYOUTS: dict[str, Callable[[bytes], bytes]] = {
     "DNG": dng,
     "DNG, developed (LinearRaw)": partial(dng, colour=34892),
+    "DNG, JPEG XL": jpeg_xl_dng,
+    "DNG of a phone": phone_dng,
     "Nikon NEF": nef,
+    "Nikon NEF, among the maker's notes": nef_of_notes,
     "Canon CR2": cr2,
     "Canon CR3": cr3,
     "Sony ARW": arw,
