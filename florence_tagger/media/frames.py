@@ -64,8 +64,8 @@ def picture_frames(file: IO[bytes], found: Format, limits: Limits, sampling: Sam
     frames = pillow_picture_frames(file, found, limits, sampling)
     try:
         first = next(frames)
-    except DocumentError:
-        if found not in (AVIF, HEIC):
+    except DocumentError as exc:
+        if found not in (AVIF, HEIC) or exc.__cause__ is None:  # it is no decoder's error, but a picture too large
             raise
         with suppress(DocumentError):
             yield av1_picture(file, limits)
