@@ -33,6 +33,28 @@ class Prompt:
     text: str = ""
 
 
+class VideoCount(StrEnum):
+    """What stands for a label's count in a video."""
+
+    PEAK = "peak"  # the most in any one frame
+    DISTINCT = "distinct"  # how many different ones pass
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How detections become counts.
+
+    Attributes:
+        classes: the names of what is counted, each counted with 0, too; empty for whatever is found.
+        merge_iou: boxes of a frame, of any labels, that overlap so much are one thing; 0 is off.
+        video_count: of videos and animations.
+    """
+
+    classes: tuple[str, ...] = ()
+    merge_iou: float = 0.0
+    video_count: VideoCount = VideoCount.PEAK
+
+
 OBJECT_DETECTION = Prompt(Task.OBJECT_DETECTION)  # what the service is for
 
 
@@ -65,11 +87,13 @@ class Region:
     Attributes:
         box: x1, y1, x2, y2 in pixels of the picture as displayed.
         score: how sure the model is of it, 0 to 1.
+        track: its number among the objects of a video, from 1, where they are told apart and it is one that counts.
     """
 
     label: str
     box: Box
     score: float
+    track: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,3 +136,9 @@ class DocumentResult:
     def truncated(self) -> bool:
         """Whether an answer of the model was cut off, so that objects may be missing."""
         return any(sighting.detection.truncated for sighting in self.sightings)
+
+    @property
+    def tracks(self) -> int:
+        """The number of different objects, where they are told apart."""
+        regions = (region for sighting in self.sightings for region in sighting.detection.regions)
+        return len({region.track for region in regions} - {None})

@@ -1,0 +1,148 @@
+"""Boxes from frame to frame -> tracks: made-up boxes whose tracks are known, and independent oracles for both parts."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from florence_tagger.counting import count_document
+from florence_tagger.schemas import Detection, Region, Rules, Sighting, VideoCount
+from florence_tagger.tracking import MEASURED, STARTING, TURNING, Motion, assign, track
+
+DISTINCT = Rules(video_count=VideoCount.DISTINCT)
+SIZE = 20.0
+FPS = 8
+
+Mark = tuple[str, float, float, float]  # label, centre x and y, score
+
+
+def region(label: str, x: float, y: float, score: float = 0.9) -> Region:
+    """A square box around a point."""
+    return Region(label, (x - SIZE / 2, y - SIZE / 2, x + SIZE / 2, y + SIZE / 2), score)
+
+
+def video(frames: list[list[Region]], fps: float = FPS) -> list[Sighting]:
+    """Frames at an even rate."""
+    return [Sighting(Detection(tuple(found)), None, index / fps) for index, found in enumerate(frames)]
+
+
+def counted(frames: list[list[Region]], fps: float = FPS) -> dict[str, int]:
+    """How many different ones pass."""
+    return count_document(track(video(frames, fps)), DISTINCT)
+
+
+def passing(count: int, x: float = 0.0, y: float = 50.0, step: float = 5.0, label: str = "car") -> list[list[Region]]:
+    """One thing on its way to the right, or to the left."""
+    return [[region(label, x + step * index, y)] for index in range(count)]
+
+
+def together(*ways: list[list[Region]]) -> list[list[Region]]:
+    """Several ways in one video."""
+    return [[one for found in frames for one in found] for frames in zip(*ways, strict=True)]
+
+
+def test_what_passes_one_after_the_other_counts_each_time() -> None:
+    gone: list[list[Region]] = [[]] * 16
+    frames = passing(12) + gone + passing(12) + gone + passing(12)
+    assert counted(frames) == {"car": 3}
+    assert count_document(video(frames)) == {"car": 1}
+
+
+def test_two_that_cross_are_two_and_keep_their_numbers() -> None:
+    frames = together(passing(24), passing(24, x=115.0, y=54.0, step=-5.0))
+    tracks = track(video(frames))
+    for place in (0, 1):
+        assert len({one.detection.regions[place].track for one in tracks}) == 1
+    assert counted(frames) == {"car": 2}
+
+
+@pytest.mark.parametrize(("hidden", "count"), [(4, 1), (8, 1), (16, 2)])
+def test_a_lost_track_lives_for_a_time_in_seconds(hidden: int, count: int) -> None:
+    frames = passing(40)
+    frames[12 : 12 + hidden] = [[]] * hidden
+    assert counted(frames) == {"car": count}
+    assert counted(frames[::2], FPS / 2) == {"car": count}
+
+
+def test_a_weak_box_keeps_a_track_and_begins_none() -> None:
+    weak = [[region("car", 5.0 * index, 50.0, 0.3)] for index in range(30)]
+    frames = passing(30)
+    frames[8:20] = weak[8:20]
+    assert counted(frames) == {"car": 1}
+    beside = together(passing(30), [[region("car", 100.0, 5.0, 0.3)] if index % 2 else [] for index in range(30)])
+    assert counted(beside) == {"car": 1}
+
+
+def test_a_label_that_changes_for_some_frames_is_the_same_thing() -> None:
+    frames = passing(20)
+    frames[6:9] = passing(20, label="bus")[6:9]
+    tracks = track(video(frames))
+    assert {(one.label, one.track) for found in tracks for one in found.detection.regions} == {("car", 1)}
+
+
+def test_a_box_that_is_there_for_a_moment_does_not_count() -> None:
+    frames = together(passing(20), [[region("dog", 10.0, 150.0)] if index == 7 else [] for index in range(20)])
+    tracks = track(video(frames))
+    assert count_document(tracks, DISTINCT) == {"car": 1}
+    assert [one.track for one in tracks[7].detection.regions] == [1, None]
+
+
+def test_what_goes_behind_something_is_cut_and_stays_one() -> None:
+    frames = [
+        [replaced] if (replaced := seen_beside(one[0], 60.0, 90.0)) else [] for one in passing(32, x=10.0, step=4.0)
+    ]
+    assert any(not found for found in frames[8:24])
+    assert counted(frames) == {"car": 1}
+
+
+def seen_beside(one: Region, begin: float, end: float) -> Region | None:
+    """What is seen of a box that passes behind a band."""
+    x1, y1, x2, y2 = one.box
+    left, right = (x1, min(x2, begin)), (max(x1, end), x2)
+    low, high = left if left[1] - left[0] > right[1] - right[0] else right
+    return Region(one.label, (low, y1, high, y2), one.score) if high - low > 3 else None
+
+
+def test_of_one_frame_a_second_one_box_is_enough() -> None:
+    frames = [[region("car", 0, 50)], [region("dog", 200, 50)], [region("cat", 0, 150)]]
+    assert counted(frames, fps=1) == {"car": 1, "dog": 1, "cat": 1}
+
+
+def test_all_count_in_one_frame() -> None:
+    assert counted([[region("car", 0, 50), region("car", 60, 50, 0.85)]]) == {"car": 2}
+
+
+def test_frames_may_have_nothing_and_boxes_no_area_or_score() -> None:
+    assert counted([[], []]) == {}
+    assert counted([]) == {}
+    assert counted([[Region("car", (5.0, 5.0, 5.0, 5.0), 0.0)]] * 9) == {"car": 1}
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_assign_is_the_cheapest_of_all_assignments(rows: int, columns: int, seed: int) -> None:
+    costs, most = np.random.default_rng(seed).uniform(0, 10, (rows, columns)), 6.0
+    padded = np.hstack([costs, np.full((rows, rows), most)])  # a column of its own for a row that has none
+    best = min(sum(padded[range(rows), order]) for order in permutations(range(columns + rows), rows))
+    chosen = assign(costs, most)
+    ours = sum(most if column < 0 else costs[row, column] for row, column in enumerate(chosen))
+    taken = [column for column in chosen if column >= 0]
+    assert len(set(taken)) == len(taken)
+    assert all(costs[row, column] <= most for row, column in enumerate(chosen) if column >= 0)
+    assert ours == pytest.approx(best)
+
+
+def test_motion_is_the_filter_of_the_textbook() -> None:
+    seconds, size, seen = 0.3, 20.0, np.array([12.0, -3.0])
+    ours = Motion.starting(np.zeros(2), size).after(seconds, size).corrected(seen, size)
+    ours = ours.after(seconds, size).corrected(2 * seen, size)
+    state, covariance = np.zeros(2), np.diag([(MEASURED * size) ** 2, (STARTING * size) ** 2])
+    move, look = np.array([[1, seconds], [0, 1]]), np.array([[1.0, 0.0]])
+    noise = (TURNING * size) ** 2 * np.array([[seconds**3 / 3, seconds**2 / 2], [seconds**2 / 2, seconds]])
+    for observed in (seen[0], 2 * seen[0]):
+        state, covariance = move @ state, move @ covariance @ move.T + noise
+        gain = covariance @ look.T / (look @ covariance @ look.T + (MEASURED * size) ** 2)
+        state, covariance = state + gain[:, 0] * (observed - state[0]), (np.eye(2) - gain @ look) @ covariance
+    assert [ours.centre[0], ours.velocity[0]] == pytest.approx(state.tolist())
+    assert [ours.own, ours.both, ours.moving] == pytest.approx([*covariance[0], covariance[1, 1]])
