@@ -4,6 +4,7 @@ import os
 
 from florence_tagger.batching import Batcher
 from florence_tagger.config import Settings
+from florence_tagger.labels import read_aliases
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.limits import Confinement, Limits, Sampling
 from florence_tagger.pipeline import Pipeline, RequestLimits
@@ -24,9 +25,14 @@ def start_decoders(settings: Settings, image_size: tuple[int, int]) -> Decoders:
 def build_pipeline(
     settings: Settings, decoders: Decoders, batcher: Batcher, telemetry: Telemetry | None = None
 ) -> Pipeline:
-    """The stages in order, for frames that `decoders` make and a model that `batcher` feeds."""
+    """The stages in order, for frames that `decoders` make and a model that `batcher` feeds.
+
+    Raises:
+        SettingsError: the file of aliases can't be used.
+    """
     limits = RequestLimits(int(settings.max_document_mb * 1e6), settings.request_seconds)
-    return Pipeline(decoders, batcher, Results(settings.result_cache), limits, telemetry or Telemetry())
+    aliases = read_aliases(settings.aliases)
+    return Pipeline(decoders, batcher, Results(settings.result_cache), limits, telemetry or Telemetry(), aliases)
 
 
 def sampling_of(settings: Settings) -> Sampling:

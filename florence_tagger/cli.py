@@ -18,8 +18,9 @@ from florence_tagger.counting import ALL_LABELS, MOST_LABELS
 from florence_tagger.errors import TaggerError
 from florence_tagger.faults import error_words
 from florence_tagger.florence.folder import check_hashes, read_folder
+from florence_tagger.labels import read_aliases
 from florence_tagger.reference import settings_table, updated
-from florence_tagger.schemas import Task
+from florence_tagger.schemas import Task, VideoCount
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def serve(**given: Any) -> None:
 
     with told(2):
         settings = load_settings({name: value for name, value in given.items() if value is not None})
+        read_aliases(settings.aliases)
         folder = read_folder(settings.model_dir)
     configure_logs(settings.log_format)
     for problem in unknown_variables():
@@ -91,6 +93,21 @@ def serve(**given: Any) -> None:
 @click.option("--min-score", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Drop weaker boxes.")
 @click.option("--prompt", default=Task.OBJECT_DETECTION.value, show_default=True, help=f"The task: {', '.join(Task)}.")
 @click.option("--text", default="", help="What to look for, of the tasks that need it.")
+@click.option("--classes", metavar="NAMES", help="Count only these, each with 0, too: names with commas between.")
+@click.option(
+    "--merge-iou",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Boxes, of any labels, that overlap so much (intersection over union) are one thing; 0 is off.",
+)
+@click.option(
+    "--video-count",
+    type=click.Choice([str(one) for one in VideoCount]),
+    default=VideoCount.PEAK.value,
+    show_default=True,
+    help="Of a video, the most in any one frame, or how many different ones pass.",
+)
 @click.option("--server", metavar="URL", help="A running service to use; its key is taken from FLORENCE_API_KEY.")
 @click.option(
     "--resume",

@@ -80,6 +80,11 @@ class Settings(BaseSettings):
     cache_dir: Path | None = Field(
         None, description="Folder for compiled models, for faster starts.", json_schema_extra=default("off")
     )
+    aliases: Path | None = Field(
+        None,
+        description='JSON or YAML file of names that are counted as another label, as in `{"car": ["taxi"]}`.',
+        json_schema_extra=default("none"),
+    )
     result_cache: int = Field(
         4096,
         ge=0,

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from florence_tagger.schemas import Region, Sighting
+from florence_tagger.schemas import Region, Rules, Sighting, VideoCount
 
 DEFAULT_LABELS = 5  # of a document in an answer of the service, as its contract says
 ALL_LABELS = 0  # what people see by default: a table that left labels out would not say so
@@ -20,13 +20,20 @@ def above(sightings: Iterable[Sighting], min_score: float) -> tuple[Sighting, ..
     )
 
 
-def count_document(sightings: Iterable[Sighting]) -> dict[str, int]:
-    """How often each label is in a document: on all its pages together, or in the frame of a video that has it most."""
+def count_document(sightings: Iterable[Sighting], rules: Rules = Rules()) -> dict[str, int]:  # noqa: B008 - frozen
+    """How often each label is in a document, by the rules that its regions were refined by.
+
+    On all its pages together; of a video in the frame that has it most, or how many tracks have it.
+    """
     total: Counter[str] = Counter()
+    tracks: dict[int, str] = {}
     for sighting in sightings:
-        found = Counter(count_regions(sighting.detection.regions))
-        total = total | found if sighting.page is None else total + found
-    return dict(total)
+        if rules.video_count is VideoCount.DISTINCT and sighting.time_s is not None:
+            tracks |= {one.track: one.label for one in sighting.detection.regions if one.track is not None}
+        else:
+            found = Counter(count_regions(sighting.detection.regions))
+            total = total | found if sighting.page is None else total + found
+    return dict.fromkeys(rules.classes, 0) | total | Counter(tracks.values())
 
 
 def count_regions(regions: Iterable[Region]) -> dict[str, int]:
@@ -34,13 +41,18 @@ def count_regions(regions: Iterable[Region]) -> dict[str, int]:
     return dict(Counter(region.label for region in regions))
 
 
-def label_probabilities(sightings: Iterable[Sighting]) -> dict[str, float]:
-    """How probable each label is in a document: the largest score of its regions."""
-    found: dict[str, float] = {}
+def label_probabilities(sightings: Iterable[Sighting], classes: Iterable[str] = ()) -> dict[str, float]:
+    """How probable each label is in a document: the largest score of its regions, 0 for a class that has none."""
+    found = dict.fromkeys(classes, 0.0)
     for sighting in sightings:
         for region in sighting.detection.regions:
             found[region.label] = max(region.score, found.get(region.label, 0.0))
     return found
+
+
+def labels_kept(num_labels: int, rules: Rules) -> int:
+    """How many labels of a document are told (0: all): all classes that were asked for, whatever `num_labels` is."""
+    return ALL_LABELS if rules.classes else num_labels
 
 
 def highest(values: Mapping[str, float], most: int) -> list[str]:

@@ -17,6 +17,7 @@ from florence_tagger.errors import TaggerError
 from florence_tagger.florence.detector import Detector, load_detector
 from florence_tagger.florence.devices import CORE, choose_device, find_devices
 from florence_tagger.florence.folder import ModelFolder, check_hashes, read_folder
+from florence_tagger.labels import read_aliases
 from florence_tagger.media.images import open_picture
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,12 @@ def diagnose(settings: Settings, core: Any = CORE) -> Iterator[Finding]:
     yield Finding("florence_tagger", None, f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
     yield Finding("libraries", None, ", ".join(f"{name} {version(name)}" for name in LIBRARIES))
     yield from diagnose_devices(settings, core)
+    try:
+        aliases = read_aliases(settings.aliases)
+        if settings.aliases is not None:
+            yield Finding("aliases", True, f"{settings.aliases} folds {len(aliases.labels)} names")
+    except TaggerError as exc:
+        yield Finding("aliases", False, str(exc))
     try:
         folder = read_folder(settings.model_dir)
         check_hashes(folder)

@@ -12,11 +12,13 @@ from typing import Any
 from florence_tagger.batching import Batcher
 from florence_tagger.documents import Part, cancel, gather
 from florence_tagger.errors import STOPPING, BusyError, DocumentError, GoneError, NotReadyError, Reason
+from florence_tagger.labels import Aliases
 from florence_tagger.media.content import check_size, decode_base64
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.limits import LOOK_SECONDS, Sampling
+from florence_tagger.refinement import Refinement
 from florence_tagger.results import Results, key_of
-from florence_tagger.schemas import OBJECT_DETECTION, Detection, DocumentResult, Frame, Prompt
+from florence_tagger.schemas import OBJECT_DETECTION, Detection, DocumentResult, Frame, Prompt, Rules
 from florence_tagger.telemetry import Stage, Telemetry
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class Pipeline:
     results: Results
     limits: RequestLimits
     telemetry: Telemetry = field(default_factory=Telemetry)
+    aliases: Aliases = field(default_factory=Aliases)
 
     def run(
         self,
@@ -71,6 +74,7 @@ class Pipeline:
         prompt: Prompt = OBJECT_DETECTION,
         progress: Progress | None = None,
         deadline: float | None = None,
+        rules: Rules = Rules(),  # noqa: B008 - frozen
     ) -> list[Outcome]:
         """Treats the documents of a request; `contents` has the file of each, or why it has none.
 
@@ -78,13 +82,15 @@ class Pipeline:
         which the request is answered with what is done.
 
         Raises:
+            RequestError: two classes of the rules are the same thing.
             NotReadyError, BusyError: there is no place for the request.
             GoneError: nobody waits for the answer any more; what had not begun is given up.
         """
         if deadline is None:
             deadline = time.monotonic() + self.limits.request_seconds
+        refinement = Refinement.of(rules, self.aliases)
         self.batcher.reserve()
-        run = Run(self, sampling, prompt, progress or Progress(), deadline)
+        run = Run(self, sampling, prompt, progress or Progress(), deadline, refinement)
         try:
             return run.outcomes(contents)
         finally:
@@ -115,6 +121,7 @@ class Run:
     prompt: Prompt
     progress: Progress
     deadline: float
+    refinement: Refinement
     reserved: bool = True
     under_way: deque[Started | DocumentError] = field(default_factory=deque)
     frames: deque[Future[Detection]] = field(default_factory=deque)
@@ -241,7 +248,7 @@ class Run:
     def _told(self, result: DocumentResult) -> DocumentResult:
         if result.truncated:
             logger.warning("An answer was cut off at the most tokens: objects may be missing.")
-        return result
+        return self.refinement.apply(result)
 
     def _too_late(self) -> DocumentError:
         seconds = self.pipeline.limits.request_seconds

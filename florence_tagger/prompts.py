@@ -1,5 +1,6 @@
 """What people write of a task and its text -> the prompt that is meant, or what is accepted."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from florence_tagger.errors import RequestError
@@ -19,21 +20,25 @@ def task_named(name: Any) -> Any:
     return next((task for task in Task if task == bare.upper() and bare.isascii()), name)
 
 
-def prompt_for(task: Task, text: str) -> Prompt:
-    """A task with its text; RequestError where the text that it needs is missing or too long."""
+def prompt_for(task: Task, text: str, classes: Sequence[str] = ()) -> Prompt:
+    """A task with its text, which may be classes; RequestError where what it needs is missing, doubled or too long."""
     if not task.takes_text:
         return Prompt(task)
     text = text.strip(BLANKS)
+    if text and classes:
+        raise RequestError(f"{task} takes text or classes, not both.")
+    text = text or SEPARATOR.join(classes)
     if not text.replace(SEPARATOR, "").strip(BLANKS):
-        raise RequestError(f"{task} needs text, which says what to look for.")
+        raise RequestError(f"{task} needs text, which says what to look for, or classes.")
     if len(text) > MOST_TEXT:
-        raise RequestError(f"The text has {len(text)} characters; {MOST_TEXT} are accepted.")
+        what = "classes, joined by <and>, have" if classes else "text has"
+        raise RequestError(f"The {what} {len(text)} characters; {MOST_TEXT} are accepted.")
     return Prompt(task, text)
 
 
-def prompt_named(name: str, text: str = "") -> Prompt:
+def prompt_named(name: str, text: str = "", classes: Sequence[str] = ()) -> Prompt:
     """The prompt that a task's name and a text stand for; RequestError where they stand for none."""
     task = task_named(name)
     if not isinstance(task, Task):
         raise RequestError(f"There is no task {name}; accepted are {', '.join(Task)}.")
-    return prompt_for(task, text)
+    return prompt_for(task, text, classes)

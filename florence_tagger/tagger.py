@@ -2,6 +2,7 @@
 
 import os
 import weakref
+from collections.abc import Iterable
 from threading import BoundedSemaphore
 from types import TracebackType
 from typing import Any, Self
@@ -9,15 +10,17 @@ from typing import Any, Self
 from florence_tagger.assembly import build_pipeline, sampling_of, start_decoders
 from florence_tagger.batching import Batcher
 from florence_tagger.config import Settings, load_settings
-from florence_tagger.counting import ALL_LABELS, MOST_LABELS, above, as_content, count_document
+from florence_tagger.counting import ALL_LABELS, MOST_LABELS, above, as_content, count_document, labels_kept
 from florence_tagger.errors import DocumentError, NotReadyError, RequestError
 from florence_tagger.florence.detector import Detector, load_detector
 from florence_tagger.florence.folder import read_folder
+from florence_tagger.labels import read_aliases
 from florence_tagger.media.content import read_file
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.pipeline import FRAMES_UNDER_WAY
 from florence_tagger.prompts import prompt_named
-from florence_tagger.schemas import DocumentResult, Task
+from florence_tagger.rules import rules_named
+from florence_tagger.schemas import DocumentResult, Rules, Task, VideoCount
 
 File = str | os.PathLike[str] | bytes
 
@@ -59,7 +62,13 @@ class Tagger:
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
-        """Loads the model that the settings name; ModelError where it or the device can't be used."""
+        """Loads the model that the settings name.
+
+        Raises:
+            SettingsError: the file of aliases can't be used.
+            ModelError: the model or the device can't be used.
+        """
+        read_aliases(settings.aliases)
         folder = read_folder(settings.model_dir)
         decoders = start_decoders(settings, folder.image_size)  # before there is a model
         try:
@@ -75,10 +84,13 @@ class Tagger:
         text: str = "",
         num_labels: int = ALL_LABELS,
         min_score: float = 0.0,
+        classes: Iterable[str] | None = None,
+        merge_iou: float = 0.0,
+        video_count: str = VideoCount.PEAK,
     ) -> dict[str, int]:
         """How many objects of each label a picture or video has, in the alphabetical order of the labels.
 
-        Of a file with several pages it is the sum over them, of a video the most in any one frame.
+        Of a file with several pages it is the sum over them, of a video what `video_count` says.
 
         Args:
             file: its path, or its bytes.
@@ -86,6 +98,9 @@ class Tagger:
             text: what to look for, of the tasks that need it.
             num_labels: at most so many labels, those with the highest counts; 0, the default, is all.
             min_score: boxes of a lower score, 0 to 1, are left out.
+            classes: only these are counted, and each of them, with 0 where there is none; 1 to 100 names.
+            merge_iou: of boxes whose intersection over union is this or more the strongest is kept; 0 is off.
+            video_count: `peak`, the most in any one frame, or `distinct`, how many different ones pass.
 
         Raises:
             DocumentError: the file can't be read, is not accepted or is damaged; says why.
@@ -94,24 +109,36 @@ class Tagger:
         """
         if not isinstance(num_labels, int) or not 0 <= num_labels <= MOST_LABELS:
             raise RequestError(f"num_labels is {num_labels}; accepted is an integer from 0 to {MOST_LABELS}.")
-        counts = count_document(self.detect(file, prompt, text, min_score).sightings)
-        return {label: number for one in as_content(counts, num_labels) for label, number in one.items()}
+        rules = rules_named(classes, merge_iou, video_count)
+        counts = count_document(self._detect(file, prompt, text, min_score, rules).sightings, rules)
+        content = as_content(counts, labels_kept(num_labels, rules))
+        return {label: number for one in content for label, number in one.items()}
 
     def detect(
-        self, file: File, prompt: str = Task.OBJECT_DETECTION, text: str = "", min_score: float = 0.0
+        self,
+        file: File,
+        prompt: str = Task.OBJECT_DETECTION,
+        text: str = "",
+        min_score: float = 0.0,
+        classes: Iterable[str] | None = None,
+        merge_iou: float = 0.0,
+        video_count: str = VideoCount.PEAK,
     ) -> DocumentResult:
         """What is in each page or sampled frame: labels, scores, and boxes in pixels of the picture as displayed.
 
-        Arguments and errors are those of `count`.
+        Arguments and errors are those of `count`. With `distinct` the boxes have the numbers of their tracks.
         """
+        return self._detect(file, prompt, text, min_score, rules_named(classes, merge_iou, video_count))
+
+    def _detect(self, file: File, prompt: str, text: str, min_score: float, rules: Rules) -> DocumentResult:
         if not isinstance(min_score, int | float) or not 0 <= min_score <= 1:
             raise RequestError(f"min_score is {min_score}; accepted is a number from 0 to 1.")
-        wanted = prompt_named(prompt, text)
+        wanted = prompt_named(prompt, text, rules.classes)
         with self._room:
             if not self._end.alive:
                 raise NotReadyError("The tagger is closed.")
             content = file if isinstance(file, bytes) else read_file(file, self._pipeline.limits.document_bytes)
-            (outcome,) = self._pipeline.run([content], sampling_of(self._settings), wanted)
+            (outcome,) = self._pipeline.run([content], sampling_of(self._settings), wanted, rules=rules)
         if isinstance(outcome, DocumentError):
             # Whatever is said of a file then is none of its faults.
             raise outcome if self._end.alive else NotReadyError("The tagger is closed.")

@@ -21,14 +21,19 @@ RANKS = {
     "schemas": 0,
     "config": 1,
     "prompts": 1,
+    "plurals": 0,
+    "labels": 1,
+    "rules": 1,
     "telemetry": 1,
     "media": 2,
     "florence": 2,
     "batching": 2,
     "results": 2,
     "counting": 2,
+    "tracking": 2,
 } | {
     "documents": 3,
+    "refinement": 3,
     "pipeline": 4,
     "assembly": 5,
     "tagger": 6,
@@ -65,6 +70,8 @@ OWNERS = {
     "click": ("cli.py",),
     "rich": ("bulk/forms.py", "bulk/progress.py", "benchmark/run.py"),
     "cachetools": ("results.py",),
+    "lap": ("tracking.py",),
+    "yaml": ("labels.py",),
     "prometheus_client": ("web/measures.py",),
 }
 

@@ -145,12 +145,20 @@ def test_a_generated_client_works(server: RunningServer, tmp_path: Path) -> None
 
     text = (tmp_path / "client" / "models" / "process_request.py").read_text()
     declared = dict(re.findall(r"^    (\w+): (.+?)(?: = .*)?$", text, re.MULTILINE))
-    numbers = {"min_score": "float", "video_fps": "float", "video_max_seconds": "float", "video_max_frames": "int"}
+    numbers = {
+        "min_score": "float",
+        "merge_iou": "float",
+        "video_fps": "float",
+        "video_max_seconds": "float",
+        "video_max_frames": "int",
+    }
     for name, kind in (numbers | {"num_labels": "int", "num_classes": "int"}).items():
         assert declared[name] == f"{kind} | None | str | Unset"
     assert declared["return_boxes"].startswith("bool | ")
     classes = {path.name for path in (tmp_path / "client" / "models").glob("process_request_*.py")}
-    assert classes == {"process_request_prompt_type_0.py", "process_request_output_type_0.py"}, "the two of choices"
+    assert classes == {f"process_request_{name}_type_0.py" for name in ("prompt", "output", "video_count")}, (
+        "of choices"
+    )
 
     street = document((ROOT / "florence_tagger" / "web" / "samples" / "street.png").read_bytes())
     run = subprocess.run(

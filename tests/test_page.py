@@ -901,3 +901,24 @@ def test_the_page_is_light_and_closed(visit: Visit, server: RunningServer) -> No
     assert page.evaluate("document.querySelectorAll('[style], style, script:not([src])').length") == 0
     assert server.get("/page/../app.py").status_code == 404
     assert server.get("/page/samples/..%2fapp.py").status_code == 404
+
+
+def test_classes_are_counted_alone_and_different_ones_have_numbers(page: Page, server: RunningServer) -> None:
+    video_file = (SAMPLES / "crossing.webm").read_bytes()
+    page.fill("#classes", "cars, submarine")
+    choose(page, ("street.png", (SAMPLES / "street.png").read_bytes()))
+    assert table(page) == [("cars", 4), ("submarine", 0)]
+    page.fill("#classes", "")
+    page.select_option("#video-count", "distinct")
+    page.click("#clear")
+    choose(page, ("crossing.webm", video_file))
+    source = answered(server, video_file, video_count="distinct", return_boxes=True)
+    assert table(page) == ranked({label: n for one in source["content"] for label, n in one.items()})
+    expect(page.locator("#total")).to_contain_text("different object")
+    expect(page.locator("#count-head")).to_have_text("Different ones")
+    numbers = {one.get("track") for one in source["detections"]} - {None}
+    tags = page.locator("#stage .box span").all_inner_texts()
+    assert tags
+    assert {int(tag.split()[-1]) for tag in tags if tag.split()[-1].isdigit()} <= numbers
+    assert any(tag.split()[-1].isdigit() for tag in tags)
+    page.screenshot(path=SCREENSHOTS / "distinct.png", full_page=True)

@@ -10,7 +10,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event
@@ -27,7 +27,7 @@ from florence_tagger.errors import (
     TaggerError,
 )
 from florence_tagger.faults import system_words
-from florence_tagger.schemas import Detection, DocumentResult, Region, Sighting
+from florence_tagger.schemas import Detection, DocumentResult, Region, Sighting, VideoCount
 
 SPARE_SECONDS = 30  # beyond the service's own deadline
 PATIENCE_SECONDS = 300  # with a service that loads its model, or has no room
@@ -59,7 +59,16 @@ class Client:
         if status != http.HTTPStatus.OK or "test endpoint is" not in answer:
             raise TaggerError(f"{self.url.geturl()} is not florence_tagger's")
 
-    def detect(self, file: bytes, prompt: str, text: str, min_score: float) -> DocumentResult:
+    def detect(
+        self,
+        file: bytes,
+        prompt: str,
+        text: str,
+        min_score: float,
+        classes: Sequence[str] | None = None,
+        merge_iou: float = 0.0,
+        video_count: str = VideoCount.PEAK,
+    ) -> DocumentResult:
         """What the service finds in a file.
 
         Raises:
@@ -68,6 +77,7 @@ class Client:
         """
         document = {"id": "file", "source": {"content": base64.b64encode(file).decode()}}
         options = {"prompt": prompt, "text": text, "min_score": min_score, "return_boxes": True}
+        options |= {"classes": classes, "merge_iou": merge_iou, "video_count": video_count}
         body = json.dumps({"documents": [document], **options}).encode()
         deadline = time.monotonic() + PATIENCE_SECONDS
         status, answer = self._ask("POST", "/process", body)
@@ -169,5 +179,5 @@ def read_answer(status: int, answer: dict[str, Any]) -> DocumentResult:
 def sighting_of(frame: dict[str, Any], detections: Iterable[dict[str, Any]], truncated: bool) -> Sighting:
     """What was found in one of the frames of an answer."""
     found = (one for one in detections if one["frame"] == frame["frame"])
-    regions = tuple(Region(one["label"], tuple(one["box"]), one["score"]) for one in found)
+    regions = tuple(Region(one["label"], tuple(one["box"]), one["score"], one.get("track")) for one in found)
     return Sighting(Detection(regions, truncated), frame.get("page"), frame.get("time_s"))

@@ -19,8 +19,10 @@ from florence_tagger.bulk.run import Finder, Wanted, count_files, places_in
 from florence_tagger.config import Settings
 from florence_tagger.errors import SettingsError
 from florence_tagger.faults import system_words
+from florence_tagger.labels import Aliases, name_classes
 from florence_tagger.media.limits import OWN_SIZE, Limits
 from florence_tagger.prompts import prompt_named
+from florence_tagger.rules import rules_named
 from florence_tagger.schemas import Task
 from florence_tagger.tagger import Tagger
 
@@ -36,6 +38,9 @@ class CountOptions:
     min_score: float
     prompt: str
     text: str
+    classes: str | None
+    merge_iou: float
+    video_count: str
     server: str | None
     resume: Path | None
     retry_failed: bool
@@ -106,13 +111,18 @@ def folder_for_drawings(folder: Path | None, paths: Sequence[str]) -> Path | Non
 
 def wanted_of(options: CountOptions, settings: Settings, files: Sequence[Named]) -> Wanted:
     """What to do with each file; TaggerError where that can't be."""
-    prompt = prompt_named(options.prompt, options.text)
+    classes = None if options.classes is None else [name.strip() for name in options.classes.split(",")]
+    rules = rules_named(classes, options.merge_iou, options.video_count)
+    name_classes(rules.classes, Aliases())  # before a model is loaded; with aliases it is seen later
+    prompt = prompt_named(options.prompt, options.text, rules.classes)
     if options.text and not prompt.task.takes_text:
         raise SettingsError(
             f"--text is for tasks that look for it: {', '.join(task for task in Task if task.takes_text)}."
         )
     return Wanted(
-        prompt,
+        prompt.task,
+        options.text,
+        rules,
         options.num_labels,
         options.min_score,
         {} if options.annotate is None else places_in(options.annotate, [one.name for one in files]),

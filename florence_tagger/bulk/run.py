@@ -12,14 +12,14 @@ from typing import Protocol
 
 from florence_tagger.bulk.paths import Named
 from florence_tagger.bulk.results import Counted, Record
-from florence_tagger.counting import as_content, count_document
+from florence_tagger.counting import as_content, count_document, labels_kept
 from florence_tagger.errors import DocumentError
 from florence_tagger.faults import system_words
 from florence_tagger.media.content import read_file
 from florence_tagger.media.drawing import draw_regions
 from florence_tagger.media.frames import frame_at
 from florence_tagger.media.limits import Limits, Sampling
-from florence_tagger.schemas import DocumentResult, Prompt
+from florence_tagger.schemas import DocumentResult, Rules, Task
 
 THREADS = 8  # files under way; the model decodes as many answers together
 AHEAD = 32  # files begun before the oldest is done: one that takes long, as videos do, holds up no other
@@ -31,7 +31,16 @@ INCOMPLETE = "the video is damaged or slow to decode; it is counted by what can 
 class Finder(Protocol):
     """What finds the objects in a file's bytes: a `Tagger`, or a service."""
 
-    def detect(self, file: bytes, prompt: str, text: str, min_score: float) -> DocumentResult:
+    def detect(
+        self,
+        file: bytes,
+        prompt: str,
+        text: str,
+        min_score: float,
+        classes: Sequence[str] | None,
+        merge_iou: float,
+        video_count: str,
+    ) -> DocumentResult:
         """What is in the file; DocumentError where it is the file's fault that this can't be told."""
 
 
@@ -46,7 +55,9 @@ class Wanted:
         limits, sampling: of the files whose frames are drawn on.
     """
 
-    prompt: Prompt
+    task: Task
+    text: str
+    rules: Rules
     num_labels: int
     min_score: float
     drawings: Mapping[str, Path]
@@ -60,13 +71,27 @@ class Wanted:
             return Counted(named.name, error=named.error)
         try:
             content = read_file(named.name, self.max_bytes)
-            found = finder.detect(content, self.prompt.task, self.prompt.text, self.min_score)
+            found = self._detect(finder, content)
         except DocumentError as exc:
             return Counted(named.name, error=str(exc))
         notes = [text for text, holds in ((CUT_OFF, found.truncated), (INCOMPLETE, found.incomplete)) if holds]
         if self.drawings and found.sightings:
             notes += self._draw(self.drawings[named.name], content, found)
-        return Counted(named.name, as_content(count_document(found.sightings), self.num_labels), note="; ".join(notes))
+        counts, most = count_document(found.sightings, self.rules), labels_kept(self.num_labels, self.rules)
+        return Counted(named.name, as_content(counts, most), note="; ".join(notes))
+
+    def _detect(self, finder: Finder, content: bytes) -> DocumentResult:
+        """What is in one file; DocumentError where it is the file's fault that this can't be told."""
+        rules = self.rules
+        return finder.detect(
+            content,
+            self.task,
+            self.text,
+            self.min_score,
+            rules.classes or None,
+            rules.merge_iou,
+            rules.video_count,
+        )
 
     def _draw(self, target: Path, content: bytes, found: DocumentResult) -> list[str]:
         """Writes the frame that has most with its boxes; why not, where that is the file's fault."""

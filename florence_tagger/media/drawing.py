@@ -22,11 +22,17 @@ def draw_regions(pixels: UInt8Array, regions: Sequence[Region]) -> Image.Image:
     for region in regions:
         colour = colours[region.label]
         pen.rectangle(region.box, outline=colour, width=max(2, size // 6))
-        room = picture.width - font.getlength(region.label) - 4
+        name = name_of(region)
+        room = picture.width - font.getlength(name) - 4
         x, y = max(min(region.box[0], room), 0), max(region.box[1] - size * 1.3, 0)
-        pen.rectangle(pen.textbbox((x + 2, y), region.label, font), fill=colour, outline=colour, width=2)
-        pen.text((x + 2, y), region.label, INK.get(colour, "black"), font)
+        pen.rectangle(pen.textbbox((x + 2, y), name, font), fill=colour, outline=colour, width=2)
+        pen.text((x + 2, y), name, INK.get(colour, "black"), font)
     return picture
+
+
+def name_of(region: Region) -> str:
+    """Return what is written at a region: its label, with the number of its track where it has one."""
+    return region.label if region.track is None else f"{region.label} {region.track}"
 
 
 def colours_of(labels: Iterable[str]) -> dict[str, str]:

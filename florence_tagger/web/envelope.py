@@ -10,10 +10,10 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
-from florence_tagger.counting import above, as_content, count_document, highest, label_probabilities
+from florence_tagger.counting import above, as_content, count_document, highest, label_probabilities, labels_kept
 from florence_tagger.errors import DocumentError
 from florence_tagger.pipeline import Outcome
-from florence_tagger.schemas import DocumentResult, Sighting
+from florence_tagger.schemas import DocumentResult, Region, Sighting
 from florence_tagger.web.request import ProcessRequest
 
 
@@ -74,7 +74,7 @@ def treated(document: dict[str, Any], result: DocumentResult, request: ProcessRe
     if request.return_boxes:
         places = [place_of(frame, sighting) for frame, sighting in enumerate(sightings)]
         source["detections"] = [
-            {"label": region.label, "score": region.score, "box": list(region.box)} | place
+            detection_of(region) | place
             for place, sighting in zip(places, sightings, strict=True)
             for region in sighting.detection.regions
         ]
@@ -86,13 +86,19 @@ def treated(document: dict[str, Any], result: DocumentResult, request: ProcessRe
     return document | {"source": source}
 
 
+def detection_of(region: Region) -> dict[str, Any]:
+    """A region as an answer lists it, with the number of its track where it has one."""
+    track = {} if region.track is None else {"track": region.track}
+    return {"label": region.label, "score": region.score, "box": list(region.box)} | track
+
+
 def found_in(sightings: Sequence[Sighting], request: ProcessRequest) -> list[dict[str, Any]]:
     """Counts in the order of the alphabet, or labels and their probabilities, the most probable first."""
+    most = labels_kept(request.num_labels, request.rules)
     if request.output == "probabilities":
-        probabilities = label_probabilities(sightings)
-        labels = highest(probabilities, request.num_labels)
-        return [{"label": label, "probability": probabilities[label]} for label in labels]
-    return as_content(count_document(sightings), request.num_labels)
+        probabilities = label_probabilities(sightings, request.rules.classes)
+        return [{"label": label, "probability": probabilities[label]} for label in highest(probabilities, most)]
+    return as_content(count_document(sightings, request.rules), most)
 
 
 def place_of(frame: int, sighting: Sighting) -> dict[str, Any]:

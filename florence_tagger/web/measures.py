@@ -64,6 +64,9 @@ class Measures(Telemetry):
         )
         self._tokens = Counter("florence_tokens", "Tokens of the model's answers.", registry=registry)
         self._objects = Counter("florence_objects", "Objects in the model's answers.", registry=registry)
+        self._tracks = Counter(
+            "florence_tracks", "Different objects that were counted in videos by their tracks.", registry=registry
+        )
         self._truncated = Counter(
             "florence_truncated_answers", "Answers that were cut off at the most tokens.", registry=registry
         )
@@ -90,6 +93,8 @@ class Measures(Telemetry):
     def count_document(self, outcome: Outcome) -> None:
         """A document is done with."""
         self._documents.labels(outcome.reason if isinstance(outcome, DocumentError) else "treated").inc()
+        if not isinstance(outcome, DocumentError):
+            self._tracks.inc(outcome.tracks)
 
     def took(self, stage: Stage, seconds: float) -> None:
         self._stages.labels(stage).observe(seconds)

@@ -19,9 +19,11 @@ from pydantic import (
 from florence_tagger.counting import DEFAULT_LABELS, MOST_LABELS
 from florence_tagger.media.limits import Sampling
 from florence_tagger.prompts import MOST_TEXT, task_named
-from florence_tagger.schemas import Task
+from florence_tagger.rules import MOST_CLASSES, MOST_NAME
+from florence_tagger.schemas import Task, VideoCount
 
 BLANK = r"[ \t\r\n]"  # BLANKS as an expression
+NOT_BLANK = BLANK.replace("[", "[^")
 
 # What a string has to look like to stand for a number, in the part of the language that JSON Schema shares with Python.
 NUMERALS = {
@@ -51,8 +53,13 @@ def written(text: str) -> str:
     return text
 
 
+def video_count_named(name: Any) -> Any:
+    """Return what stands for a count in a video by its name; what is none as it came."""
+    return next((one for one in VideoCount if one == name), name)
+
+
 def add_leniencies(schema: dict[str, Any]) -> None:
-    """Adds to the schema of `RequestBody` what else is understood, and which tasks need a text.
+    """Adds to the schema of `RequestBody` what else is understood, and which tasks need a text or classes.
 
     What a field really is comes first, and what else it may be are plain types: of an `enum` for null and the empty
     string generators of clients make a class for each field.
@@ -63,10 +70,9 @@ def add_leniencies(schema: dict[str, Any]) -> None:
             exact = {key: field.pop(key) for key in tuple(field) if key not in ("description", "default", "title")}
             field["anyOf"] = [exact, *strings_for(exact), {"type": "null"}]
     schema["if"] = {"properties": {"prompt": {"enum": [t for t in Task if t.takes_text]}}, "required": ["prompt"]}
-    schema["then"] = {
-        "properties": {"text": {"type": "string", "pattern": BLANK.replace("[", "[^")}},
-        "required": ["text"],
-    }
+    text = {"properties": {"text": {"type": "string", "pattern": NOT_BLANK}}, "required": ["text"]}
+    classes = {"properties": {"classes": {"type": "array"}}, "required": ["classes"]}
+    schema["then"] = {"oneOf": [text, classes]}
 
 
 def strings_for(exact: dict[str, Any]) -> list[dict[str, Any]]:
@@ -115,11 +121,36 @@ class RequestBody(BaseModel):
         + " and ".join(task for task in Task if task.takes_text)
         + ". Several things have <and> between them.",
     )
+    classes: list[Annotated[str, Field(max_length=MOST_NAME, pattern=NOT_BLANK), AfterValidator(written)]] = Field(
+        default_factory=list,
+        min_length=1,
+        max_length=MOST_CLASSES,
+        description="Only these are counted, each is in the answer, with 0 where there is none, and num_labels leaves "
+        "none out. Case, white space and plurals are nothing to them. Of tasks that need a text they are the text.",
+        examples=[["car", "person"]],
+        json_schema_extra={"uniqueItems": True},
+    )
     output: Literal["counts", "probabilities"] = Field(
         "counts", description="What stands for a document's content: counts of labels, or labels with probabilities."
     )
     min_score: float = Field(0, ge=0, le=1, description="Boxes of a lower score are left out before counting.")
     return_boxes: bool = Field(False, description="Whether source.detections lists the boxes, too.")
+    merge_iou: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="Of boxes, of any labels, whose intersection over union is this or more, the one of the highest "
+        "score is kept; 0 is off.",
+    )
+    video_count: Annotated[
+        VideoCount,
+        BeforeValidator(video_count_named),
+        WithJsonSchema({"type": "string", "enum": [str(one) for one in VideoCount]}),
+    ] = Field(
+        VideoCount.PEAK,
+        description="Of a video, the most in any one frame, or how many different ones pass; detections then have the "
+        "number of their track.",
+    )
     video_fps: float = Field(gt=0, description="Frames of a second of video that are looked at.")
     video_max_frames: int = Field(ge=1, description="Most frames of a video that are looked at.")
     video_max_seconds: float = Field(gt=0, description="Seconds of a video, from its start, that are looked at.")

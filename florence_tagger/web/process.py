@@ -135,4 +135,4 @@ def treat(service: Service, wanted: ProcessRequest, deadline: float) -> list[Out
     service.jobs.change(g.job, documents=len(wanted.documents), model=about.model, device=about.device)
     contents = [content_of(document) for document in wanted.documents]
     progress = JobProgress(service, g.job, request.environ)
-    return service.pipeline.run(contents, wanted.sampling, wanted.prompt, progress, deadline)
+    return service.pipeline.run(contents, wanted.sampling, wanted.prompt, progress, deadline, wanted.rules)

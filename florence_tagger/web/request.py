@@ -19,7 +19,7 @@ from florence_tagger.media.content import is_encoded_file
 from florence_tagger.media.formats import HEAD_BYTES, find_format
 from florence_tagger.media.limits import Sampling
 from florence_tagger.prompts import prompt_for
-from florence_tagger.schemas import Prompt
+from florence_tagger.schemas import Prompt, Rules
 from florence_tagger.web.parameters import RequestBody, body_type, schema_of
 
 MOST_VALUES = 500  # a document may have, on average over as many as are accepted; Detect's have a dozen
@@ -42,6 +42,7 @@ class ProcessRequest:
         min_score: boxes of a lower score are left out.
         return_boxes: whether the answer lists the boxes, too.
         sampling: of videos.
+        rules: how detections become counts.
     """
 
     documents: list[Any]
@@ -51,6 +52,7 @@ class ProcessRequest:
     min_score: float
     return_boxes: bool
     sampling: Sampling
+    rules: Rules = Rules()  # noqa: RUF009 - frozen
 
 
 def parse_request(body: bytes | bytearray, max_documents: int, sampling: Sampling) -> ProcessRequest:
@@ -75,12 +77,13 @@ def parse_request(body: bytes | bytearray, max_documents: int, sampling: Samplin
         raise refusal(kind, values, [error["loc"] for error in exc.errors(include_url=False)]) from None
     return ProcessRequest(
         wanted.documents,
-        prompt_for(wanted.prompt, wanted.text),
+        prompt_for(wanted.prompt, wanted.text, wanted.classes),
         wanted.output,
         num_labels_of(wanted),
         wanted.min_score,
         wanted.return_boxes,
         Sampling(wanted.video_fps, wanted.video_max_frames, wanted.video_max_seconds),
+        Rules(tuple(wanted.classes), wanted.merge_iou, wanted.video_count),
     )
 
 
@@ -160,7 +163,7 @@ def refusal(kind: type[RequestBody], values: Any, places: list[tuple[int | str, 
 
 def rule(name: str, schema: dict[str, Any]) -> str:
     """What is accepted for a field."""
-    source = ", the service's setting" if name.startswith("video_") else ""
+    source = ", the service's setting" if name in ("video_fps", "video_max_frames", "video_max_seconds") else ""
     return f"accepted is {accepted(schema)}{source}."
 
 

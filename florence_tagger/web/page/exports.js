@@ -17,9 +17,10 @@ export function asCsv(documents, minScore) {
 /** Whether there is something to tell of a document. */
 export const isEnded = ({ state }) => state === "done" || state === "failed";
 
-function entryOf({ name, state, shots, reason }, minScore) {
+function entryOf(one, minScore) {
+  const { name, state, reason } = one;
   if (state === "failed") return { file: name, content: [], error: reason };
-  const rows = countDocument(shots, minScore).sort((a, b) => compare(a.label, b.label));
+  const rows = countDocument(one, minScore).sort((a, b) => compare(a.label, b.label));
   return { file: name, content: rows.map(({ label, count }) => ({ [label]: count })), error: null };
 }
 

@@ -1,6 +1,6 @@
 // The page: files in, one request after the other, results out.
 
-import { countDocument, shotsOf } from "./counting.js";
+import { countDocument, isDistinct, shotsOf } from "./counting.js";
 import { byId, element } from "./dom.js";
 import { asCsv, asJson, copy, isEnded, save } from "./exports.js";
 import { dress } from "./palette.js";
@@ -8,7 +8,7 @@ import { countObjects, ServiceError, UNREACHED } from "./service.js";
 import { whereOf } from "./timeline.js";
 import { View } from "./view.js";
 
-const documents = []; // {file, name, state: waiting, working, done or failed; reason, found, shots, shot}
+const documents = []; // {file, name, state: waiting, working, done or failed; reason, asked, found, shots, shot}
 let shown = null; // one of them
 let view = null; // of the shown one, if it is done
 let minScore = 0;
@@ -75,7 +75,7 @@ async function count(one, wanted) {
     const found = await countObjects(one.file, wanted, hooks);
     const shots = shotsOf(found);
     const shot = shots.reduce((best, other) => (other.detections.length > best.detections.length ? other : best));
-    Object.assign(one, { state: "done", found, shots, shot });
+    Object.assign(one, { state: "done", asked: wanted, found, shots, shot });
   } catch (error) {
     if (error === stopper.signal.reason) stopped(one);
     else fail(one, error instanceof ServiceError ? error.message : "The service's answer can't be read.");
@@ -95,7 +95,14 @@ function stopped(one) {
 }
 
 function task() {
-  return { prompt: byId("prompt").value, text: byId("text").hidden ? "" : byId("text").value.trim() };
+  const isText = !byId("text").hidden;
+  const names = byId("classes").value.split(",").map((name) => name.trim()).filter(Boolean);
+  return {
+    prompt: byId("prompt").value,
+    text: isText ? byId("text").value.trim() : "",
+    classes: isText || !names.length ? null : names, // a text says itself what to look for
+    video_count: byId("video-count").value,
+  };
 }
 
 function textIsMissing() {
@@ -181,11 +188,13 @@ function summary() {
   return failed ? `${one.name} could not be counted.` : toldOf(one);
 }
 
-const toldOf = ({ name, shots }) => `${name}: ${totalOf(countDocument(shots, minScore))}.`;
+const toldOf = (one) => `${one.name}: ${totalOf(one)}.`;
 
-function totalOf(rows) {
+function totalOf(one) {
+  const rows = countDocument(one, minScore);
   const total = rows.reduce((sum, { count }) => sum + count, 0);
-  return rows.length ? `${plural(total, "object")}, ${plural(rows.length, "label")}` : "Nothing found";
+  const what = isDistinct(one) ? "different object" : "object";
+  return rows.length ? `${plural(total, what)}, ${plural(rows.length, "label")}` : "Nothing found";
 }
 
 function aboutOf({ model, device, seconds }) {
@@ -237,9 +246,9 @@ function fileItem(one) {
   return element("li", {}, button);
 }
 
-function stateOf({ state, shots }) {
-  if (state === "done") return countDocument(shots, minScore).reduce((sum, { count }) => sum + count, 0);
-  return { waiting: "waits", working: "…", failed: "failed" }[state];
+function stateOf(one) {
+  if (one.state === "done") return countDocument(one, minScore).reduce((sum, { count }) => sum + count, 0);
+  return { waiting: "waits", working: "…", failed: "failed" }[one.state];
 }
 
 function renderShown() {
@@ -266,14 +275,15 @@ function renderAround() {
 }
 
 function renderCounts() {
-  const rows = countDocument(shown.shots, minScore);
-  const most = rows[0]?.count ?? 1;
-  byId("total").textContent = totalOf(rows);
+  const rows = countDocument(shown, minScore);
+  const most = rows[0]?.count || 1;
+  byId("total").textContent = totalOf(shown);
+  byId("count-head").textContent = isDistinct(shown) ? "Different ones" : "Count";
   byId("rows").replaceChildren(...rows.map((row) => rowOf(row, most)));
 }
 
 function rowOf({ label, count, shot, most: inOne }, most) {
-  const isPlace = shown.shots.length > 1;
+  const isPlace = shown.shots.length > 1 && shot;
   const button = element("button", { type: "button" }, element("span", { className: "swatch" }), label);
   button.onclick = () => {
     pin(label);
@@ -374,6 +384,7 @@ byId("prompt").addEventListener("change", ({ target }) => {
   const { text } = target.selectedOptions[0].dataset;
   byId("text").hidden = !text;
   byId("text").placeholder = text ?? "";
+  byId("classes").disabled = Boolean(text); // a text says itself what to look for
   if (!text) work(); // what waited for a text
 });
 byId("task").addEventListener("submit", countAgain);

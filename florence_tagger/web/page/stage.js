@@ -1,5 +1,6 @@
 // A shot with its boxes, on the page and in a picture to save.
 
+import { nameOf } from "./counting.js";
 import { element, rove } from "./dom.js";
 import { drawn } from "./media.js";
 import { dress, lookOf } from "./palette.js";
@@ -33,11 +34,12 @@ function fieldOf([x1, y1, x2, y2], width, height) {
   return FIELDS[third((y1 + y2) / 2, height)][third((x1 + x2) / 2, width)];
 }
 
-function boxOf({ label, score, box: corners }, width, height) {
+function boxOf(one, width, height) {
+  const { label, score, box: corners } = one;
   const [x1, y1, x2, y2] = corners;
-  const tag = element("span", { textContent: label });
+  const tag = element("span", { textContent: nameOf(one) });
   const box = element("button", { type: "button", className: "box", dataset: { label } }, tag);
-  box.setAttribute("aria-label", `${label}, score ${score.toFixed(2)}, ${fieldOf(corners, width, height)}`);
+  box.setAttribute("aria-label", `${nameOf(one)}, score ${score.toFixed(2)}, ${fieldOf(corners, width, height)}`);
   box.title = `${label} ${score.toFixed(2)}`;
   box.classList.toggle("at-top", y1 < height * 0.06); // no room above for the name
   const atRight = x1 + x2 > width; // the name goes to where there is more room, and not beyond the picture
@@ -65,18 +67,20 @@ export function annotated(picture, { width, height }, detections) {
   return canvas;
 }
 
-function drawBox(context, { label, box: [x1, y1, x2, y2] }, unit) {
+function drawBox(context, one, unit) {
+  const { label, box: [x1, y1, x2, y2] } = one;
+  const name = nameOf(one);
   const { colour, ink, dashes } = lookOf(label);
   outline(context, [x1, y1, x2 - x1, y2 - y1], { colour: "#000a", width: 5 * unit, dashes: [] });
   outline(context, [x1, y1, x2 - x1, y2 - y1], { colour, width: 3 * unit, dashes: dashes.map((dash) => dash * unit) });
   const height = 19 * unit;
-  const width = context.measureText(label).width + 8 * unit;
+  const width = context.measureText(name).width + 8 * unit;
   const left = Math.max(Math.min(x1, context.canvas.width - width), 0);
   const top = Math.max(y1 - height, 0);
   context.fillStyle = colour;
   context.fillRect(left, top, width, height);
   context.fillStyle = ink;
-  context.fillText(label, left + 4 * unit, top + 3 * unit);
+  context.fillText(name, left + 4 * unit, top + 3 * unit);
 }
 
 function outline(context, rectangle, { colour, width, dashes }) {

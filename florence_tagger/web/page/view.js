@@ -8,6 +8,7 @@ import { placeOf, plotOf, stripOf, updateStrip } from "./timeline.js";
 
 export class View {
   #name;
+  #asked;
   #shots;
   #shot; // that is to be seen
   #minScore;
@@ -20,8 +21,9 @@ export class View {
   #closed = false;
 
   /** Opens a counted file. `choose` is called with a shot that is pointed at, `onDrawn` after each change of what is seen. */
-  constructor({ file, shots }, { choose, onDrawn }) {
+  constructor({ file, shots, asked }, { choose, onDrawn }) {
     [this.#name, this.#shots, this.#choose, this.#onDrawn] = [file.name, shots, choose, onDrawn];
+    this.#asked = asked;
     byId("stage").replaceChildren(element("p", { className: "help opening", textContent: "Opening…" }));
     byId("strip").replaceChildren();
     byId("timeline").hidden = !this.#hasTimeline;
@@ -73,7 +75,7 @@ export class View {
   }
 
   #drawTimeline() {
-    const rows = countDocument(this.#shots, this.#minScore);
+    const rows = countDocument({ shots: this.#shots, asked: this.#asked }, this.#minScore).filter(({ most }) => most);
     byId("plot").replaceChildren(...plotOf(this.#shots, rows, this.#shot, this.#minScore, this.#choose));
     updateStrip(this.#strip, this.#shots, this.#shot, this.#minScore);
   }

@@ -1,0 +1,77 @@
+"""What the model found in a document -> what is counted: aliases, classes, suppression, tracks, in this order.
+
+Results are kept as the model gave them, so that no rule is part of a result's key.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from florence_tagger.labels import Aliases, name_classes, normalize
+from florence_tagger.schemas import Box, DocumentResult, Region, Rules, Sighting, VideoCount
+from florence_tagger.tracking import track
+
+Regions = tuple[Region, ...]
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """The rules of a request with the aliases of the settings.
+
+    Attributes:
+        classes: those that are asked for, by the normalized labels that they stand for; empty for all labels.
+    """
+
+    rules: Rules
+    aliases: Aliases
+    classes: Mapping[str, str]
+
+    @classmethod
+    def of(cls, rules: Rules, aliases: Aliases) -> "Refinement":
+        """Return the refinement by some rules; RequestError where two classes are the same thing."""
+        return cls(rules, aliases, name_classes(rules.classes, aliases))
+
+    def apply(self, result: DocumentResult) -> DocumentResult:
+        """Return a document with what is counted, under the labels that it is counted by."""
+        sightings = each(result.sightings, self._regions)
+        if self.rules.video_count is VideoCount.DISTINCT and all(one.time_s is not None for one in sightings):
+            sightings = track(sightings)
+        return replace(result, sightings=sightings)
+
+    def _regions(self, regions: Regions) -> Regions:
+        """Return what is counted of the regions of a frame."""
+        named = (replace(one, label=label) for one in regions if (label := self._label(one.label)) is not None)
+        return suppress(tuple(named), self.rules.merge_iou)
+
+    def _label(self, label: str) -> str | None:
+        """Return what a label is counted by; None where it is not asked for."""
+        folded = self.aliases.fold(label)
+        return self.classes.get(normalize(folded)) if self.classes else folded
+
+
+def each(sightings: Sequence[Sighting], change: Callable[[Regions], Regions]) -> tuple[Sighting, ...]:
+    """Return frames with their regions changed."""
+    return tuple(
+        replace(one, detection=replace(one.detection, regions=change(one.detection.regions))) for one in sightings
+    )
+
+
+def suppress(regions: Regions, merge_iou: float) -> Regions:
+    """Leave out each region that a stronger one, of any label, covers with this intersection over union; 0 is off."""
+    if not merge_iou:
+        return regions
+    kept: list[int] = []
+    for place in sorted(range(len(regions)), key=lambda place: -regions[place].score):
+        if all(iou(regions[place].box, regions[other].box) < merge_iou for other in kept):
+            kept.append(place)
+    return tuple(regions[place] for place in sorted(kept))
+
+
+def iou(a: Box, b: Box) -> float:
+    """Return intersection over union, 0 for boxes without an area."""
+    common = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
+    return common / (area(a) + area(b) - common) if common else 0.0
+
+
+def area(box: Box) -> float:
+    """Return the area of a box, pixels²."""
+    return (box[2] - box[0]) * (box[3] - box[1])

@@ -1,0 +1,106 @@
+"""From what the model found to what is counted: aliases, classes, suppression."""
+
+import pytest
+
+from florence_tagger.counting import as_content, count_document, label_probabilities, labels_kept
+from florence_tagger.errors import RequestError
+from florence_tagger.labels import Aliases
+from florence_tagger.refinement import Refinement, iou, suppress
+from florence_tagger.rules import rules_named
+from florence_tagger.schemas import Box, Detection, DocumentResult, Region, Rules, Sighting, VideoCount
+
+ALIASES = Aliases({"car": "car", "vehicle": "car"})
+WHOLE: Box = (0.0, 0.0, 10.0, 10.0)
+HALF: Box = (0.0, 0.0, 10.0, 5.0)
+AWAY: Box = (20.0, 0.0, 30.0, 10.0)
+FOUND = (Region("vehicle", WHOLE, 0.9), Region("Car", AWAY, 0.8), Region("dog", HALF, 0.7))
+
+
+def refined(rules: Rules, regions: tuple[Region, ...] = FOUND, aliases: Aliases = ALIASES) -> tuple[Sighting, ...]:
+    """A picture's regions by some rules."""
+    return Refinement.of(rules, aliases).apply(DocumentResult((Sighting(Detection(regions)),))).sightings
+
+
+def test_without_rules_regions_are_what_the_model_found() -> None:
+    assert refined(Rules(), aliases=Aliases())[0].detection.regions == FOUND
+
+
+def test_aliases_are_folded_before_counting() -> None:
+    assert count_document(refined(Rules())) == {"car": 2, "dog": 1}
+
+
+def test_classes_alone_are_counted_each_also_with_0() -> None:
+    rules = Rules(classes=("Vehicles", "cat"))
+    counts = count_document(refined(rules), rules)
+    assert counts == {"Vehicles": 2, "cat": 0}
+    assert as_content(counts, labels_kept(1, rules)) == [{"Vehicles": 2}, {"cat": 0}]
+    assert label_probabilities(refined(rules), rules.classes) == {"Vehicles": 0.9, "cat": 0.0}
+
+
+def test_num_labels_cuts_where_no_classes_are_asked_for() -> None:
+    assert labels_kept(1, Rules()) == 1
+
+
+def test_classes_that_are_one_thing_are_refused() -> None:
+    with pytest.raises(RequestError, match="'car' and 'vehicles'"):
+        Refinement.of(Rules(classes=("car", "vehicles")), ALIASES)
+
+
+@pytest.mark.parametrize(
+    ("merge_iou", "labels"),
+    [(0.0, ["vehicle", "Car", "dog"]), (0.5, ["vehicle", "Car"]), (0.51, ["vehicle", "Car", "dog"])],
+)
+def test_suppress_keeps_the_stronger_of_two_that_overlap(merge_iou: float, labels: list[str]) -> None:
+    for regions in (FOUND, FOUND[::-1]):
+        assert sorted(one.label for one in suppress(regions, merge_iou)) == sorted(labels)
+
+
+def test_suppress_at_1_merges_equal_boxes_alone() -> None:
+    twice = (Region("car", WHOLE, 0.5), Region("truck", WHOLE, 0.6), Region("dog", HALF, 0.9))
+    assert [one.label for one in suppress(twice, 1.0)] == ["truck", "dog"]
+
+
+def test_what_is_not_asked_for_suppresses_nothing() -> None:
+    rules = Rules(classes=("dog",), merge_iou=0.5)
+    assert count_document(refined(rules), rules) == {"dog": 1}
+
+
+def test_iou_of_boxes_without_an_area_is_0() -> None:
+    assert iou((1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 1.0)) == 0.0
+    assert iou(WHOLE, HALF) == 0.5
+
+
+@pytest.mark.parametrize("page", [None, 1])
+def test_distinct_of_pictures_and_pages_is_their_count(page: int | None) -> None:
+    rules = Rules(video_count=VideoCount.DISTINCT)
+    result = DocumentResult((Sighting(Detection(FOUND), page),))
+    sightings = Refinement.of(rules, Aliases()).apply(result).sightings
+    assert count_document(sightings, rules) == {"vehicle": 1, "Car": 1, "dog": 1}
+    assert all(one.track is None for one in sightings[0].detection.regions)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"classes": "car"}, "classes is 'car'"),
+        ({"classes": []}, "has 0 names"),
+        ({"classes": ["a"] * 101}, "has 101 names"),
+        ({"classes": [" "]}, "classes has ' '"),
+        ({"classes": ["x" * 101]}, "at most 100 characters"),
+        ({"classes": [1]}, "classes has '1'"),
+        ({"classes": 5}, "classes is '5'"),
+        ({"merge_iou": 1.1}, "merge_iou is 1.1"),
+        ({"merge_iou": float("nan")}, "merge_iou is nan"),
+        ({"merge_iou": True}, "merge_iou is True"),
+        ({"video_count": "most"}, "peak or distinct"),
+    ],
+)
+def test_rules_named_says_what_is_accepted(given: dict[str, object], reason: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        rules_named(**given)  # type: ignore[arg-type]
+    assert reason in str(refused.value)
+
+
+def test_rules_named_takes_any_iterable_of_names() -> None:
+    rules = rules_named((name for name in ("car", "dog")), 0.5, "distinct")
+    assert rules == Rules(("car", "dog"), 0.5, VideoCount.DISTINCT)
