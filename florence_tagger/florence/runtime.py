@@ -84,7 +84,10 @@ class Runtime:
 
     def encode(self, pixels: UInt8Array, prompt_ids: tuple[int, ...]) -> CrossAttention:
         """Return what the decoder attends to for uint8 pixels (H, W, 3) of the model's input size, and a prompt."""
-        features = self._see(pixels)
+        return self.encode_features(self._see(pixels), prompt_ids)
+
+    def encode_features(self, features: Any, prompt_ids: tuple[int, ...]) -> CrossAttention:
+        """Return the same for image features (1, tokens, d_model): an array, or a tensor that the vision graph made."""
         encoder = self._encoder(len(prompt_ids))
         features = self._hand_over(features, encoder.memory)
         inputs = {"image_features": features, "prompt_embeddings": self._embed(prompt_ids)}
