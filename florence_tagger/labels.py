@@ -67,54 +67,52 @@ def read_aliases(path: Path | None) -> Aliases:
         reason = f"it can't be read: {system_words(exc)}"
     except UnicodeDecodeError as exc:
         reason = f"it can't be read: {json_words(exc)}"
-    except ValueError as exc:
+    except SettingsError as exc:
         reason = str(exc)
     raise SettingsError(f"FLORENCE_ALIASES={path}: {reason}.")
 
 
 def aliases_in(table: Any) -> Aliases:
-    """Return the aliases of a table; ValueError where it has another form, or maps a name twice."""
+    """Return the aliases of a table; SettingsError where it has another form, or maps a name twice."""
     labels: dict[str, str] = {}
     for label, name in pairs_of(table):
         key = normalize(name)
         if key in labels:
-            raise ValueError(f"it maps {name!r} twice, to {labels[key]!r} and to {label!r}")
+            raise SettingsError(f"it maps {name!r} twice, to {labels[key]!r} and to {label!r}")
         labels[key] = label
     return Aliases(labels)
 
 
 def pairs_of(table: Any) -> list[tuple[str, str]]:
-    """Return each label of a table with itself and with each of its aliases; ValueError where that can't be."""
+    """Return each label of a table with itself and with each of its aliases; SettingsError where that can't be."""
     if not isinstance(table, dict):
-        raise ValueError(FORM)
+        raise SettingsError(FORM)
     pairs = []
     for label, names in table.items():
         if not isinstance(names, list) or not all(isinstance(one, str) and one.strip() for one in (label, *names)):
-            raise ValueError(f"{label!r} has {str(names)[:50]!r}; {FORM}")
+            raise SettingsError(f"{label!r} has {str(names)[:50]!r}; {FORM}")
         own = normalize(label)  # a list may have another form of the label: {"people": ["person"]}
         pairs += [(label, label), *((label, name) for name in names if normalize(name) != own)]
     return pairs
 
 
 def parse(path: Path) -> Any:
-    """Return the value that a JSON or YAML file has; ValueError where it is neither, or an object has a key twice."""
+    """Return the value that a JSON or YAML file has; SettingsError where it is neither, or an object has a key twice."""
     text = path.read_text(encoding="utf-8")
     if path.suffix.lower() in YAML_ENDINGS:
         return parse_yaml(text)
     try:
         return json.loads(text, object_pairs_hook=unique)
-    except json.JSONDecodeError as exc:
-        raise ValueError(f"{json_words(exc)}; {FORM}") from exc
-    except RecursionError as exc:
-        raise ValueError(FORM) from exc
+    except (ValueError, RecursionError) as exc:
+        raise SettingsError(f"{json_words(exc)}; {FORM}") from exc
 
 
 def unique(pairs: list[tuple[Hashable, Any]]) -> dict[Hashable, Any]:
-    """Return an object of pairs; ValueError where one key is there twice."""
+    """Return an object of pairs; SettingsError where one key is there twice."""
     found: dict[Hashable, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"it has {key!r} twice")
+            raise SettingsError(f"it has {key!r} twice")
         found[key] = value
     return found
 
@@ -130,11 +128,11 @@ class UniqueLoader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the value of a YAML text; ValueError where it is none."""
+    """Return the value of a YAML text; SettingsError where it is none."""
     try:
         return yaml.load(text, UniqueLoader)  # noqa: S506 - it is a safe loader
     except yaml.MarkedYAMLError as exc:
         line = f" at line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
-        raise ValueError(f"it stops being YAML{line}; {FORM}") from exc
-    except (yaml.YAMLError, RecursionError, TypeError) as exc:  # a key may be a list
-        raise ValueError(f"it is no YAML; {FORM}") from exc
+        raise SettingsError(f"it stops being YAML{line}; {FORM}") from exc
+    except (yaml.YAMLError, RecursionError, TypeError, ValueError) as exc:  # as for a date in month 13
+        raise SettingsError(f"it is no YAML; {FORM}") from exc
