@@ -2,12 +2,17 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 UInt8Array = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
+Tiles = int | Literal["auto"]  # tiles a side of a picture; as many as a look at the whole calls for
+
+AUTO: Literal["auto"] = "auto"
+MOST_TILES = 6  # a side
 
 
 class Task(StrEnum):
@@ -23,6 +28,11 @@ class Task(StrEnum):
     def takes_text(self) -> bool:
         """Whether it asks for what a text says."""
         return self in (Task.OPEN_VOCABULARY_DETECTION, Task.PHRASE_GROUNDING)
+
+    @property
+    def names_things(self) -> bool:
+        """Whether a thing has one label wherever it is seen, a name and not a caption."""
+        return self is not Task.DENSE_REGION_CAPTION
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,8 @@ class Frame:
     Attributes:
         pixels: uint8 (H, W, 3), RGB, already at the model's input size.
         width, height: of the picture as displayed, pixels.
+        tile: the part of the picture that it shows, in pixels of the picture; None for all of it. The frames of a
+            picture's tiles come after the one of the whole.
         page: of a file with several, from 1.
         time_s: since the start of a video or animation, seconds.
         repeats: it shows the same as the frame before, so that what was found there goes for it, too.
@@ -78,6 +90,7 @@ class Frame:
     time_s: float | None = None
     repeats: bool = False
     closing: bool = False
+    tile: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -113,11 +126,18 @@ class Detection:
 
 @dataclass(frozen=True)
 class Sighting:
-    """What was found in one frame of a document; `page` and `time_s` as in `Frame`."""
+    """What was found in one picture of a document; `width`, `height`, `page` and `time_s` as in `Frame`.
+
+    Attributes:
+        tiles: that it was looked at in besides the whole, in pixels of the picture.
+    """
 
     detection: Detection
     page: int | None = None
     time_s: float | None = None
+    width: int = 0
+    height: int = 0
+    tiles: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True)

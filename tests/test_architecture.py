@@ -25,6 +25,7 @@ RANKS = {
     "labels": 1,
     "rules": 1,
     "telemetry": 1,
+    "tiling": 1,
     "media": 2,
     "florence": 2,
     "batching": 2,
