@@ -12,7 +12,7 @@ from typing import IO
 from PIL import Image
 
 from florence_tagger.errors import DocumentError
-from florence_tagger.media.images import fit
+from florence_tagger.media.images import NO_PIXELS, frames_of
 from florence_tagger.media.jpeg import jpeg_header
 from florence_tagger.media.limits import Limits, Sampling, check_pixels
 from florence_tagger.media.timings import DURATIONS
@@ -28,11 +28,12 @@ def pillow_frames(picture: Image.Image, file: IO[bytes], limits: Limits, samplin
     durations = [max(duration, SHORTEST_MS) / 1000 for duration in DURATIONS[str(picture.format)](file)]
     times = [0.0, *accumulate(durations)][: getattr(picture, "n_frames", 1)]
     choice = sampling.choose(times)
-    for place in choice.places:
+    for number, place in enumerate(choice.places):
         picture.seek(place)
         picture.load()
         closing = choice.closing and place == choice.places[-1]
-        yield Frame(fit(picture, limits.image_size), *picture.size, time_s=times[place], closing=closing)
+        frame = Frame(NO_PIXELS, *picture.size, time_s=times[place], closing=closing)
+        yield from frames_of(picture, frame, limits, number)
 
 
 def check_webp(file: IO[bytes], max_pixels: int) -> None:

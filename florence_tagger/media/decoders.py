@@ -11,6 +11,7 @@ from florence_tagger.errors import STOPPING, NotReadyError
 from florence_tagger.media.limits import LOOK_SECONDS, Confinement, Sampling
 from florence_tagger.media.process import DecoderProcess
 from florence_tagger.schemas import Frame
+from florence_tagger.tiling import WHOLE
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +35,16 @@ class Decoders:
             self._starter.submit(self._start)
 
     def frames(
-        self, content: bytes, sampling: Sampling, deadline: float, check: Callable[[], None] = lambda: None
+        self,
+        content: bytes,
+        sampling: Sampling,
+        deadline: float,
+        check: Callable[[], None] = lambda: None,
+        tiles: tuple[int, ...] = WHOLE,
     ) -> Generator[Frame]:
         """The frames of a file, decoded one by one as they are asked for, until the monotonic time `deadline`.
+
+        `tiles` says how many each picture is cut into, as in `Limits`.
 
         `check` is called now and then while something is waited for, and raises where the file is not wanted any more.
 
@@ -47,9 +55,14 @@ class Decoders:
         """
         process = self._take(deadline, check)
         try:
-            yield from process.frames(content, sampling, deadline, check)
+            yield from process.frames(content, sampling, deadline, check, tiles)
         finally:
             self._give_back(process)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the frames, pixels."""
+        return self._confinement.limits.image_size
 
     @property
     def pids(self) -> list[int]:

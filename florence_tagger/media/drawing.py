@@ -5,20 +5,22 @@ from collections.abc import Iterable, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from florence_tagger.schemas import Region, UInt8Array
+from florence_tagger.schemas import Box, Region, UInt8Array
 
 # Okabe and Ito's, which all kinds of colour vision tell apart (https://jfly.uni-koeln.de/color/).
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#000000")
 INK = {"#0072B2": "white", "#000000": "white"}  # on these; black on the others
 
 
-def draw_regions(pixels: UInt8Array, regions: Sequence[Region]) -> Image.Image:
-    """A picture, uint8 RGB (H, W, 3), with `regions` drawn on it."""
+def draw_regions(pixels: UInt8Array, regions: Sequence[Region], tiles: Sequence[Box] = ()) -> Image.Image:
+    """A picture, uint8 RGB (H, W, 3), with `regions` and, in fine lines, the `tiles` drawn on it."""
     picture = Image.fromarray(pixels)
     pen = ImageDraw.Draw(picture)
     size = max(12, max(picture.size) // 60)
     font = ImageFont.load_default(size)
     colours = colours_of(region.label for region in regions)
+    for tile in tiles:
+        pen.rectangle(tile, outline="#808080")
     for region in regions:
         colour = colours[region.label]
         pen.rectangle(region.box, outline=colour, width=max(2, size // 6))

@@ -68,7 +68,7 @@ def picture_frames(file: IO[bytes], found: Format, limits: Limits, sampling: Sam
         if found not in (AVIF, HEIC) or exc.__cause__ is None:  # it is no decoder's error, but a picture too large
             raise
         with suppress(DocumentError):
-            yield av1_picture(file, limits)
+            yield from av1_picture(file, limits)
             return
         raise
     yield first
@@ -85,7 +85,7 @@ def pillow_picture_frames(file: IO[bytes], found: Format, limits: Limits, sampli
     with opened(file, found.decoder, limits) as picture:
         content = getattr(picture, "fp", None) or file  # of a PNG what its pixels need
         if not is_animated(picture):
-            yield still(picture, limits)
+            yield from still(picture, limits)
         elif is_left_to_pillow(picture, content):
             yield from marked(pillow_frames(picture, content, limits, sampling))
         else:
@@ -108,9 +108,13 @@ def is_animated(picture: Image.Image) -> bool:
 
 
 def marked(frames: Iterator[Frame]) -> Generator[Frame]:
-    """Mark the frames of a video that repeat what was there before."""
-    seen = None
+    """Mark the frames of a video that repeat what was there before; their tiles are left out."""
+    seen, repeats = None, False
     for frame in frames:
+        if frame.tile is not None:
+            if not repeats:
+                yield frame
+            continue
         means = block_means(frame.pixels)
         repeats = seen is not None and near_identical(means, seen)
         if not repeats:

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from io import BytesIO
 from itertools import pairwise
 from typing import IO
@@ -43,6 +44,7 @@ from florence_tagger.media.png import SIGNATURE, pixels_alone
 from florence_tagger.media.raw import is_raw, open_preview
 from florence_tagger.media.tiff import tiff_pages
 from florence_tagger.schemas import Frame, UInt8Array
+from florence_tagger.tiling import grid
 
 
 def read_heif(file: IO[bytes]) -> ImageFile.ImageFile:
@@ -110,6 +112,7 @@ Box = tuple[int, int, int, int]
 FloatArray = NDArray[np.float32]
 
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+NO_PIXELS: UInt8Array = np.empty((0, 0, 3), np.uint8)
 LARGE_PIXELS = 2_000_000  # from here on a second thread pays
 HUGE_PIXELS = 100_000_000  # from here on a copy in RGB takes too much memory
 BAND_PIXELS = 4_000_000  # of what is not RGB, so much is made RGB at a time
@@ -146,13 +149,13 @@ def stills(file: IO[bytes], found: Format, limits: Limits) -> Generator[Frame]:
     if found.kind == "raw" or (found == TIFF and is_raw(file)):
         preview, orientation = open_preview(file, found)
         with opened(preview, "JPEG", limits) as picture:
-            yield still(picture, limits, orientation)
+            yield from still(picture, limits, orientation)
     elif found == TIFF:
         yield from pages(file, limits)
     else:
         file.seek(0)
         with opened(file, found.decoder, limits) as picture:
-            yield still(picture, limits)
+            yield from still(picture, limits)
 
 
 @contextmanager
@@ -181,17 +184,19 @@ def damage(said: str) -> str:
     return next((words for part, words in DAMAGES.items() if part in said), DAMAGED_SOMEHOW)
 
 
-def still(picture: Image.Image, limits: Limits, orientation: int = UPRIGHT) -> Frame:
-    """The frame of a picture that is one; `orientation` is that of a picture that does not give it itself."""
+def still(picture: Image.Image, limits: Limits, orientation: int = UPRIGHT) -> Iterator[Frame]:
+    """The frames of a picture that is one; `orientation` is that of a picture that does not give it itself."""
     size = picture.size
     if limits.reduced and isinstance(picture, JpegImageFile):
-        picture.draft(None, (2 * max(limits.image_size),) * 2)  # where the picture is so large
+        picture.draft(None, (limits.least_side,) * 2)  # where the picture is so large
     reduced = picture.size != size
     orientation = orientation_of(picture, orientation)
     shown = upright(picture, orientation)
-    if reduced:
-        return Frame(fit(shown, limits.image_size), *(size[::-1] if orientation >= TURNED else size))
-    return Frame(fit(shown, limits.image_size), *shown.size)
+    if not reduced:
+        size = shown.size
+    elif orientation >= TURNED:
+        size = size[::-1]
+    return frames_of(shown, Frame(NO_PIXELS, *size), limits)
 
 
 def pages(file: IO[bytes], limits: Limits) -> Iterator[Frame]:
@@ -201,8 +206,24 @@ def pages(file: IO[bytes], limits: Limits) -> Iterator[Frame]:
         DocumentError: it is damaged, has no page or too many, or one of them has too many pixels.
     """
     with readable("TIFF"):
-        for number, page in tiff_pages(file, limits):
-            yield Frame(fit(page, limits.image_size), *page.size, page=number)
+        for place, (number, page) in enumerate(tiff_pages(file, limits)):
+            yield from frames_of(page, Frame(NO_PIXELS, *page.size, page=number), limits, place)
+
+
+def frames_of(picture: Image.Image, frame: Frame, limits: Limits, place: int = 0) -> Iterator[Frame]:
+    """The frames that a picture is looked at in: the whole, then its tiles, each cut when it is asked for.
+
+    Args:
+        picture: as it is displayed, possibly smaller.
+        frame: what there is to say of all of them.
+        place: the picture's number in its document, from 0.
+    """
+    yield replace(frame, pixels=fit(picture, limits.image_size))
+    across, down = frame.width / picture.width, frame.height / picture.height
+    for area in grid(*picture.size, limits.tiles_of(place), limits.image_size):
+        x1, y1, x2, y2 = area
+        tile = (x1 * across, y1 * down, x2 * across, y2 * down)
+        yield replace(frame, pixels=fit(picture, limits.image_size, area), tile=tile)
 
 
 def upright(picture: Image.Image, orientation: int = UPRIGHT) -> Image.Image:
@@ -249,34 +270,38 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def fit(picture: Image.Image, image_size: tuple[int, int]) -> UInt8Array:
-    """A picture in RGB and resized to `image_size` (height, width), or `OWN_SIZE`: uint8 (height, width, 3).
+def fit(picture: Image.Image, image_size: tuple[int, int], area: Box | None = None) -> UInt8Array:
+    """A picture, or an area of it, in RGB and of `image_size` (height, width), or `OWN_SIZE`: uint8 (height, width, 3).
 
     Pillow filters along the rows first and along the columns then. Rows do not depend on each other, so large pictures
     are filtered in bands, two at the same time, which changes no pixel; what is not RGB becomes so band by band, which
     saves a copy. (Since version 13 Pillow begins with the columns where the height shrinks much more than the width;
-    there it is left alone, unless it would take too much memory; then values may differ by 1 of 255.)
+    there it is left alone, unless it is an area or would take too much memory; then values may differ by 1 of 255.)
     """
     if image_size == OWN_SIZE:
         return np.asarray(to_rgb(picture))
     height, width = image_size
-    pixels = picture.width * picture.height
-    rows_first = 3 * picture.height * width <= 4 * picture.width * height or pixels > HUGE_PIXELS
+    x1, y1, x2, y2 = area or (0, 0, *picture.size)
+    pixels = (x2 - x1) * (y2 - y1)
+    rows_first = 3 * (y2 - y1) * width <= 4 * (x2 - x1) * height or pixels > HUGE_PIXELS or area is not None
     if pixels >= LARGE_PIXELS and rows_first:
-        narrow = Image.new("RGB", (width, picture.height))
-        boxes = bands(picture)
+        narrow = Image.new("RGB", (width, y2 - y1))
+        boxes = bands(picture, area)
         for box, band in zip(boxes, _resizing.map(lambda box: narrowed(picture, box, width), boxes), strict=True):
-            narrow.paste(band, box[:2])
+            narrow.paste(band, (0, box[1] - y1))
         picture = narrow
+    elif area is not None:
+        picture = picture.crop(area)
     return np.asarray(to_rgb(picture).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def bands(picture: Image.Image) -> list[Box]:
-    """Boxes of all rows, from top to bottom: two of what is RGB, and of limited size of what is not."""
-    size = picture.width * picture.height
-    number = 2 if picture.mode == "RGB" else min(max(2, size // BAND_PIXELS), picture.height)
-    edges = [picture.height * index // number for index in range(number + 1)]
-    return [(0, top, picture.width, bottom) for top, bottom in pairwise(edges)]
+def bands(picture: Image.Image, area: Box | None = None) -> list[Box]:
+    """Boxes of all rows of an area, from top to bottom: two of what is RGB, and of limited size of what is not."""
+    x1, y1, x2, y2 = area or (0, 0, *picture.size)
+    size = (x2 - x1) * (y2 - y1)
+    number = 2 if picture.mode == "RGB" else min(max(2, size // BAND_PIXELS), y2 - y1)
+    edges = [y1 + (y2 - y1) * index // number for index in range(number + 1)]
+    return [(x1, top, x2, bottom) for top, bottom in pairwise(edges)]
 
 
 def narrowed(picture: Image.Image, box: Box, width: int) -> Image.Image:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from florence_tagger.errors import DocumentError
+from florence_tagger.tiling import WHOLE
 
 MOST_SIDE = 65_535  # pixels; JPEG's own limit. Pillow's resize needs memory that grows with the longer side alone
 OWN_SIZE = (0, 0)  # of frames that are to stay as large as they are; not together with `reduced`
@@ -23,13 +24,25 @@ class Limits:
         image_size: (height, width) of the model's input, pixels, which every frame is resized to; `OWN_SIZE` for none.
         pixels: most of a picture, page or frame.
         pages: most of a TIFF file.
-        reduced: large JPEGs are decoded at a smaller scale, each side still twice the model's input or more.
+        reduced: large JPEGs are decoded at a smaller scale, each side still twice the model's input or more, that of a
+            tile too.
+        tiles: a side of each picture, page or frame that is looked at, the last for all further ones.
     """
 
     image_size: tuple[int, int]
     pixels: int
     pages: int = 100
     reduced: bool = False
+    tiles: tuple[int, ...] = WHOLE
+
+    def tiles_of(self, place: int) -> int:
+        """Return the tiles a side of a picture by its number from 0."""
+        return self.tiles[min(place, len(self.tiles) - 1)]
+
+    @property
+    def least_side(self) -> int:
+        """Least pixels of each side of what is decoded at a smaller scale."""
+        return 2 * max(self.image_size) * max(self.tiles)
 
 
 @dataclass(frozen=True)

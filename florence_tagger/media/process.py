@@ -18,6 +18,7 @@ import numpy as np
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.limits import LOOK_SECONDS, Confinement, Sampling
 from florence_tagger.schemas import Frame, UInt8Array
+from florence_tagger.tiling import WHOLE
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +80,14 @@ class DecoderProcess:
         return self._process.poll() is None
 
     def frames(
-        self, content: bytes, sampling: Sampling, deadline: float, check: Callable[[], None] = lambda: None
+        self,
+        content: bytes,
+        sampling: Sampling,
+        deadline: float,
+        check: Callable[[], None] = lambda: None,
+        tiles: tuple[int, ...] = WHOLE,
     ) -> Generator[Frame]:
-        """The frames of a file, decoded one by one as they are asked for.
+        """The frames of a file, decoded one by one as they are asked for; `tiles` as in `Limits`.
 
         `check` is called now and then meanwhile; what it raises costs the process, which is at the file.
 
@@ -92,7 +98,7 @@ class DecoderProcess:
         os.truncate(self._file, 0)
         write_all(self._file, content)
         pixels: UInt8Array = np.empty(0, np.uint8)
-        message: dict[str, Any] = asdict(sampling)
+        message: dict[str, Any] = asdict(sampling) | {"tiles": tiles}
         work_left = self._confinement.seconds
         ended = False
         try:
@@ -103,7 +109,7 @@ class DecoderProcess:
                 if ended := "spent" in answer:
                     break
                 pixels = pixels if answer["repeats"] else self._read_pixels()
-                yield Frame(pixels, **answer)
+                yield frame_of(pixels, answer)
                 message = {"more": True}
         finally:
             if self.fit and not ended:  # nobody wants the rest
@@ -161,6 +167,12 @@ class DecoderProcess:
         self._channel.close()
         for descriptor in (self._file, self._pixels):
             os.close(descriptor)
+
+
+def frame_of(pixels: UInt8Array, answer: dict[str, Any]) -> Frame:
+    """A frame of pixels and of what the process tells of it."""
+    tile = answer.pop("tile")
+    return Frame(pixels, **answer, tile=None if tile is None else tuple(tile))
 
 
 def write_all(descriptor: int, content: bytes) -> None:

@@ -23,7 +23,7 @@ from PIL import Image
 
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.endings import ends_early
-from florence_tagger.media.images import fit
+from florence_tagger.media.images import NO_PIXELS, frames_of
 from florence_tagger.media.limits import Limits, Sampling, check_pixels
 from florence_tagger.media.memory import at_most
 from florence_tagger.media.playback import decode
@@ -85,14 +85,15 @@ def video_frames(file: IO[bytes], container: str, limits: Limits, sampling: Samp
         choice = sampling.choose(seconds)
         wanted = sorted({timeline.shown[place] for place in choice.places})
         orientation, scaler = None, VideoReformatter()  # of one's own each frame would have threads of its own
-        for time, frame in decode(codec, timeline, wanted):
+        for number, (time, frame) in enumerate(decode(codec, timeline, wanted)):
             check_pixels(frame.width, frame.height, most_pixels(limits))  # it may change on the way
             orientation = orientation or orientation_of(frame)
             size = (frame.height, frame.width) if turns(orientation) else (frame.width, frame.height)
-            pixels = fit(displayed(to_picture(frame, scaler, limits), orientation), limits.image_size)
+            picture = displayed(to_picture(frame, scaler, limits), orientation)
             closing = choice.closing and time == wanted[-1]
-            yield Frame(pixels, *size, time_s=max((time - start) * unit, 0.0), closing=closing)
-            del frame  # as in `Leaper.frame_at`
+            shown = Frame(NO_PIXELS, *size, time_s=max((time - start) * unit, 0.0), closing=closing)
+            yield from frames_of(picture, shown, limits, number)
+            del frame, picture  # as in `Leaper.frame_at`; and while the next one is made there is room for it
         if orientation is None:
             raise DocumentError("No frame of the video can be decoded.")
         if broken_off and is_to_the_end(seconds, sampling):
@@ -101,8 +102,8 @@ def video_frames(file: IO[bytes], container: str, limits: Limits, sampling: Samp
             raise DocumentError(f"The video has more than the {MOST_PACKETS:,} frames that are known of.")
 
 
-def av1_picture(file: IO[bytes], limits: Limits) -> Frame:
-    """Return the picture of an AVIF, with its alpha on white, whatever its boxes say beside where its data are.
+def av1_picture(file: IO[bytes], limits: Limits) -> Iterator[Frame]:
+    """Return the frames of an AVIF's picture, its alpha on white, whatever its boxes say beside where its data are.
 
     Raises:
         DocumentError: it is damaged, in parts (a grid), or none of AV1.
@@ -122,7 +123,7 @@ def av1_picture(file: IO[bytes], limits: Limits) -> Frame:
                 frames[place] = frame
         picture, orientation = with_alpha([frames[place] for place in sorted(frames)], limits)
     shown = displayed(picture, orientation)
-    return Frame(fit(shown, limits.image_size), *shown.size)
+    return frames_of(shown, Frame(NO_PIXELS, *shown.size), limits)
 
 
 def with_alpha(frames: Sequence[VideoFrame], limits: Limits) -> tuple[Image.Image, Orientation]:
@@ -232,7 +233,7 @@ def to_picture(frame: VideoFrame, scaler: VideoReformatter, limits: Limits) -> I
     """A frame in RGB, or RGBA where it may be transparent; large ones reduced as JPEGs are."""
     alpha = any(component.is_alpha for component in frame.format.components) or frame.format.has_palette
     factor = 1
-    while limits.reduced and min(frame.width, frame.height) >= 4 * factor * max(limits.image_size):
+    while limits.reduced and min(frame.width, frame.height) >= 2 * factor * limits.least_side:
         factor *= 2
     scaled = scaler.reformat(
         frame,

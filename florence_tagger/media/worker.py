@@ -5,8 +5,8 @@ files in memory that both sides have open; what else there is to say goes as JSO
 that a process that a file has taken over can't make the service run anything.
 
     service                                             process
-    {"fps", "max_frames", "max_seconds"}          ->
-                                                  <-    {"width", "height", "page", "time_s", "repeats"}
+    {"fps", "max_frames", "max_seconds", "tiles"} ->
+                                                  <-    {"width", "height", "page", "time_s", "repeats", "tile"}
     {"more": true}, or false for the next file    ->
                                                   <-    another frame; last {"end": true} or {"error": reason},
                                                         and {"spent": whether this process ends now}
@@ -23,6 +23,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -33,6 +34,7 @@ from florence_tagger.media.frames import open_frames
 from florence_tagger.media.limits import Confinement, Limits, Sampling
 from florence_tagger.media.memory import memory
 
+TOLD = ("width", "height", "page", "time_s", "repeats", "tile")  # of a frame, beside its pixels
 PR_SET_PDEATHSIG = 1  # prctl(2)
 SPARE_SECONDS = 5  # the service ends a process in time; the alarm is for when there is no service any more
 KEPT_BYTES = 120e6  # of memory that is free, for the next photo; what is more goes back to the system
@@ -65,7 +67,8 @@ class Worker:
     def _treat(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Gives the frames of the file at hand; the last message to it."""
         try:
-            for message in self._messages(Sampling(**asked)):
+            tiles = tuple(asked.pop("tiles"))
+            for message in self._messages(Sampling(**asked), tiles):
                 self._send(message)
                 if not self._receive()["more"]:
                     break
@@ -85,14 +88,15 @@ class Worker:
                 ctypes.CDLL(None).malloc_trim(0)
         return memory()[1] > self._idle_bytes + KEPT_BYTES + LEAK_BYTES
 
-    def _messages(self, sampling: Sampling) -> Iterator[dict[str, Any]]:
+    def _messages(self, sampling: Sampling, tiles: tuple[int, ...]) -> Iterator[dict[str, Any]]:
         """The frames of the file at hand, their pixels where the service finds them."""
+        limits = replace(self._confinement.limits, tiles=tiles)
         with open(self._file, "rb", closefd=False) as file:
             file.seek(0)
-            for frame in open_frames(file, self._confinement.limits, sampling):
+            for frame in open_frames(file, limits, sampling):
                 if not frame.repeats:
                     os.pwrite(self._pixels, frame.pixels.data, 0)
-                yield {name: getattr(frame, name) for name in ("width", "height", "page", "time_s", "repeats")}
+                yield {name: getattr(frame, name) for name in TOLD}
 
     def _receive(self) -> dict[str, Any]:
         """What the service says next; the end of this process where it is gone."""
@@ -127,7 +131,7 @@ def main() -> None:
     """Runs a decoder process, as `DecoderProcess` starts it."""
     started = json.loads(sys.argv[1])
     limits = started["confinement"]["limits"]
-    limits["image_size"] = tuple(limits["image_size"])
+    limits |= {name: tuple(limits[name]) for name in ("image_size", "tiles")}
     confinement = Confinement(**started["confinement"] | {"limits": Limits(**limits)})
     warnings.simplefilter("ignore")  # of damage that does no harm
     av.logging.set_level(av.logging.PANIC)
