@@ -1,29 +1,66 @@
-"""What was found in a document's frames, as soon as all of it is there, to what was found in the document."""
+"""What was found in a document's frames, as soon as all of it is there, to what was found in the document.
+
+Tiles of a picture are frames of their own; what was found in them is merged here.
+"""
 
 import threading
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 
-from florence_tagger.schemas import Detection, DocumentResult, Sighting
+from florence_tagger.schemas import Box, Detection, DocumentResult, Sighting
+from florence_tagger.tiling import Look, in_picture, merge
 
 
 @dataclass(frozen=True)
 class Part:
-    """A frame that was queued; frames that repeat another share its detection. `page` and `time_s` as in `Frame`."""
+    """A picture whose looks were queued; those that repeat another share its detections.
+
+    Attributes:
+        detection: of the whole.
+        page, time_s, width, height: as in `Frame`.
+        tiles: that are looked at, too, each with what is found in it.
+    """
 
     detection: Future[Detection]
     page: int | None = None
     time_s: float | None = None
+    width: int = 0
+    height: int = 0
+    tiles: tuple[tuple[Box, Future[Detection]], ...] = ()
+
+    @property
+    def looks(self) -> tuple[Future[Detection], ...]:
+        """All that the model was asked for."""
+        return (self.detection, *(detection for _, detection in self.tiles))
+
+    def sighting(self, by_label: bool) -> Sighting:
+        """What was found in it, once all its looks are done; `by_label` as of `merge`."""
+        found = self.detection.result()
+        if self.tiles:
+            found = self._merged(found, [detection.result() for _, detection in self.tiles], by_label)
+        return Sighting(found, self.page, self.time_s, self.width, self.height, tuple(tile for tile, _ in self.tiles))
+
+    def _merged(self, whole: Detection, in_tiles: Sequence[Detection], by_label: bool) -> Detection:
+        """What is in it by what was found in the whole, and in each tile."""
+        looks = [
+            Look(tile, in_picture(found.regions, tile, self.width, self.height))
+            for (tile, _), found in zip(self.tiles, in_tiles, strict=True)
+        ]
+        return Detection(
+            merge(Look((0, 0, self.width, self.height), whole.regions), looks, by_label),
+            any(found.truncated for found in in_tiles),
+            whole.tokens + sum(found.tokens for found in in_tiles),
+        )
 
 
-def gather(parts: Sequence[Part], incomplete: bool = False) -> Future[DocumentResult]:
-    """The result of a document from those of its frames, of which there is at least one.
+def gather(parts: Sequence[Part], incomplete: bool = False, by_label: bool = True) -> Future[DocumentResult]:
+    """The result of a document from those of its pictures, of which there is at least one.
 
-    The first that fails fails the document and cancels the others; cancelling the document cancels all.
+    The first look that fails fails the document and cancels the others; cancelling the document cancels all.
     """
     whole: Future[DocumentResult] = Future()
-    waiting = {part.detection for part in parts}
+    waiting = {look for part in parts for look in part.looks}
     lock = threading.Lock()
 
     def on_done(done: Future[Detection]) -> None:
@@ -36,8 +73,10 @@ def gather(parts: Sequence[Part], incomplete: bool = False) -> Future[DocumentRe
             cancel(parts)
             whole.set_exception(failure)
         else:
-            sightings = tuple(Sighting(part.detection.result(), part.page, part.time_s) for part in parts)
-            whole.set_result(DocumentResult(sightings, incomplete))
+            try:
+                whole.set_result(DocumentResult(tuple(part.sighting(by_label) for part in parts), incomplete))
+            except Exception as exc:  # noqa: BLE001 - whatever it is, somebody waits
+                whole.set_exception(exc)
 
     whole.add_done_callback(lambda done: cancel(parts) if done.cancelled() else None)
     for detection in tuple(waiting):
@@ -53,4 +92,5 @@ def claim(whole: Future[DocumentResult]) -> bool:
 def cancel(parts: Sequence[Part]) -> None:
     """Gives up the frames that the model has not begun."""
     for part in parts:
-        part.detection.cancel()
+        for look in part.looks:
+            look.cancel()

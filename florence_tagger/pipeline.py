@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from florence_tagger.batching import Batcher
@@ -18,8 +18,19 @@ from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.limits import LOOK_SECONDS, Sampling
 from florence_tagger.refinement import Refinement
 from florence_tagger.results import Results, key_of
-from florence_tagger.schemas import OBJECT_DETECTION, Detection, DocumentResult, Frame, Prompt, Rules
+from florence_tagger.schemas import (
+    AUTO,
+    OBJECT_DETECTION,
+    Detection,
+    DocumentResult,
+    Frame,
+    Prompt,
+    Rules,
+    Sighting,
+    Tiles,
+)
 from florence_tagger.telemetry import Stage, Telemetry
+from florence_tagger.tiling import WHOLE, looks_at, plan_of
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +86,11 @@ class Pipeline:
         progress: Progress | None = None,
         deadline: float | None = None,
         rules: Rules = Rules(),  # noqa: B008 - frozen
+        tiles: Tiles = 1,
     ) -> list[Outcome]:
         """Treats the documents of a request; `contents` has the file of each, or why it has none.
+
+        `tiles` says how many a side each picture is looked at in. They are frames of a video's budget.
 
         Files are decoded, one at a time, while the model is at the ones before. `deadline` is the monotonic time at
         which the request is answered with what is done.
@@ -90,7 +104,16 @@ class Pipeline:
             deadline = time.monotonic() + self.limits.request_seconds
         refinement = Refinement.of(rules, self.aliases)
         self.batcher.reserve()
-        run = Run(self, sampling, prompt, progress or Progress(), deadline, refinement)
+        run = Run(
+            self,
+            within_budget(sampling, tiles),
+            sampling.max_frames,
+            prompt,
+            progress or Progress(),
+            deadline,
+            refinement,
+            tiles,
+        )
         try:
             return run.outcomes(contents)
         finally:
@@ -99,10 +122,17 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class Started:
-    """A document under way: its content, for when it must be started again, and its result to come."""
+    """A document under way: its result to come, and what it takes to start it again.
+
+    Attributes:
+        tiles: a side of each of its pictures, as in `Limits`.
+        seen: what is known of its whole pictures.
+    """
 
     content: Content
     result: Future[DocumentResult]
+    tiles: tuple[int, ...]
+    seen: Sequence[Sighting]
 
 
 @dataclass
@@ -110,6 +140,7 @@ class Run:
     """A request on its way through the stages.
 
     Attributes:
+        max_frames: most looks at a video.
         deadline: monotonic time at which it is answered with what is done.
         reserved: the place that the request was given is not taken yet.
         under_way: of its documents those that are started and not finished, the oldest first.
@@ -118,10 +149,12 @@ class Run:
 
     pipeline: Pipeline
     sampling: Sampling
+    max_frames: int
     prompt: Prompt
     progress: Progress
     deadline: float
     refinement: Refinement
+    tiles: Tiles
     reserved: bool = True
     under_way: deque[Started | DocumentError] = field(default_factory=deque)
     frames: deque[Future[Detection]] = field(default_factory=deque)
@@ -137,7 +170,7 @@ class Run:
         for content in contents:
             if len(self.under_way) == DOCUMENTS_UNDER_WAY:
                 finish_oldest()
-            self.under_way.append(self.start(content))
+            self.under_way.append(self.start(content, WHOLE if self.tiles == AUTO else (self.tiles,)))
         while self.under_way:
             finish_oldest()
         return outcomes
@@ -150,8 +183,10 @@ class Run:
         if self.reserved:
             self.pipeline.batcher.release()
 
-    def start(self, content: Content | DocumentError) -> Started | DocumentError:
-        """Decodes and queues one document."""
+    def start(
+        self, content: Content | DocumentError, tiles: tuple[int, ...], seen: Sequence[Sighting] = ()
+    ) -> Started | DocumentError:
+        """Decodes and queues one document, but not what was `seen` of it."""
         self.progress.check()
         if isinstance(content, DocumentError):
             return DocumentError(str(content), Reason.CONTENT)
@@ -161,9 +196,10 @@ class Run:
             file = self._file_of(content)
         except DocumentError as exc:
             return DocumentError(str(exc), Reason.CONTENT)
-        key = key_of((self.prompt, self.sampling), file)
+        key = key_of((self.prompt, self.sampling, tiles), file)
         try:
-            return Started(content, self.pipeline.results.result(key, lambda: self._submit(file)))
+            result = self.pipeline.results.result(key, lambda: self._submit(file, tiles, seen))
+            return Started(content, result, tiles, seen)
         except DocumentError as exc:
             return exc
         except TimeoutError:
@@ -176,17 +212,16 @@ class Run:
         most = self.pipeline.limits.document_bytes
         return decode_base64(content, most) if isinstance(content, str) else check_size(content, most)
 
-    def _submit(self, file: bytes) -> Future[DocumentResult]:
+    def _submit(self, file: bytes, tiles: tuple[int, ...], seen: Sequence[Sighting]) -> Future[DocumentResult]:
         """Decodes a file that is not known and queues its frames, one by one."""
         parts: list[Part] = []
         incomplete = False
         began = time.monotonic()
-        decoded = self.pipeline.decoders.frames(file, self.sampling, self.deadline, self.progress.check)
+        decoded = self.pipeline.decoders.frames(file, self.sampling, self.deadline, self.progress.check, tiles)
         with closing(decoded) as frames:
             try:
                 for frame in frames:
-                    detection = parts[-1].detection if frame.repeats else self._queue(frame)
-                    parts.append(Part(detection, frame.page, frame.time_s))
+                    self._add(parts, frame, seen)
             except Exception as exc:
                 # What there is of a video counts; without some of its pages a document would be counted wrong.
                 incomplete = isinstance(exc, DocumentError) and bool(parts) and parts[-1].time_s is not None
@@ -195,7 +230,22 @@ class Run:
                     raise
                 logger.warning("A video is counted by its first %d frames: %s", len(parts), exc)
         self.pipeline.telemetry.took(Stage.DECODE_FILE, time.monotonic() - began)
-        return gather(parts, incomplete)
+        self.pipeline.telemetry.cut(len({look for part in parts for _, look in part.tiles}))
+        return gather(parts, incomplete, self.prompt.task.names_things)
+
+    def _add(self, parts: list[Part], frame: Frame, seen: Sequence[Sighting]) -> None:
+        """Adds a frame to the pictures of a document, and queues it where it is not known what is in it."""
+        if frame.tile is not None:
+            parts[-1] = replace(parts[-1], tiles=(*parts[-1].tiles, (frame.tile, self._queue(frame))))
+            return
+        part = Part(Future(), frame.page, frame.time_s, frame.width, frame.height)
+        if frame.repeats:
+            part = replace(part, detection=parts[-1].detection, tiles=parts[-1].tiles)
+        elif len(parts) < len(seen):
+            part.detection.set_result(seen[len(parts)].detection)
+        else:
+            part = replace(part, detection=self._queue(frame))
+        parts.append(part)
 
     def _queue(self, frame: Frame) -> Future[Detection]:
         """Queues a frame, in the place that was reserved or in one that it waits for."""
@@ -239,11 +289,24 @@ class Run:
                 raise
             failure = CancelledError() if started.result.cancelled() else started.result.exception()
             if failure is None:
-                return self._told(started.result.result())
-            if not isinstance(failure, GoneError | TimeoutError):
+                result = started.result.result()
+                tiles = self._tiles_for(started, result)
+                if tiles == started.tiles:
+                    return self._told(result)
+                started = self.start(started.content, tiles, result.sightings)
+            elif isinstance(failure, GoneError | TimeoutError):
+                # it was a copy of one whose request has ended before it was done
+                started = self.start(started.content, started.tiles, started.seen)
+            else:
                 return as_outcome(failure)
-            started = self.start(started.content)  # it was a copy of one whose request has ended before it was done
         return started
+
+    def _tiles_for(self, started: Started, result: DocumentResult) -> tuple[int, ...]:
+        """The tiles a side of each picture of a document that its result calls for; those it had where it is final."""
+        if self.tiles != AUTO or started.seen:
+            return started.tiles
+        left = self.max_frames - len(result.sightings)
+        return plan_of(result.sightings, left, self.pipeline.decoders.image_size)
 
     def _told(self, result: DocumentResult) -> DocumentResult:
         if result.truncated:
@@ -253,6 +316,15 @@ class Run:
     def _too_late(self) -> DocumentError:
         seconds = self.pipeline.limits.request_seconds
         return DocumentError(f"Not finished within the {seconds:g} seconds of a request.", Reason.LATE)
+
+
+def within_budget(sampling: Sampling, tiles: Tiles) -> Sampling:
+    """The sampling of videos whose frames are looked at in so many tiles a side: all looks are of one budget.
+
+    Where what is seen decides on the tiles, half of the budget is kept for them.
+    """
+    looks = 2 if tiles == AUTO else looks_at(tiles)
+    return replace(sampling, max_frames=max(sampling.max_frames // looks, 1))
 
 
 def as_outcome(failure: BaseException) -> DocumentError:

@@ -23,5 +23,8 @@ class Telemetry:
     def stepped(self, frames: int) -> None:
         """So many answers are taken a token on together."""
 
+    def cut(self, tiles: int) -> None:
+        """A document's pictures were cut into so many tiles."""
+
     def detected(self, detection: Detection) -> None:
         """The model is done with a frame."""
