@@ -11,7 +11,8 @@ def accepted(schema: dict[str, Any]) -> str:
     if choices := schema.get("enum"):
         return " or ".join(str(choice) for choice in choices if choice != "")
     if alternatives := schema.get("anyOf"):
-        return next(accepted(one) for one in alternatives if one.get("type") != "null")
+        words = next(accepted(one) for one in alternatives if one.get("type") != "null")
+        return " or ".join([words, *(one["const"] for one in alternatives if one.get("const"))])
     if schema.get("type") == "array":
         return f"a list of {schema.get('minItems', 0)} to {schema['maxItems']} texts{limits(schema['items'])}"
     kind = "a path" if schema.get("format") == "path" else KINDS.get(schema.get("type", ""), "any value")

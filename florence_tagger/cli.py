@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,22 @@ from florence_tagger.faults import error_words
 from florence_tagger.florence.folder import check_hashes, read_folder
 from florence_tagger.labels import read_aliases
 from florence_tagger.reference import settings_table, updated
-from florence_tagger.schemas import Task, VideoCount
+from florence_tagger.schemas import AUTO, MOST_TILES, Task, Tiles, VideoCount
+
+Command = Callable[..., Any]
 
 logger = logging.getLogger(__name__)
+
+
+def tiles_option(help_text: str) -> Callable[[Command], Command]:
+    """The option for tiles, an integer or `auto`."""
+    choices = [*map(str, range(1, MOST_TILES + 1)), AUTO]
+    return click.option(
+        "--tiles",
+        type=click.Choice(choices),
+        callback=lambda _context, _parameter, value: int(value) if value and value != AUTO else value,
+        help=help_text,
+    )
 
 
 @click.group()
@@ -108,6 +121,7 @@ def serve(**given: Any) -> None:
     show_default=True,
     help="Of a video, the most in any one frame, or how many different ones pass.",
 )
+@tiles_option("Tiles a side that pictures are looked at in, for small things; the setting's, or the service's.")
 @click.option("--server", metavar="URL", help="A running service to use; its key is taken from FLORENCE_API_KEY.")
 @click.option(
     "--resume",
@@ -180,8 +194,9 @@ def check(model_dir: Path) -> None:
 @click.option("--concurrency", type=click.IntRange(1, 64), default=1, show_default=True, help="Requests at a time.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Repetitions; medians are told.")
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of pictures; photos of 12 megapixels are made.")
+@tiles_option("Tiles a side that pictures are looked at in; the setting's.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="File for the figures.")
-def benchmark(device: str | None, json_file: Path | None, **given: Any) -> None:
+def benchmark(device: str | None, tiles: Tiles | None, json_file: Path | None, **given: Any) -> None:
     """Measures this machine: time per stage, throughput, memory, and how near that is to what the machine can do.
 
     The FLORENCE_* variables are obeyed, but for FLORENCE_NO_REPEAT_NGRAM and FLORENCE_MAX_NEW_TOKENS; answers are never
@@ -190,7 +205,8 @@ def benchmark(device: str | None, json_file: Path | None, **given: Any) -> None:
     from florence_tagger.benchmark.run import BenchmarkOptions, report, run_benchmark  # loads OpenVINO
 
     with told(1, (TaggerError, OSError)):
-        settings = load_settings({"device": device} if device else {})
+        chosen = {"device": device, "tiles": tiles}
+        settings = load_settings({name: value for name, value in chosen.items() if value is not None})
         figures = run_benchmark(
             BenchmarkOptions(**given), settings, lambda what: click.echo(f"measuring {what}", err=True)
         )

@@ -4,13 +4,14 @@ import os
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from florence_tagger.bounds import accepted
 from florence_tagger.errors import SettingsError
+from florence_tagger.schemas import MOST_TILES
 
 PREFIX = "FLORENCE_"
 SAMPLES = Path(__file__).resolve().parent / "web" / "samples"  # pictures that the bundled model counts
@@ -115,6 +116,11 @@ class Settings(BaseSettings):
     video_max_seconds: float = Field(
         3600, gt=0, le=1e6, description="Seconds of a video, from its start, that are looked at; likewise."
     )
+    tiles: Annotated[int, Field(ge=1, le=MOST_TILES)] | Literal["auto"] = Field(
+        1,
+        description="Tiles a side that pictures are looked at in; auto looks at the whole first. Requests may ask for "
+        "others.",
+    )
     reduced_decoding: bool = Field(
         True,
         description="Large JPEGs and frames are decoded at a scale that is still twice the model's input on each side.",
@@ -167,7 +173,8 @@ def load_settings(given: Mapping[str, Any] | None = None) -> Settings:
     try:
         return Settings(**(given or {}))
     except ValidationError as exc:
-        raise SettingsError("; ".join(refusal(error["loc"], error["input"]) for error in exc.errors())) from None
+        refusals = dict.fromkeys(refusal(error["loc"], error["input"]) for error in exc.errors())
+        raise SettingsError("; ".join(refusals)) from None
 
 
 def refusal(place: tuple[int | str, ...], value: Any) -> str:

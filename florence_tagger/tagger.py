@@ -20,7 +20,7 @@ from florence_tagger.media.decoders import Decoders
 from florence_tagger.pipeline import FRAMES_UNDER_WAY
 from florence_tagger.prompts import prompt_named
 from florence_tagger.rules import rules_named
-from florence_tagger.schemas import DocumentResult, Rules, Task, VideoCount
+from florence_tagger.schemas import AUTO, MOST_TILES, DocumentResult, Rules, Task, Tiles, VideoCount
 
 File = str | os.PathLike[str] | bytes
 
@@ -87,6 +87,7 @@ class Tagger:
         classes: Iterable[str] | None = None,
         merge_iou: float = 0.0,
         video_count: str = VideoCount.PEAK,
+        tiles: Tiles | None = None,
     ) -> dict[str, int]:
         """How many objects of each label a picture or video has, in the alphabetical order of the labels.
 
@@ -101,6 +102,7 @@ class Tagger:
             classes: only these are counted, and each of them, with 0 where there is none; 1 to 100 names.
             merge_iou: of boxes whose intersection over union is this or more the strongest is kept; 0 is off.
             video_count: `peak`, the most in any one frame, or `distinct`, how many different ones pass.
+            tiles: a side that each picture is looked at in, 1 to 6 or "auto"; the setting's by default.
 
         Raises:
             DocumentError: the file can't be read, is not accepted or is damaged; says why.
@@ -110,7 +112,7 @@ class Tagger:
         if not isinstance(num_labels, int) or not 0 <= num_labels <= MOST_LABELS:
             raise RequestError(f"num_labels is {num_labels}; accepted is an integer from 0 to {MOST_LABELS}.")
         rules = rules_named(classes, merge_iou, video_count)
-        counts = count_document(self._detect(file, prompt, text, min_score, rules).sightings, rules)
+        counts = count_document(self._detect(file, prompt, text, min_score, rules, tiles).sightings, rules)
         content = as_content(counts, labels_kept(num_labels, rules))
         return {label: number for one in content for label, number in one.items()}
 
@@ -123,22 +125,26 @@ class Tagger:
         classes: Iterable[str] | None = None,
         merge_iou: float = 0.0,
         video_count: str = VideoCount.PEAK,
+        tiles: Tiles | None = None,
     ) -> DocumentResult:
         """What is in each page or sampled frame: labels, scores, and boxes in pixels of the picture as displayed.
 
         Arguments and errors are those of `count`. With `distinct` the boxes have the numbers of their tracks.
         """
-        return self._detect(file, prompt, text, min_score, rules_named(classes, merge_iou, video_count))
+        return self._detect(file, prompt, text, min_score, rules_named(classes, merge_iou, video_count), tiles)
 
-    def _detect(self, file: File, prompt: str, text: str, min_score: float, rules: Rules) -> DocumentResult:
+    def _detect(
+        self, file: File, prompt: str, text: str, min_score: float, rules: Rules, tiles: Tiles | None
+    ) -> DocumentResult:
         if not isinstance(min_score, int | float) or not 0 <= min_score <= 1:
             raise RequestError(f"min_score is {min_score}; accepted is a number from 0 to 1.")
         wanted = prompt_named(prompt, text, rules.classes)
+        sides = self._settings.tiles if tiles is None else check_tiles(tiles)
         with self._room:
             if not self._end.alive:
                 raise NotReadyError("The tagger is closed.")
             content = file if isinstance(file, bytes) else read_file(file, self._pipeline.limits.document_bytes)
-            (outcome,) = self._pipeline.run([content], sampling_of(self._settings), wanted, rules=rules)
+            (outcome,) = self._pipeline.run([content], sampling_of(self._settings), wanted, rules=rules, tiles=sides)
         if isinstance(outcome, DocumentError):
             # Whatever is said of a file then is none of its faults.
             raise outcome if self._end.alive else NotReadyError("The tagger is closed.")
@@ -155,6 +161,13 @@ class Tagger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def check_tiles(tiles: Tiles) -> Tiles:
+    """Tiles a side as they are; RequestError where they are none that are accepted."""
+    if tiles == AUTO or (type(tiles) is int and 1 <= tiles <= MOST_TILES):
+        return tiles
+    raise RequestError(f"tiles is {tiles}; accepted is an integer from 1 to {MOST_TILES} or {AUTO}.")
 
 
 def end(batcher: Batcher, decoders: Decoders) -> None:

@@ -17,6 +17,7 @@ RANGES = {
     "num_classes": (0, 10_000),
     "min_score": (0, 1),
     "merge_iou": (0, 1),
+    "tiles": (1, 6),
     "video_fps": (1e-320, 1),
     "video_max_frames": (1, 32),
     "video_max_seconds": (1e-320, 3600),

@@ -86,6 +86,7 @@ def run_benchmark(options: BenchmarkOptions, settings: Settings, tell: Callable[
         "model": {"name": read_folder(options.model).name, "precision": folder.precision},
         "generation": asdict(folder.generation),
         "concurrency": options.concurrency,
+        "tiles": settings.tiles,
         "picture_seconds": whole,
         "images_per_s": images_per_s,
         "tokens_per_picture": tokens,

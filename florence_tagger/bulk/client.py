@@ -27,7 +27,7 @@ from florence_tagger.errors import (
     TaggerError,
 )
 from florence_tagger.faults import system_words
-from florence_tagger.schemas import Detection, DocumentResult, Region, Sighting, VideoCount
+from florence_tagger.schemas import Detection, DocumentResult, Region, Sighting, Tiles, VideoCount
 
 SPARE_SECONDS = 30  # beyond the service's own deadline
 PATIENCE_SECONDS = 300  # with a service that loads its model, or has no room
@@ -68,6 +68,7 @@ class Client:
         classes: Sequence[str] | None = None,
         merge_iou: float = 0.0,
         video_count: str = VideoCount.PEAK,
+        tiles: Tiles | None = None,
     ) -> DocumentResult:
         """What the service finds in a file.
 
@@ -77,7 +78,7 @@ class Client:
         """
         document = {"id": "file", "source": {"content": base64.b64encode(file).decode()}}
         options = {"prompt": prompt, "text": text, "min_score": min_score, "return_boxes": True}
-        options |= {"classes": classes, "merge_iou": merge_iou, "video_count": video_count}
+        options |= {"classes": classes, "merge_iou": merge_iou, "video_count": video_count, "tiles": tiles}
         body = json.dumps({"documents": [document], **options}).encode()
         deadline = time.monotonic() + PATIENCE_SECONDS
         status, answer = self._ask("POST", "/process", body)
@@ -180,4 +181,5 @@ def sighting_of(frame: dict[str, Any], detections: Iterable[dict[str, Any]], tru
     """What was found in one of the frames of an answer."""
     found = (one for one in detections if one["frame"] == frame["frame"])
     regions = tuple(Region(one["label"], tuple(one["box"]), one["score"], one.get("track")) for one in found)
-    return Sighting(Detection(regions, truncated), frame.get("page"), frame.get("time_s"))
+    tiles = tuple(tuple(tile) for tile in frame.get("tiles", ()))
+    return Sighting(Detection(regions, truncated), frame.get("page"), frame.get("time_s"), tiles=tiles)

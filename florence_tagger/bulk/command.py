@@ -21,9 +21,10 @@ from florence_tagger.errors import SettingsError
 from florence_tagger.faults import system_words
 from florence_tagger.labels import Aliases, name_classes
 from florence_tagger.media.limits import OWN_SIZE, Limits
+from florence_tagger.pipeline import within_budget
 from florence_tagger.prompts import prompt_named
 from florence_tagger.rules import rules_named
-from florence_tagger.schemas import Task
+from florence_tagger.schemas import Task, Tiles
 from florence_tagger.tagger import Tagger
 
 
@@ -44,6 +45,7 @@ class CountOptions:
     server: str | None
     resume: Path | None
     retry_failed: bool
+    tiles: Tiles | None = None
 
 
 def run_count(options: CountOptions, settings: Settings) -> int:
@@ -128,7 +130,8 @@ def wanted_of(options: CountOptions, settings: Settings, files: Sequence[Named])
         {} if options.annotate is None else places_in(options.annotate, [one.name for one in files]),
         int(settings.max_document_mb * 1e6),
         Limits(OWN_SIZE, settings.max_pixels, settings.max_pages),
-        sampling_of(settings),
+        within_budget(sampling_of(settings), options.tiles or settings.tiles),
+        options.tiles,
     )
 
 

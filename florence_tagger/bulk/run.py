@@ -19,7 +19,7 @@ from florence_tagger.media.content import read_file
 from florence_tagger.media.drawing import draw_regions
 from florence_tagger.media.frames import frame_at
 from florence_tagger.media.limits import Limits, Sampling
-from florence_tagger.schemas import DocumentResult, Rules, Task
+from florence_tagger.schemas import DocumentResult, Rules, Task, Tiles
 
 THREADS = 8  # files under way; the model decodes as many answers together
 AHEAD = 32  # files begun before the oldest is done: one that takes long, as videos do, holds up no other
@@ -40,6 +40,7 @@ class Finder(Protocol):
         classes: Sequence[str] | None,
         merge_iou: float,
         video_count: str,
+        tiles: Tiles | None,
     ) -> DocumentResult:
         """What is in the file; DocumentError where it is the file's fault that this can't be told."""
 
@@ -53,6 +54,7 @@ class Wanted:
         drawings: where pictures go with what was found drawn on them, by the files' names; empty for none.
         max_bytes: of a file.
         limits, sampling: of the files whose frames are drawn on.
+        tiles: a side that pictures are looked at in; None for the finder's own.
     """
 
     task: Task
@@ -64,6 +66,7 @@ class Wanted:
     max_bytes: int
     limits: Limits
     sampling: Sampling
+    tiles: Tiles | None = None
 
     def count(self, finder: Finder, named: Named) -> Counted:
         """What becomes of one file."""
@@ -91,6 +94,7 @@ class Wanted:
             rules.classes or None,
             rules.merge_iou,
             rules.video_count,
+            self.tiles,
         )
 
     def _draw(self, target: Path, content: bytes, found: DocumentResult) -> list[str]:
@@ -103,7 +107,7 @@ class Wanted:
             return [f"not drawn: {exc}"]
         if abs((frame.time_s or 0) - (sighting.time_s or 0)) > SAME_SECONDS:
             return ["not drawn: the service looks at other frames of videos than the settings here say"]
-        drawn = draw_regions(frame.pixels, sighting.detection.regions)
+        drawn = draw_regions(frame.pixels, sighting.detection.regions, sighting.tiles)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             drawn.save(target, "PNG")

@@ -73,12 +73,15 @@ def treated(document: dict[str, Any], result: DocumentResult, request: ProcessRe
     source = document["source"] | {"content": found_in(sightings, request)}
     if request.return_boxes:
         places = [place_of(frame, sighting) for frame, sighting in enumerate(sightings)]
+        tiles = [{"tiles": [list(tile) for tile in one.tiles]} if one.tiles else {} for one in sightings]
         source["detections"] = [
             detection_of(region) | place
             for place, sighting in zip(places, sightings, strict=True)
             for region in sighting.detection.regions
         ]
-        source["frames"] = places  # those with nothing in them, too
+        source["frames"] = [
+            place | cut for place, cut in zip(places, tiles, strict=True)
+        ]  # those with nothing in them, too
         if result.truncated:
             source["truncated"] = True
         if result.incomplete:

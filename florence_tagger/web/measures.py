@@ -67,6 +67,7 @@ class Measures(Telemetry):
         self._tracks = Counter(
             "florence_tracks", "Different objects that were counted in videos by their tracks.", registry=registry
         )
+        self._tiles = Counter("florence_tiles", "Tiles of pictures that were looked at.", registry=registry)
         self._truncated = Counter(
             "florence_truncated_answers", "Answers that were cut off at the most tokens.", registry=registry
         )
@@ -101,6 +102,9 @@ class Measures(Telemetry):
 
     def stepped(self, frames: int) -> None:
         self._batch.observe(frames)
+
+    def cut(self, tiles: int) -> None:
+        self._tiles.inc(tiles)
 
     def detected(self, detection: Detection) -> None:
         self._tokens.inc(detection.tokens)

@@ -68,7 +68,7 @@ JOBS = {
 
 def describe(settings: Settings) -> dict[str, Any]:
     """The OpenAPI 3.1 document of a service with these settings."""
-    request = schema_of(body_type(settings.max_documents, sampling_of(settings)))
+    request = schema_of(body_type(settings.max_documents, sampling_of(settings), settings.tiles))
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {

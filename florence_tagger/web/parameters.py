@@ -20,7 +20,7 @@ from florence_tagger.counting import DEFAULT_LABELS, MOST_LABELS
 from florence_tagger.media.limits import Sampling
 from florence_tagger.prompts import MOST_TEXT, task_named
 from florence_tagger.rules import MOST_CLASSES, MOST_NAME
-from florence_tagger.schemas import Task, VideoCount
+from florence_tagger.schemas import MOST_TILES, Task, Tiles, VideoCount
 
 BLANK = r"[ \t\r\n]"  # BLANKS as an expression
 NOT_BLANK = BLANK.replace("[", "[^")
@@ -68,7 +68,8 @@ def add_leniencies(schema: dict[str, Any]) -> None:
     for name, field in schema["properties"].items():
         if name != "documents":
             exact = {key: field.pop(key) for key in tuple(field) if key not in ("description", "default", "title")}
-            field["anyOf"] = [exact, *strings_for(exact), {"type": "null"}]
+            alternatives = exact.get("anyOf", [exact])
+            field["anyOf"] = [*alternatives, *strings_for(alternatives[0]), {"type": "null"}]
     schema["if"] = {"properties": {"prompt": {"enum": [t for t in Task if t.takes_text]}}, "required": ["prompt"]}
     text = {"properties": {"text": {"type": "string", "pattern": NOT_BLANK}}, "required": ["text"]}
     classes = {"properties": {"classes": {"type": "array"}}, "required": ["classes"]}
@@ -80,6 +81,9 @@ def strings_for(exact: dict[str, Any]) -> list[dict[str, Any]]:
     if numeral := {"integer": NUMERALS[int], "number": NUMERALS[float]}.get(exact["type"]):
         return [{"type": "string", "pattern": f"^$|{numeral}", "maxLength": MOST_NUMERAL}]
     return [] if exact["type"] == "string" and "enum" not in exact else [{"const": ""}]
+
+
+TilesField = Annotated[int, Field(ge=1, le=MOST_TILES)] | Literal["auto"]
 
 
 class RequestBody(BaseModel):
@@ -135,6 +139,11 @@ class RequestBody(BaseModel):
     )
     min_score: float = Field(0, ge=0, le=1, description="Boxes of a lower score are left out before counting.")
     return_boxes: bool = Field(False, description="Whether source.detections lists the boxes, too.")
+    tiles: TilesField = Field(
+        1,
+        description="Tiles a side that each picture, page or frame is looked at in, for small things. With auto the "
+        "whole is looked at first, and cut where its boxes are small or its answer was cut off.",
+    )
     merge_iou: float = Field(
         0,
         ge=0,
@@ -167,6 +176,7 @@ class RequestBody(BaseModel):
 
 def number_in(value: Any, kind: Any) -> Any:
     """A value of a field of a kind: the number that a string says or a fraction comes to; anything else as it is."""
+    kind = int if kind == TilesField else kind
     if kind not in NUMERALS:
         return value
     if isinstance(value, str) and len(value) <= MOST_NUMERAL and re.search(NUMERALS[kind], value):
@@ -177,9 +187,9 @@ def number_in(value: Any, kind: Any) -> Any:
 
 
 @lru_cache
-def body_type(max_documents: int, sampling: Sampling) -> type[RequestBody]:
-    """`RequestBody` with the bounds of a service: at most `max_documents`, and no more frames than `sampling`."""
-    fields = {"documents": bounded("documents", MaxLen(max_documents), ...)} | {
+def body_type(max_documents: int, sampling: Sampling, tiles: Tiles = 1) -> type[RequestBody]:
+    """`RequestBody` with the bounds and defaults of a service: at most `max_documents`, frames as of `sampling`."""
+    fields = {"documents": bounded("documents", MaxLen(max_documents), ...), "tiles": with_default("tiles", tiles)} | {
         name: bounded(name, Le(most), most)
         for name, most in (
             ("video_fps", sampling.fps),
@@ -188,6 +198,12 @@ def body_type(max_documents: int, sampling: Sampling) -> type[RequestBody]:
         )
     }
     return create_model("RequestBody", __base__=RequestBody, __doc__=RequestBody.__doc__, **fields)
+
+
+def with_default(name: str, default: Any) -> Any:
+    """A field of `RequestBody` with another default, as `create_model` wants it."""
+    field = RequestBody.model_fields[name]
+    return field.annotation, Field(default, description=field.description)
 
 
 def bounded(name: str, bound: BaseMetadata, default: Any) -> Any:

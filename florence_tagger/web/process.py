@@ -126,7 +126,7 @@ def read_request(service: Service, share: Share) -> ProcessRequest:
     """What a request wants; its bytes are held in `share`."""
     settings = service.settings
     body = read_body(request, int(settings.max_body_mb * 1e6), service.room, share)
-    return parse_request(body, settings.max_documents, sampling_of(settings))
+    return parse_request(body, settings.max_documents, sampling_of(settings), settings.tiles)
 
 
 def treat(service: Service, wanted: ProcessRequest, deadline: float) -> list[Outcome]:
@@ -135,4 +135,6 @@ def treat(service: Service, wanted: ProcessRequest, deadline: float) -> list[Out
     service.jobs.change(g.job, documents=len(wanted.documents), model=about.model, device=about.device)
     contents = [content_of(document) for document in wanted.documents]
     progress = JobProgress(service, g.job, request.environ)
-    return service.pipeline.run(contents, wanted.sampling, wanted.prompt, progress, deadline, wanted.rules)
+    return service.pipeline.run(
+        contents, wanted.sampling, wanted.prompt, progress, deadline, wanted.rules, wanted.tiles
+    )

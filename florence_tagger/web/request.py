@@ -19,7 +19,7 @@ from florence_tagger.media.content import is_encoded_file
 from florence_tagger.media.formats import HEAD_BYTES, find_format
 from florence_tagger.media.limits import Sampling
 from florence_tagger.prompts import prompt_for
-from florence_tagger.schemas import Prompt, Rules
+from florence_tagger.schemas import Prompt, Rules, Tiles
 from florence_tagger.web.parameters import RequestBody, body_type, schema_of
 
 MOST_VALUES = 500  # a document may have, on average over as many as are accepted; Detect's have a dozen
@@ -43,6 +43,7 @@ class ProcessRequest:
         return_boxes: whether the answer lists the boxes, too.
         sampling: of videos.
         rules: how detections become counts.
+        tiles: a side that pictures are looked at in.
     """
 
     documents: list[Any]
@@ -53,10 +54,11 @@ class ProcessRequest:
     return_boxes: bool
     sampling: Sampling
     rules: Rules = Rules()  # noqa: RUF009 - frozen
+    tiles: Tiles = 1
 
 
-def parse_request(body: bytes | bytearray, max_documents: int, sampling: Sampling) -> ProcessRequest:
-    """Reads the body of a request, which may ask for less than `sampling`.
+def parse_request(body: bytes | bytearray, max_documents: int, sampling: Sampling, tiles: Tiles = 1) -> ProcessRequest:
+    """Reads the body of a request, which may ask for less than `sampling` and for other `tiles`.
 
     Raises:
         RequestError: it is not JSON, has no list `documents`, or a parameter has a value that is not accepted.
@@ -70,7 +72,7 @@ def parse_request(body: bytes | bytearray, max_documents: int, sampling: Samplin
             raise RequestError(f"The body is {mistaken}, not JSON. {NO_REQUEST}") from exc
         raise
     check_depth(values)
-    kind = body_type(max_documents, sampling)
+    kind = body_type(max_documents, sampling, tiles)
     try:
         wanted = kind.model_validate(values)
     except ValidationError as exc:
@@ -84,6 +86,7 @@ def parse_request(body: bytes | bytearray, max_documents: int, sampling: Samplin
         wanted.return_boxes,
         Sampling(wanted.video_fps, wanted.video_max_frames, wanted.video_max_seconds),
         Rules(tuple(wanted.classes), wanted.merge_iou, wanted.video_count),
+        wanted.tiles,
     )
 
 
