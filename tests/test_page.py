@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Route, e
 from florence_tagger.config import SAMPLES
 from florence_tagger.media.formats import EXTENSIONS
 from tests.conftest import ROOT, SCENES, TRUTH, RunningServer, document, start_server, stop_server
+from tests.test_tiles import CROWD
 from tests.variants import QUEUE, STREET, YARD, picture, saved
 from tests.videos import animation, video
 
@@ -306,6 +307,27 @@ def test_tasks_and_their_text(page: Page) -> None:
         ("OPEN_VOCABULARY_DETECTION", "car", 0, True),
         ("REGION_PROPOSAL", "", 0, True),
     ]
+
+
+def test_tiles_are_asked_for_and_drawn(page: Page, server: RunningServer) -> None:
+    page.get_by_label("in", exact=True).select_option("2")
+    choose(page, ("crowd.png", CROWD))
+    assert table(page) == counted(server, CROWD, tiles=2)
+    tiles, switch = page.locator(".tile"), page.get_by_label("Show the tiles")
+    expect(tiles).to_have_count(4)
+    frame, last = page.locator(".frame").bounding_box(), tiles.last.bounding_box()
+    assert frame is not None
+    assert last is not None
+    assert last["x"] == pytest.approx(frame["x"] + frame["width"] * 329 / 768, abs=1)
+    assert last["width"] == pytest.approx(frame["width"] * 439 / 768, abs=1)
+    screenshot(page, "tiles")
+    switch.uncheck()
+    expect(tiles.first).to_be_hidden()
+    page.get_by_label("in", exact=True).select_option("1")
+    page.get_by_role("button", name="Count again").click()
+    settle(page)
+    expect(tiles).to_have_count(0)
+    expect(switch).to_be_hidden()
 
 
 def test_a_bad_file_does_not_hurt_the_others(page: Page) -> None:
@@ -825,11 +847,11 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
     expect(boxes).to_have_count(sum(TRUTH["scene00.png"].values()))
     page.evaluate("document.activeElement.blur()")
     outlines: dict[str, str] = {}
-    for _ in range(15 + page.locator("#rows tr").count()):
+    for _ in range(18 + page.locator("#rows tr").count()):
         page.keyboard.press("Tab")
         name, outline = page.evaluate(FOCUSED)
         outlines[name] = outline
-    controls = {"files", "street.png", "prompt", "again", "clear", "threshold", "copy", "csv", "png"}
+    controls = {"files", "street.png", "prompt", "tiles", "again", "clear", "threshold", "copy", "csv", "png"}
     assert controls | set(TRUTH["scene00.png"]) <= set(outlines)
     assert "none" not in outlines.values(), "where one is can be seen"
     assert boxes.evaluate_all("all => all.filter(one => one.tabIndex === 0).length") == 1, "one stop for all of them"

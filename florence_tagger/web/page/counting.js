@@ -2,7 +2,7 @@
 
 /** The shots of a document in order, each with what was found in it. */
 export function shotsOf({ frames, detections }) {
-  const shots = frames.map(({ frame, page, time_s: time }) => ({ frame, page, time, detections: [] }));
+  const shots = frames.map(({ frame, page, time_s: time, tiles = [] }) => ({ frame, page, time, tiles, detections: [] }));
   for (const one of detections) shots[one.frame].detections.push(one);
   return shots;
 }

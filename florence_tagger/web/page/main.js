@@ -102,6 +102,7 @@ function task() {
     text: isText ? byId("text").value.trim() : "",
     classes: isText || !names.length ? null : names, // a text says itself what to look for
     video_count: byId("video-count").value,
+    tiles: byId("tiles").value,
   };
 }
 
@@ -397,6 +398,9 @@ for (const event of ["pointerleave", "focusout"]) byId("found").addEventListener
 byId("stage").addEventListener("click", ({ target }) => {
   const box = target.closest(".box");
   if (box) pin(box.dataset.label);
+});
+byId("show-tiles").addEventListener("change", ({ target }) => {
+  byId("stage").classList.toggle("without-tiles", !target.checked);
 });
 byId("copy").addEventListener("click", copyJson);
 byId("csv").addEventListener("click", saveCsv);

@@ -12,8 +12,8 @@ const FIELDS = [
 ];
 const CROWD = 24; // boxes; of more, the names are shown only where one points
 
-/** The picture of a shot, or plain ground where there is none, with boxes over it. */
-export function stageOf(picture, { width, height }, detections) {
+/** The picture of a shot, or plain ground where there is none, with boxes and the tiles that it was looked at in over it. */
+export function stageOf(picture, { width, height }, detections, tiles) {
   const frame = element("div", { className: picture ? "frame" : "frame unseen" });
   frame.style.aspectRatio = `${width} / ${height}`;
   frame.style.setProperty("--ratio", width / height);
@@ -22,7 +22,7 @@ export function stageOf(picture, { width, height }, detections) {
   const largestFirst = [...detections].sort((a, b) => area(b.box) - area(a.box)); // the small ones can be pointed at
   const boxes = largestFirst.map((one) => boxOf(one, width, height));
   rove(boxes);
-  frame.append(...boxes);
+  frame.append(...tiles.map((tile) => placed(element("span", { className: "tile" }), tile, width, height)), ...boxes);
   return frame;
 }
 
@@ -45,13 +45,18 @@ function boxOf(one, width, height) {
   const atRight = x1 + x2 > width; // the name goes to where there is more room, and not beyond the picture
   box.classList.toggle("at-right", atRight);
   tag.style.maxWidth = `min(16rem, ${percent((atRight ? x2 : width - x1) / Math.max(x2 - x1, 1))})`;
-  Object.assign(box.style, {
+  return dress(placed(box, corners, width, height), label);
+}
+
+/** An element where its corners are in the picture. */
+function placed(one, [x1, y1, x2, y2], width, height) {
+  Object.assign(one.style, {
     left: percent(x1 / width),
     top: percent(y1 / height),
     width: percent((x2 - x1) / width),
     height: percent((y2 - y1) / height),
   });
-  return dress(box, label);
+  return one;
 }
 
 const percent = (share) => `${100 * share}%`;

@@ -71,7 +71,8 @@ export class View {
     const detections = above(shot, this.#minScore);
     const place = this.#hasTimeline ? `, ${placeOf(shot)}` : "";
     byId("stage").setAttribute("aria-label", `${this.#name}${place}: ${detections.length} found`);
-    byId("stage").replaceChildren(stageOf(picture, this.#media, detections));
+    byId("tiles-shown").hidden = !shot.tiles.length;
+    byId("stage").replaceChildren(stageOf(picture, this.#media, detections, shot.tiles));
   }
 
   #drawTimeline() {
