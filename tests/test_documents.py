@@ -291,6 +291,7 @@ INSTEAD: dict[str, Check] = {
             ".venv/bin/python -m benchmarks.tracking",
             ".venv/bin/python -m benchmarks.tracking --curve --clips 30",
             ".venv/bin/python -m benchmarks.tracking --clips 50 --seed 20261201",
+            ".venv/bin/python -m benchmarks.tiles",
             ".venv/bin/python -m training.gallery --output counted.jpg --count 12 --width 1220",
             ".venv/bin/python -m training.gallery --output beyond.jpg --count 6 --unseen",
         ),
