@@ -97,7 +97,7 @@ def pairs_of(table: Any) -> list[tuple[str, str]]:
 
 
 def parse(path: Path) -> Any:
-    """Return the value that a JSON or YAML file has; SettingsError where it is neither, or an object has a key twice."""
+    """Return the value of a JSON or YAML file; SettingsError where it is neither, or an object has a key twice."""
     text = path.read_text(encoding="utf-8")
     if path.suffix.lower() in YAML_ENDINGS:
         return parse_yaml(text)
