@@ -6,8 +6,9 @@ Results are kept as the model gave them, so that no rule is part of a result's k
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from florence_tagger.geometry import iou
 from florence_tagger.labels import Aliases, name_classes, normalize
-from florence_tagger.schemas import Box, DocumentResult, Region, Rules, Sighting, VideoCount
+from florence_tagger.schemas import DocumentResult, Region, Rules, Sighting, VideoCount
 from florence_tagger.tracking import track
 
 Regions = tuple[Region, ...]
@@ -64,14 +65,3 @@ def suppress(regions: Regions, merge_iou: float) -> Regions:
         if all(iou(regions[place].box, regions[other].box) < merge_iou for other in kept):
             kept.append(place)
     return tuple(regions[place] for place in sorted(kept))
-
-
-def iou(a: Box, b: Box) -> float:
-    """Return intersection over union, 0 for boxes without an area."""
-    common = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
-    return common / (area(a) + area(b) - common) if common else 0.0
-
-
-def area(box: Box) -> float:
-    """Return the area of a box, pixels²."""
-    return (box[2] - box[0]) * (box[3] - box[1])

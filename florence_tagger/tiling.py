@@ -13,6 +13,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from florence_tagger.geometry import area, iou, share_within, sides_of
 from florence_tagger.schemas import MOST_TILES, Box, Region, Sighting
 
 WHOLE = (1,)  # tiles a side of each picture of a document, the last for all further ones: none is cut
@@ -267,33 +268,6 @@ def is_cut(box: Box, tile: Box, whole: Box) -> bool:
     margins = [EDGE * side for side in sides_of(tile)] * 2
     edges = zip(box, tile, whole, margins, strict=True)
     return any(edge != end and abs(place - edge) <= margin for place, edge, end, margin in edges)
-
-
-def sides_of(box: Box) -> tuple[float, float]:
-    """Return the width and the height of a box."""
-    return box[2] - box[0], box[3] - box[1]
-
-
-def area(box: Box) -> float:
-    """Return the area of a box, 0 of what is none."""
-    width, height = sides_of(box)
-    return max(width, 0) * max(height, 0)
-
-
-def common_area(box: Box, other: Box) -> float:
-    """Return the area that two boxes share."""
-    return area((max(box[0], other[0]), max(box[1], other[1]), min(box[2], other[2]), min(box[3], other[3])))
-
-
-def share_within(box: Box, other: Box) -> float:
-    """Return the share of a box that lies in another; 1 of a box without an area."""
-    return common_area(box, other) / area(box) if area(box) else 1.0
-
-
-def iou(box: Box, other: Box) -> float:
-    """Return the intersection over union of two boxes."""
-    common = common_area(box, other)
-    return common / max(area(box) + area(other) - common, 1e-9)
 
 
 def touching(boxes: Boxes, box: Boxes) -> NDArray[np.bool_]:

@@ -4,8 +4,9 @@ import pytest
 
 from florence_tagger.counting import as_content, count_document, label_probabilities, labels_kept
 from florence_tagger.errors import RequestError
+from florence_tagger.geometry import iou
 from florence_tagger.labels import Aliases
-from florence_tagger.refinement import Refinement, iou, suppress
+from florence_tagger.refinement import Refinement, suppress
 from florence_tagger.rules import rules_named
 from florence_tagger.schemas import Box, Detection, DocumentResult, Region, Rules, Sighting, VideoCount
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from florence_tagger.geometry import area, common_area
 from florence_tagger.schemas import Box, Detection, Region, Sighting
-from florence_tagger.tiling import OVERLAP, WHOLE, Look, area, common_area, grid, in_picture, looks_at, merge, plan_of
+from florence_tagger.tiling import OVERLAP, WHOLE, Look, grid, in_picture, looks_at, merge, plan_of
 
 LEAST = (224, 224)
 SIZE = (1200, 900)
