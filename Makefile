@@ -7,7 +7,7 @@ MODEL := ov_models/florence-2-tiny
 SERVING := $(VENV)/serving.installed
 DEVELOPMENT := $(VENV)/development.installed
 
-.PHONY: run test test-long check format model train evaluate readme setup setup-dev browser image-check gpu-check \
+.PHONY: run test test-long check format model train evaluate configuration setup setup-dev browser image-check gpu-check \
 	gpu-compile lock clean
 
 run: setup  ## serve the bundled model on port 5011; the FLORENCE_* variables are obeyed
@@ -37,8 +37,8 @@ train: setup-dev  ## train a model as the bundled one was, or go on with it; 100
 evaluate: setup-dev  ## the table of how well the trained model counts, or the bundled one where none was trained
 	$(BIN)/python -m training.evaluate
 
-readme: setup  ## make the table of settings in README.md anew
-	$(BIN)/python -m florence_tagger settings --update README.md
+configuration: setup  ## make the table of settings in docs/configuration.md anew
+	$(BIN)/python -m florence_tagger settings --update docs/configuration.md
 
 image-check:  ## build the image with and without the GPU driver by buildah, run and measure it; as root, on Debian
 	$(PYTHON) -m deploy.image_check $(IMAGE_CHECK)

@@ -1,4 +1,4 @@
-"""The settings as a table for the README: `Settings` -> Markdown."""
+"""The settings as a table for docs/configuration.md: `Settings` -> Markdown."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from florence_tagger.bounds import accepted
 from florence_tagger.config import PREFIX, Settings
 from florence_tagger.errors import TaggerError
 
-BEGIN, END = "<!-- settings: made by `make readme` -->\n", "<!-- end of settings -->\n"
+BEGIN, END = "<!-- settings: made by `make configuration` -->\n", "<!-- end of settings -->\n"
 
 
 def settings_table() -> str:

@@ -51,8 +51,8 @@ class Tagger:
 
         Args:
             model_dir: as `python -m convert` writes it.
-            settings: any of those in the README by their names, as in `device="GPU", num_beams=1`; they go before the
-                environment's `FLORENCE_*`.
+            settings: any of those in docs/configuration.md by their names, as in `device="GPU", num_beams=1`; they go
+                before the environment's `FLORENCE_*`.
 
         Raises:
             SettingsError: a setting has a value that is not accepted.

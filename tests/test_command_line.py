@@ -86,15 +86,15 @@ def test_every_setting_is_an_option() -> None:
     assert options == {name.replace("_", "-") for name in Settings.model_fields}
 
 
-def test_the_readme_has_the_table_of_settings(tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_documents_have_the_table_of_settings(tmp_path: Path) -> None:
+    document = (ROOT / "docs" / "configuration.md").read_text()
     table = CliRunner().invoke(main, ["settings"]).output
-    assert table in readme, "run make readme"
+    assert table in document, "run make configuration"
     assert table.count("\n") == 2 + len(Settings.model_fields)
     page = tmp_path / "page.md"
-    page.write_text(readme.replace("| `FLORENCE_PORT` | 5011 |", "| `FLORENCE_PORT` | 5012 |"))
+    page.write_text(document.replace("| `FLORENCE_PORT` | 5011 |", "| `FLORENCE_PORT` | 5012 |"))
     assert CliRunner().invoke(main, ["settings", "--update", str(page)]).exit_code == 0
-    assert page.read_text() == readme
+    assert page.read_text() == document
     page.write_text("no marks")
     assert CliRunner().invoke(main, ["settings", "--update", str(page)]).exit_code == 1
 

@@ -253,7 +253,15 @@ CPU = "docker run --rm -p 5011:5011 --read-only --tmpfs /tmp -v florence_cache:/
 INSTEAD: dict[str, Check] = {
     **dict.fromkeys(
         (
-            *("make run", "make test", "make test-long", "make check", "make format", "make model", "make readme"),
+            *(
+                "make run",
+                "make test",
+                "make test-long",
+                "make check",
+                "make format",
+                "make model",
+                "make configuration",
+            ),
             *("make train", "make evaluate", "make lock", "make setup-dev", "make image-check"),
             *("make gpu-check", "make gpu-compile"),
             "FLORENCE_MODEL_DIR=ov_models/florence-2-base make run",

@@ -1,4 +1,4 @@
-"""What is installed, and the command's options in the README."""
+"""What is installed, and the command's options in the documents."""
 
 import os
 import re
@@ -99,8 +99,8 @@ def test_what_comes_from_others_is_named() -> None:
     assert {name for name in missing if not name.startswith("types-")} == set()
 
 
-def test_the_readme_has_the_command_s_options() -> None:
-    section = (ROOT / "README.md").read_text().partition("\n## From the command line\n")[2].partition("\n## ")[0]
+def test_the_documents_have_the_command_s_options() -> None:
+    section = (ROOT / "docs" / "command-line.md").read_text()
     told = set(re.findall(r"--[a-z][a-z-]+", section))
     shown = set(
         re.findall(r"--[a-z][a-z-]+", run([sys.executable, "-m", "florence_tagger", "count", "--help"], ROOT).stdout)
