@@ -59,7 +59,7 @@ OWNERS = {
     "PIL": ("media",),
     "pillow_heif": ("media/images.py",),
     "tifffile": ("media/samples.py",),
-    "av": ("media/video.py", "media/timeline.py", "media/playback.py", "media/worker.py"),
+    "av": ("media/video.py", "media/timeline.py", "media/playback.py", "media/worker.py", "media/video_writer.py"),
     "puremagic": ("media/formats.py",),
     "pydantic": ("web/openapi.py", "config.py", "web/parameters.py", "web/request.py", "web/envelope.py"),
     "annotated_types": ("web/parameters.py",),
