@@ -1,7 +1,7 @@
 """Regions to counts and probabilities by label."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from florence_tagger.schemas import Region, Rules, Sighting, VideoCount
@@ -25,6 +25,14 @@ def count_document(sightings: Iterable[Sighting], rules: Rules = Rules()) -> dic
 
     On all its pages together; of a video in the frame that has it most, or how many tracks have it.
     """
+    counts = dict.fromkeys(rules.classes, 0)
+    for counts in running_counts(sightings, rules):  # noqa: B007 - the last ones are the document's
+        pass
+    return counts
+
+
+def running_counts(sightings: Iterable[Sighting], rules: Rules) -> Iterator[dict[str, int]]:
+    """Count a document as far as each of its sightings, as `count_document` does."""
     total: Counter[str] = Counter()
     tracks: dict[int, str] = {}
     for sighting in sightings:
@@ -33,7 +41,7 @@ def count_document(sightings: Iterable[Sighting], rules: Rules = Rules()) -> dic
         else:
             found = Counter(count_regions(sighting.detection.regions))
             total = total | found if sighting.page is None else total + found
-    return dict.fromkeys(rules.classes, 0) | total | Counter(tracks.values())
+        yield dict.fromkeys(rules.classes, 0) | total | Counter(tracks.values())
 
 
 def count_regions(regions: Iterable[Region]) -> dict[str, int]:
