@@ -95,7 +95,9 @@ def serve(**given: Any) -> None:
 @click.option("--json", "forms", flag_value="json", multiple=True, help="A list of objects: file, content, error.")
 @click.option("--jsonl", "forms", flag_value="jsonl", multiple=True, help="The same, a line each, as they come.")
 @click.option("--csv", "forms", flag_value="csv", multiple=True, help="Rows of file, label, count, error.")
-@click.option("--annotate", type=click.Path(path_type=Path, file_okay=False), help="Folder for pictures with boxes.")
+@click.option(
+    "--annotate", type=click.Path(path_type=Path, file_okay=False), help="Folder for pictures and videos with boxes."
+)
 @click.option(
     "--num-labels",
     type=click.IntRange(0, MOST_LABELS),

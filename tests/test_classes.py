@@ -15,6 +15,7 @@ from benchmarks.classes import answers
 from florence_tagger import RequestError, SettingsError, Tagger
 from florence_tagger.config import SAMPLES
 from tests.conftest import ROOT, SCENES, TRUTH, RunningServer, document
+from tests.test_video_writer import frames_of
 from training.clips import write_video
 from training.passing import draw_passing
 from training.scenes import Scene
@@ -136,7 +137,9 @@ def test_distinct_counts_what_passes(clip: tuple[Path, dict[str, int]], tmp_path
         [sys.executable, "-m", "florence_tagger", *options], env=environment, cwd=ROOT, capture_output=True, check=True
     )
     assert json.loads(run.stdout)[0]["content"] == [{label: n} for label, n in counts.items()]
-    assert list((tmp_path / "drawn").rglob("*.png"))
+    (drawn,) = (tmp_path / "drawn").rglob("*.*")
+    assert drawn.name == "passing.mp4.webm"
+    assert len(frames_of(drawn)[0]) == 24, "all frames"
     with Tagger.load(video_fps=8, decoder_processes=1) as tagger:
         assert tagger.count(path, video_count="distinct") == counts
         some = next(iter(counts))

@@ -29,6 +29,7 @@ from florence_tagger.bulk.run import places_in
 from florence_tagger.errors import DocumentError, NotReadyError, SettingsError, TaggerError
 from florence_tagger.media.drawing import COLOURS, colours_of
 from tests.conftest import ROOT, SCENES, TRUTH, RunningServer, content_for, start_server, stop_server
+from tests.test_video_writer import frames_of
 from tests.variants import SIDE
 from tests.videos import PEAK, video
 
@@ -416,16 +417,21 @@ def test_drawings(tmp_path: Path, server: RunningServer) -> None:
         content_for(PEAK),
         content_for(TRUTH["scene00.png"]),
     ]
-    pictures = [drawn / files.relative_to("/") / name for name in ("a.png.png", "b.mp4.png", "c.tif.png")]
-    assert sorted(drawn.rglob("*.png")) == pictures
-    with Image.open(pictures[0]) as image, Image.open(pictures[2]) as page:
+    names = ("a.png.png", "b.mp4.webm", "c.tif.png")
+    picture, clip, pages = (drawn / files.relative_to("/") / name for name in names)
+    assert sorted(one for one in drawn.rglob("*") if one.is_file()) == [picture, clip, pages]
+    with Image.open(picture) as image, Image.open(pages) as page:
         assert image.size == second.size
         assert image.convert("RGB").tobytes() != second.tobytes()
         assert page.convert("RGB").tobytes() == image.convert("RGB").tobytes(), "the page that has most"
-    with Image.open(pictures[1]) as frame:
-        assert frame.size == (SIDE, SIDE)
+    times, frames, _ = frames_of(clip)
+    assert (times, {frame.shape for frame in frames}) == ([0.0, 1.0, 2.0], {(SIDE, SIDE, 3)})
+    clip.unlink()
+    count(files / "b.mp4", "--annotate", drawn, "--json", "--server", server.url)
+    assert frames_of(clip)[0] == times
     other = count(files / "b.mp4", "--annotate", drawn, "--json", "--server", server.url, FLORENCE_VIDEO_FPS="3")
     assert b"not drawn: the service looks at other frames" in other.stderr
+    assert not clip.exists(), "no part of a drawing is left"
     labels = [f"thing {index}" for index in range(len(COLOURS))]
     assert set(colours_of(labels).values()) == set(COLOURS)
     assert len(colours_of([*labels, "another"])) == len(COLOURS) + 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from florence_tagger.assembly import sampling_of
+from florence_tagger.bulk.annotations import Annotator
 from florence_tagger.bulk.client import client_of
 from florence_tagger.bulk.forms import FORMS
 from florence_tagger.bulk.paths import Named, find_files, read_list
@@ -129,8 +130,11 @@ def wanted_of(options: CountOptions, settings: Settings, files: Sequence[Named])
         options.min_score,
         {} if options.annotate is None else places_in(options.annotate, [one.name for one in files]),
         int(settings.max_document_mb * 1e6),
-        Limits(OWN_SIZE, settings.max_pixels, settings.max_pages),
-        within_budget(sampling_of(settings), options.tiles or settings.tiles),
+        Annotator(
+            Limits(OWN_SIZE, settings.max_pixels, settings.max_pages),
+            within_budget(sampling_of(settings), options.tiles or settings.tiles),
+            rules,
+        ),
         options.tiles,
     )
 

@@ -10,20 +10,17 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Protocol
 
+from florence_tagger.bulk.annotations import Annotator
 from florence_tagger.bulk.paths import Named
 from florence_tagger.bulk.results import Counted, Record
 from florence_tagger.counting import as_content, count_document, labels_kept
 from florence_tagger.errors import DocumentError
 from florence_tagger.faults import system_words
 from florence_tagger.media.content import read_file
-from florence_tagger.media.drawing import draw_regions
-from florence_tagger.media.frames import frame_at
-from florence_tagger.media.limits import Limits, Sampling
 from florence_tagger.schemas import DocumentResult, Rules, Task, Tiles
 
 THREADS = 8  # files under way; the model decodes as many answers together
 AHEAD = 32  # files begun before the oldest is done: one that takes long, as videos do, holds up no other
-SAME_SECONDS = 0.01  # by which the times of one frame may differ: answers have rounded ones
 CUT_OFF = "the answer was cut off at the most tokens; objects may be missing"
 INCOMPLETE = "the video is damaged or slow to decode; it is counted by what can be decoded"
 
@@ -51,9 +48,9 @@ class Wanted:
 
     Attributes:
         num_labels: at most so many labels for a file, 0 for all.
-        drawings: where pictures go with what was found drawn on them, by the files' names; empty for none.
+        drawings: where files go with what was found drawn on them, by the files' names; empty for none.
         max_bytes: of a file.
-        limits, sampling: of the files whose frames are drawn on.
+        annotator: draws.
         tiles: a side that pictures are looked at in; None for the finder's own.
     """
 
@@ -64,8 +61,7 @@ class Wanted:
     min_score: float
     drawings: Mapping[str, Path]
     max_bytes: int
-    limits: Limits
-    sampling: Sampling
+    annotator: Annotator
     tiles: Tiles | None = None
 
     def count(self, finder: Finder, named: Named) -> Counted:
@@ -78,10 +74,12 @@ class Wanted:
         except DocumentError as exc:
             return Counted(named.name, error=str(exc))
         notes = [text for text, holds in ((CUT_OFF, found.truncated), (INCOMPLETE, found.incomplete)) if holds]
+        counts = count_document(found.sightings, self.rules)
+        answer = as_content(counts, labels_kept(self.num_labels, self.rules))
         if self.drawings and found.sightings:
-            notes += self._draw(self.drawings[named.name], content, found)
-        counts, most = count_document(found.sightings, self.rules), labels_kept(self.num_labels, self.rules)
-        return Counted(named.name, as_content(counts, most), note="; ".join(notes))
+            labels = [label for one in answer for label in one]
+            notes += self._draw(self.drawings[named.name], content, found, labels)
+        return Counted(named.name, answer, note="; ".join(notes))
 
     def _detect(self, finder: Finder, content: bytes) -> DocumentResult:
         """What is in one file; DocumentError where it is the file's fault that this can't be told."""
@@ -97,20 +95,12 @@ class Wanted:
             self.tiles,
         )
 
-    def _draw(self, target: Path, content: bytes, found: DocumentResult) -> list[str]:
-        """Writes the frame that has most with its boxes; why not, where that is the file's fault."""
-        fullest = max(range(len(found.sightings)), key=lambda place: len(found.sightings[place].detection.regions))
-        sighting = found.sightings[fullest]
+    def _draw(self, target: Path, content: bytes, found: DocumentResult, labels: Sequence[str]) -> list[str]:
+        """Draws what was found on a file; why not, where that is the file's fault."""
         try:
-            frame = frame_at(content, fullest, self.limits, self.sampling)
+            self.annotator.annotate(target, content, found, labels)
         except DocumentError as exc:
             return [f"not drawn: {exc}"]
-        if abs((frame.time_s or 0) - (sighting.time_s or 0)) > SAME_SECONDS:
-            return ["not drawn: the service looks at other frames of videos than the settings here say"]
-        drawn = draw_regions(frame.pixels, sighting.detection.regions, sighting.tiles)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            drawn.save(target, "PNG")
         except OSError as exc:
             if exc.errno != errno.ENAMETOOLONG:
                 raise
@@ -121,7 +111,8 @@ class Wanted:
 def places_in(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     """Where the drawing of each file goes: the same path in another folder, never outside of it, with `.png` added.
 
-    Where that is one place for two files, as of `/a.jpg` and `a.jpg`, the later one's has a number, too.
+    Videos have another suffix there. Where that is one place for two files, as of `/a.jpg` and `a.jpg`, the later one's
+    has a number, too.
     """
     places: dict[Path, str] = {}
     for name in names:

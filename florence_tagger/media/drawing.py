@@ -1,7 +1,7 @@
-"""A picture and what was found in it -> the picture with boxes and labels drawn on it."""
+"""A picture and what was found in it -> the picture with boxes, labels and counts drawn on it."""
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -12,13 +12,21 @@ COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#C
 INK = {"#0072B2": "white", "#000000": "white"}  # on these; black on the others
 
 
-def draw_regions(pixels: UInt8Array, regions: Sequence[Region], tiles: Sequence[Box] = ()) -> Image.Image:
-    """A picture, uint8 RGB (H, W, 3), with `regions` and, in fine lines, the `tiles` drawn on it."""
+def draw_regions(
+    pixels: UInt8Array,
+    regions: Sequence[Region],
+    tiles: Sequence[Box] = (),
+    colours: Mapping[str, str] | None = None,
+) -> Image.Image:
+    """A picture, uint8 RGB (H, W, 3), with `regions` and, in fine lines, the `tiles` drawn on it.
+
+    Labels have the `colours` that are given, or those of `colours_of`.
+    """
     picture = Image.fromarray(pixels)
     pen = ImageDraw.Draw(picture)
-    size = max(12, max(picture.size) // 60)
+    size = text_size(picture)
     font = ImageFont.load_default(size)
-    colours = colours_of(region.label for region in regions)
+    colours = colours or colours_of(region.label for region in regions)
     for tile in tiles:
         pen.rectangle(tile, outline="#808080")
     for region in regions:
@@ -30,6 +38,24 @@ def draw_regions(pixels: UInt8Array, regions: Sequence[Region], tiles: Sequence[
         pen.rectangle(pen.textbbox((x + 2, y), name, font), fill=colour, outline=colour, width=2)
         pen.text((x + 2, y), name, INK.get(colour, "black"), font)
     return picture
+
+
+def draw_counts(picture: Image.Image, lines: Mapping[str, str], colours: Mapping[str, str]) -> None:
+    """Draw a line for each label, in its colour, from the upper left corner down to at most half of the height."""
+    pen = ImageDraw.Draw(picture)
+    size = text_size(picture)
+    font = ImageFont.load_default(size)
+    height = size * 1.4
+    room = max(int(picture.height / 2 / height), 1)
+    for row, (label, text) in enumerate(list(lines.items())[:room]):
+        right = font.getlength(text) + size * 0.6
+        pen.rectangle((0, row * height, right, (row + 1) * height - 1), fill=colours[label])
+        pen.text((size * 0.3, row * height), text, INK.get(colours[label], "black"), font)
+
+
+def text_size(picture: Image.Image) -> int:
+    """Return the height of what is written on a picture, pixels."""
+    return max(12, max(picture.size) // 60)
 
 
 def name_of(region: Region) -> str:
