@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -88,6 +89,15 @@ def wait_for(condition: Any) -> bool:
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.005)
     return bool(condition())
+
+
+@pytest.fixture(autouse=True)
+def _level_of_the_log() -> Iterator[None]:
+    """Give the package's logger its level back, which `count` raises in its process."""
+    logger = logging.getLogger("florence_tagger")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

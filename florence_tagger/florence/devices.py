@@ -230,18 +230,23 @@ class Compiler:
         Raises:
             ModelError: none does.
         """
+        refusals = []
         for device in self._devices_to_try:
             memory = None if device == "CPU" else self.memory
             try:
                 model = self._core.compile_model(make(memory), device, self._properties(device, cpu_precision))
-            except (RuntimeError, DeviceError) as exc:
+            except DeviceError as exc:
+                logger.warning("%s does not compile on %s: %s", name, device, exc)
+                refusals.append(str(exc))
+            except RuntimeError as exc:
                 logger.warning("%s does not compile on %s: %s", name, device, reason_of(exc))
             else:
                 self.devices[name] = device
                 self.precisions[name] = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
                 return Compiled(model, model.create_infer_request(), memory)
         tried = ", ".join(self._devices_to_try)
-        raise ModelError(f"The {name} compiles on no device that was tried ({tried}); the log says why.")
+        refusals = refusals or [f"The {name} compiles on no device that was tried ({tried}); the log says why."]
+        raise ModelError(" ".join(refusals))
 
     def compile_beside(self, graph: Any, device: str) -> Any:
         """Compile a graph that moves values within a device, and return an infer request of it."""
