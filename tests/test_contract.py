@@ -183,9 +183,9 @@ def test_every_failure_is_described_with_the_envelope(described: Any) -> None:
     reference = {"$ref": "#/components/schemas/Index_Response"}
     for operations in described["paths"].values():
         for operation in operations.values():
-            assert {"200", "405", "500"} <= set(operation["responses"])
+            assert {"200", "405", "414", "500"} <= set(operation["responses"])
     responses = described["paths"]["/process"]["post"]["responses"]
-    assert set(responses) == {"200", "400", "405", "408", "413", "415", "500", "503"}
+    assert set(responses) == {"200", "400", "405", "408", "413", "414", "415", "500", "503"}
     assert all(one["content"]["application/json"]["schema"] == reference for one in responses.values())
     assert responses["503"]["headers"]["Retry-After"]["required"]
     assert all(one["headers"]["X-Job-Id"]["required"] for one in responses.values())

@@ -43,6 +43,7 @@ FAILURES = {
     405: "The path has no such method",
     408: "The body did not arrive in time",
     413: "The body is too large, or there are too many documents",
+    414: "The address is too long",
     415: "The body's Content-Encoding is none of gzip, deflate and identity",
     500: "The service failed; its log says how",
     503: "The model is not ready, or too much waits already",
@@ -146,8 +147,8 @@ def paths(protected: bool) -> dict[str, Any]:
 def operation(
     summary: str, identity: str, responses: dict[str, Any], headers: dict[str, Any] | None = None, **more: Any
 ) -> dict[str, Any]:
-    """A method of a path; any may fail, and any other method is refused. `headers` come with each answer."""
-    answers = responses | failures(405, 500)
+    """A method of a path; any may fail, and refuse a method or a long address. `headers` come with each answer."""
+    answers = responses | failures(405, 414, 500)
     if headers:
         answers = {code: one | {"headers": one.get("headers", {}) | headers} for code, one in answers.items()}
     return {"summary": summary, "operationId": identity, "responses": answers} | more
