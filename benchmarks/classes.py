@@ -7,15 +7,14 @@ import json
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 
 import click
 import numpy as np
-from PIL import Image
 
+from benchmarks.tiles import png
 from florence_tagger.tagger import Tagger
-from training.scenes import LABELS, Pixels, World, draw_scene
+from training.scenes import LABELS, World, draw_scene
 
 SEED = 20261130
 FOLDED = {"vehicle": ["cars", "Bus", "bicycles"], "fruit": ["apple", "bananas"]}
@@ -37,7 +36,7 @@ def answers(number: int, seed: int = SEED) -> list[Answer]:
     rng = np.random.default_rng(seed)
     names = [name for name in NAMES if NAMES[name] not in BY_NAME]
     asked = [
-        (encoded(draw_scene(rng, World()).pixels), [names[i] for i in rng.choice(len(names), WANTED, replace=False)])
+        (png(draw_scene(rng, World()).pixels), [names[i] for i in rng.choice(len(names), WANTED, replace=False)])
         for _ in range(number)
     ]
     with tempfile.TemporaryDirectory() as place:
@@ -54,13 +53,6 @@ def answers(number: int, seed: int = SEED) -> list[Answer]:
                 return (counts, {name: folded[NAMES[name]] for name in wanted}), (folding.count(picture), dict(folded))
 
             return [one for pair in pool.map(answer, asked) for one in pair]
-
-
-def encoded(pixels: Pixels) -> bytes:
-    """Return a picture as PNG."""
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 @click.command()

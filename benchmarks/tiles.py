@@ -5,7 +5,6 @@
 
 import io
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,8 +15,10 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
+from convert.agreement import count_errors
 from florence_tagger import Tagger
 from florence_tagger.benchmark.processes import peak_rss
+from florence_tagger.counting import count_regions
 from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.drawing import draw_regions
 from florence_tagger.media.images import open_rgb, to_jpeg
@@ -66,11 +67,10 @@ class Counted:
     @property
     def errors(self) -> list[int]:
         """Of each scene the sum of the errors of its counts."""
-        pairs = [
-            (Counter(scene.counts), Counter(one.label for one in found))
+        return [
+            sum(count_errors(count_regions(found), scene.counts).values())
             for scene, found in zip(self.scenes, self.found, strict=True)
         ]
-        return [((there - found) + (found - there)).total() for there, found in pairs]
 
     @property
     def exact(self) -> float:

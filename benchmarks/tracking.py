@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from convert.agreement import count_errors
 from florence_tagger.counting import count_document
 from florence_tagger.media.drawing import draw_regions
 from florence_tagger.schemas import DocumentResult, Rules, Sighting, VideoCount
@@ -54,7 +55,7 @@ class Outcome:
     @property
     def errors(self) -> int:
         """By how many the counts differ."""
-        return sum(abs(self.truth.get(one, 0) - self.counted.get(one, 0)) for one in self.truth | self.counted)
+        return sum(count_errors(self.counted, self.truth).values())
 
 
 def clips(

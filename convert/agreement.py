@@ -1,12 +1,13 @@
 """How far two sides' answers for the same pictures agree: token ids, counts, boxes. No side is loaded here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from florence_tagger.counting import count_regions
 from florence_tagger.florence.decoding import FloatArray
+from florence_tagger.geometry import iou
 from florence_tagger.schemas import Box, Region
 
 
@@ -61,16 +62,18 @@ class Agreement:
 def sum_up(mode: str, pairs: Sequence[Pair]) -> Agreement:
     """The agreement of the pairs of a mode, of which there must be one at least."""
     differing = tuple(pair.picture for pair in pairs if pair.ours.token_ids != pair.theirs.token_ids)
+    counts = [[count_regions(side.regions) for side in (pair.ours, pair.theirs)] for pair in pairs]
+    apart = [count_errors(ours, theirs) for ours, theirs in counts]
     errors: dict[str, list[int]] = {}
-    for pair in pairs:
-        for label, error in count_errors(pair).items():
+    for of_pair in apart:
+        for label, error in of_pair.items():
             errors.setdefault(label, []).append(error)
     overlaps = [overlap for pair in pairs for overlap in best_overlaps(pair)]
     return Agreement(
         mode=mode,
         pictures=len(pairs),
         ids_equal=len(pairs) - len(differing),
-        counts_equal=sum(not any(count_errors(pair).values()) for pair in pairs),
+        counts_equal=sum(not any(of_pair.values()) for of_pair in apart),
         tokens=sum(len(pair.theirs.token_ids) for pair in pairs),
         count_error=mean([error for one in errors.values() for error in one], empty=0.0),
         count_errors={label: mean(errors[label], empty=0.0) for label in sorted(errors)},
@@ -87,28 +90,22 @@ def mean(values: Sequence[float], empty: float) -> float:
     return float(np.mean(values)) if values else empty
 
 
-def count_errors(pair: Pair) -> dict[str, int]:
-    """By how much the counts of each label differ that either side found."""
-    ours, theirs = count_regions(pair.ours.regions), count_regions(pair.theirs.regions)
-    return {label: abs(ours.get(label, 0) - theirs.get(label, 0)) for label in ours.keys() | theirs.keys()}
+def count_errors(counts: Mapping[str, int], others: Mapping[str, int]) -> dict[str, int]:
+    """Return by how much the counts of each label differ that either side found."""
+    return {label: abs(counts.get(label, 0) - others.get(label, 0)) for label in counts.keys() | others.keys()}
 
 
 def best_overlaps(pair: Pair) -> list[float]:
     """For each box of the reference the best intersection over union with one of ours of the same label."""
     return [
-        max((iou(one.box, other.box) for other in pair.ours.regions if other.label == one.label), default=0.0)
+        max((overlap(one.box, other.box) for other in pair.ours.regions if other.label == one.label), default=0.0)
         for one in pair.theirs.regions
     ]
 
 
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes, 1 for equal ones of no area."""
-    if a == b:
-        return 1.0
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    common = max(width, 0.0) * max(height, 0.0)
-    area = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)) - common
-    return common / area if area > 0 else 0.0
+def overlap(box: Box, other: Box) -> float:
+    """Return intersection over union, 1 for equal boxes even if they have no area."""
+    return 1.0 if box == other else iou(box, other)
 
 
 def cosine(a: FloatArray, b: FloatArray) -> float:

@@ -21,12 +21,13 @@ from transformers import PreTrainedTokenizerFast
 from convert.conversion import ConversionOptions, convert
 from florence_tagger.florence.folder import read_folder
 from florence_tagger.florence.tasks import QUESTIONS
+from florence_tagger.geometry import iou
 from florence_tagger.tagger import Tagger
 from tests.conftest import ROOT, Told
 from tests.variants import STREET
 from training import clips, evaluate, gallery, scenes, sprites, train
 from training.batches import ASKED, BATCH, NOTHING, Batches, cell_targets, world_at
-from training.boxes import claims, covered, iou
+from training.boxes import claims, covered
 from training.model import END, GRID, SIDE, build_model, build_tokenizer
 from training.objective import ASKED_TASKS, Objective
 from training.scenes import LABELS, UNSEEN_DESIGN, SceneObject, World, draw_scene, load_sprites

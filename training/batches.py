@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from training.boxes import area
+from florence_tagger.geometry import area
 from training.model import END, GRID, LOCATIONS, SIDE, START
 from training.scenes import LABELS, SceneObject, World, draw_scene
 

@@ -18,7 +18,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.boxes import Box, covered
+from florence_tagger.schemas import Box
+from training.boxes import covered
 from training.command import SEED, Command, folder_for
 from training.grounds import Canvas, draw_ground
 
