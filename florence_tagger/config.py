@@ -14,6 +14,7 @@ from florence_tagger.errors import SettingsError
 from florence_tagger.schemas import MOST_TILES
 
 PREFIX = "FLORENCE_"
+TilesField = Annotated[int, Field(ge=1, le=MOST_TILES)] | Literal["auto"]  # `Tiles` with their bounds
 SAMPLES = Path(__file__).resolve().parent / "web" / "samples"  # pictures that the bundled model counts
 DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "ov_models" / "florence-2-tiny"
 
@@ -116,7 +117,7 @@ class Settings(BaseSettings):
     video_max_seconds: float = Field(
         3600, gt=0, le=1e6, description="Seconds of a video, from its start, that are looked at; likewise."
     )
-    tiles: Annotated[int, Field(ge=1, le=MOST_TILES)] | Literal["auto"] = Field(
+    tiles: TilesField = Field(
         1,
         description="Tiles a side that pictures are looked at in; auto looks at the whole first. Requests may ask for "
         "others.",

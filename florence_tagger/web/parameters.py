@@ -16,11 +16,12 @@ from pydantic import (
     model_validator,
 )
 
+from florence_tagger.config import TilesField
 from florence_tagger.counting import DEFAULT_LABELS, MOST_LABELS
 from florence_tagger.media.limits import Sampling
 from florence_tagger.prompts import MOST_TEXT, task_named
 from florence_tagger.rules import MOST_CLASSES, MOST_NAME
-from florence_tagger.schemas import MOST_TILES, Task, Tiles, VideoCount
+from florence_tagger.schemas import Task, Tiles, VideoCount
 
 BLANK = r"[ \t\r\n]"  # BLANKS as an expression
 NOT_BLANK = BLANK.replace("[", "[^")
@@ -81,9 +82,6 @@ def strings_for(exact: dict[str, Any]) -> list[dict[str, Any]]:
     if numeral := {"integer": NUMERALS[int], "number": NUMERALS[float]}.get(exact["type"]):
         return [{"type": "string", "pattern": f"^$|{numeral}", "maxLength": MOST_NUMERAL}]
     return [] if exact["type"] == "string" and "enum" not in exact else [{"const": ""}]
-
-
-TilesField = Annotated[int, Field(ge=1, le=MOST_TILES)] | Literal["auto"]
 
 
 class RequestBody(BaseModel):
