@@ -1,4 +1,4 @@
-"""What the tests share: the committed model and scenes, a real server, and a model that does as it is told."""
+"""Shared fixtures and helpers: the bundled model and scenes, a real server, and a scripted fake model."""
 
 import base64
 import json
@@ -30,7 +30,7 @@ from florence_tagger.scheduler import Scheduler
 from florence_tagger.schemas import Detection, Frame, FrameResult, Prompt
 from florence_tagger.telemetry import Stage, Telemetry
 
-# A busy machine is no fault of a test: pytest's own timeout ends what hangs.
+# No deadlines, because the machine may be busy: pytest's own timeout ends a test that hangs.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
@@ -41,7 +41,7 @@ TRUTH: dict[str, dict[str, int]] = json.loads((SCENES / "truth.json").read_text(
 
 
 def document(content: bytes, **fields: Any) -> dict[str, Any]:
-    """A document as Detect sends it."""
+    """Return a request's document as Detect sends it."""
     return {
         "id": "7587bcb2-4ea6-4a64-a426-040b40bf414b",
         "index": "large_control_dataset-doc",
@@ -55,8 +55,8 @@ def document(content: bytes, **fields: Any) -> dict[str, Any]:
     } | fields
 
 
-# What Python and its libraries write in the texts of exceptions, and people do not.
-QUOTED = re.compile(
+# Wording of Python's and its libraries' exceptions, which our own messages never quote.
+LIBRARY_WORDING = re.compile(
     r"\[Errno|Errno \d|[a-z](?:Error|Exception)\b|Traceback|<class|object at 0x|\(char \d|codec can't|b'"
     r"|non-hexadecimal|Expecting (?:value|property|',)|incorrect padding|non-base64 digit|only base64 data"
     r"|invalid literal|NoneType",
@@ -64,27 +64,27 @@ QUOTED = re.compile(
 )
 
 
-def variants(content: bytes, number: int) -> list[bytes]:
-    """Files of the same picture that are not the same bytes; what follows its end is nothing to a decoder."""
-    return [content + b"." * index for index in range(number)]
+def distinct_copies(content: bytes, num_copies: int) -> list[bytes]:
+    """Return files of one picture that differ in their bytes: decoders ignore what follows the picture's end."""
+    return [content + b"." * index for index in range(num_copies)]
 
 
 def content_for(counts: dict[str, int]) -> list[dict[str, int]]:
-    """The content of a treated document that has these counts."""
+    """Return the `content` of an answered document with these counts."""
     return [{label: counts[label]} for label in sorted(counts)]
 
 
-def assert_alike(ours: Sequence[FrameResult], others: Sequence[FrameResult]) -> None:
-    """The same detections; scores may differ by rounding, since products of more rows add up in another order."""
-    for one, other in zip(ours, others, strict=True):
-        assert (one.truncated, one.tokens) == (other.truncated, other.tokens)
-        for detection, same in zip(one.detections, other.detections, strict=True):
-            assert (detection.label, detection.box) == (same.label, same.box)
-            assert detection.score == pytest.approx(same.score, abs=1e-4)
+def assert_same_results(results: Sequence[FrameResult], expected: Sequence[FrameResult]) -> None:
+    """Assert equal detections; scores may differ by rounding, because larger batches sum in another order."""
+    for result, expected_result in zip(results, expected, strict=True):
+        assert (result.truncated, result.tokens) == (expected_result.truncated, expected_result.tokens)
+        for detection, expected_detection in zip(result.detections, expected_result.detections, strict=True):
+            assert (detection.label, detection.box) == (expected_detection.label, expected_detection.box)
+            assert detection.score == pytest.approx(expected_detection.score, abs=1e-4)
 
 
 def wait_for(condition: Any) -> bool:
-    """Whether a condition becomes true within half a minute: the machine may be busy."""
+    """Wait up to half a minute, because the machine may be busy, and return whether the condition became true."""
     deadline = time.monotonic() + 30
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -92,8 +92,8 @@ def wait_for(condition: Any) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def _level_of_the_log() -> Iterator[None]:
-    """Give the package's logger its level back, which `count` raises in its process."""
+def _restored_log_level() -> Iterator[None]:
+    """Restore the level of the package's logger, which `count` raises in its process."""
     logger = logging.getLogger("florence_tagger")
     level = logger.level
     yield
@@ -102,61 +102,64 @@ def _level_of_the_log() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def florence2() -> Florence2:
-    """The committed model, loaded in this process with the exact arithmetic of the reference."""
-    folder = load_manifest(DEFAULT_MODEL)
-    return Florence2(folder, RuntimeOptions("CPU", "f32"), folder.generation)
+    """Return the bundled model, loaded in this process with the reference's exact arithmetic."""
+    manifest = load_manifest(DEFAULT_MODEL)
+    return Florence2(manifest, RuntimeOptions("CPU", "f32"), manifest.generation)
 
 
-class Heard(Telemetry):
-    """Counts how often each stage was gone through."""
+class StageCounter(Telemetry):
+    """Counts how often each stage ran."""
 
     def __init__(self) -> None:
-        self.times: Counter[Stage] = Counter()
+        self.counts: Counter[Stage] = Counter()
 
     def took(self, stage: Stage, seconds: float) -> None:
-        self.times[stage] += 1
+        """Count one run of a stage."""
+        self.counts[stage] += 1
 
 
 @pytest.fixture(scope="session")
 def pipeline() -> Iterator[Pipeline]:
-    """All stages with the committed model and default settings, but that nothing is answered from memory."""
-    settings, folder = load_settings({"result_cache": 0}), load_manifest(DEFAULT_MODEL)
-    decoders = start_decoder_pool(settings, folder.image_size)
-    heard = Heard()
-    scheduler = Scheduler(lambda: load_model(folder, settings), settings.queue_size, telemetry=heard)
+    """Yield a pipeline of the bundled model with default settings, but without the result cache."""
+    settings, manifest = load_settings({"result_cache": 0}), load_manifest(DEFAULT_MODEL)
+    decoders = start_decoder_pool(settings, manifest.image_size)
+    stage_counter = StageCounter()
+    scheduler = Scheduler(lambda: load_model(manifest, settings), settings.queue_size, telemetry=stage_counter)
     assert wait_for(lambda: scheduler.ready)
-    yield build_pipeline(settings, decoders, scheduler, heard)
+    yield build_pipeline(settings, decoders, scheduler, stage_counter)
     scheduler.close()
     decoders.close()
 
 
-def counted(pipeline: Pipeline, *files: bytes, sampling: Sampling | None = None) -> list[Outcome]:
-    """What becomes of these files, sent in one request."""
+def run_pipeline(pipeline: Pipeline, *files: bytes, sampling: Sampling | None = None) -> list[Outcome]:
+    """Return the outcomes of these files, sent in one request."""
     return pipeline.run([base64.b64encode(file).decode() for file in files], sampling or Sampling())
 
 
 @dataclass
-class Told:
-    """Keeps what a conversion tells."""
+class RecordedProgress:
+    """Records the stages and notes of a conversion."""
 
     stages: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def stage(self, name: str) -> None:
+        """Record the start of a stage."""
         self.stages.append(name)
 
     def note(self, text: str) -> None:
+        """Record a note."""
         self.notes.append(text)
 
 
 @dataclass
 class FakeModel:
-    """Finds one cat in every frame, unless told otherwise.
+    """A model that detects one cat in every frame.
 
     Attributes:
-        go: frames wait for it.
-        entered: set while a frame waits.
-        error: raised instead of an answer.
+        go: must be set before frames are encoded.
+        entered: set when a frame is to be encoded.
+        error: raised instead of a result.
     """
 
     go: Event = field(default_factory=Event)
@@ -165,9 +168,10 @@ class FakeModel:
     truncated: bool = False
     capacity: int = 1
     exclusive: bool = True
-    under_way: dict[Hashable, Frame] = field(default_factory=dict)
+    running: dict[Hashable, Frame] = field(default_factory=dict)
 
     def encode(self, frame: Frame, prompt: Prompt) -> Frame:
+        """Wait for `go`, then return the frame, or raise `error`."""
         self.entered.set()
         assert self.go.wait(30)
         if self.error is not None:
@@ -175,13 +179,16 @@ class FakeModel:
         return frame
 
     def start(self, key: Hashable, encoded: Frame) -> None:
-        self.under_way[key] = encoded
+        """Add a frame to the running ones."""
+        self.running[key] = encoded
 
     def step(self) -> dict[Hashable, FrameResult | Exception]:
-        ended, self.under_way = self.under_way, {}
-        return {key: self.found(frame) for key, frame in ended.items()}
+        """Finish all running frames."""
+        finished, self.running = self.running, {}
+        return {key: self.result_for(frame) for key, frame in finished.items()}
 
-    def found(self, frame: Frame) -> FrameResult:
+    def result_for(self, frame: Frame) -> FrameResult:
+        """Return a result of one cat that fills the frame."""
         return FrameResult(
             (Detection("cat", (0.0, 0.0, float(frame.width), float(frame.height)), 0.9),), self.truncated
         )
@@ -189,6 +196,7 @@ class FakeModel:
 
 @pytest.fixture
 def fake_model() -> FakeModel:
+    """Return a fake model that does not wait."""
     model = FakeModel()
     model.go.set()
     return model
@@ -196,31 +204,33 @@ def fake_model() -> FakeModel:
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A service in a process of its own."""
+    """A service in a separate process."""
 
     url: str
     process: subprocess.Popen[str]
     log: Path
 
     def post(self, body: Any, **options: Any) -> requests.Response:
+        """Send a request to `/process`; `options` go to requests."""
         return requests.post(f"{self.url}/process", json=body, timeout=60, **options)
 
     def get(self, path: str) -> requests.Response:
+        """Request a path."""
         return requests.get(f"{self.url}{path}", timeout=60)
 
 
 def start_server(log: Path, *options: str, prefix: Sequence[str] = ()) -> RunningServer:
-    """Starts a service, with a command before its own, and waits until it is ready; `log` gets what it prints."""
+    """Start a service and wait until it is ready; `prefix` precedes its command, `log` receives its output."""
     port = free_port()
     command = [*prefix, sys.executable, "-m", "florence_tagger", "serve"]
     command += ["--host", "127.0.0.1", "--port", str(port), *options]
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, text=True)
-    return until_ready(RunningServer(f"http://127.0.0.1:{port}", process, log))
+    return wait_until_ready(RunningServer(f"http://127.0.0.1:{port}", process, log))
 
 
-def until_ready(server: RunningServer, condition: Callable[[], bool] = lambda: True) -> RunningServer:
-    """Waits until a service is ready and a condition holds."""
+def wait_until_ready(server: RunningServer, condition: Callable[[], bool] = lambda: True) -> RunningServer:
+    """Wait until a service is ready and a condition holds; return the service."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and server.process.poll() is None:
         try:
@@ -234,14 +244,14 @@ def until_ready(server: RunningServer, condition: Callable[[], bool] = lambda: T
 
 
 def stop_server(server: RunningServer) -> int:
-    """Ends a service as an operator would; its exit code."""
+    """Send SIGTERM to a service, as an operator would, and return its exit code."""
     server.process.terminate()
     return server.process.wait(timeout=60)
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A real gunicorn with the committed model and default settings."""
+    """Yield a running gunicorn with the bundled model and default settings."""
     running = start_server(tmp_path_factory.mktemp("server") / "log.txt")
     yield running
     assert stop_server(running) == 0, running.log.read_text()

@@ -1,4 +1,4 @@
-"""A GPU that the CPU plays: an OpenVINO core with devices that are not there, whose memory is the host's."""
+"""A fake GPU: an OpenVINO core that lists GPUs but runs everything on the CPU, in the host's memory."""
 
 import ctypes
 from pathlib import Path
@@ -11,46 +11,50 @@ from florence_tagger.florence.devices import CORE
 
 
 class Handle:
-    """A pointer, as tensors of a device give it."""
+    """A pointer, as a device's tensors return it."""
 
     def __init__(self, address: int) -> None:
         self.address = address
 
-    def astype(self, kind: type) -> str:
-        assert kind is str
+    def astype(self, dtype: type) -> str:
+        """Return the address in hexadecimal; `dtype` must be `str`."""
+        assert dtype is str
         return hex(self.address)
 
 
 class HostTensor(ov.Tensor):
-    """A tensor of the host with what one of a device has."""
+    """A host tensor with the parameters of a device's tensor."""
 
     def get_params(self) -> dict[str, Handle]:
+        """Return the memory's handle."""
         return {"MEM_HANDLE": Handle(self.data.ctypes.data)}
 
 
 class HostContext:
-    """A device's context whose memory is the host's. What it gave is kept: views do not keep it."""
+    """A device's context in the host's memory; keeps a reference to each array, because views do not."""
 
     def __init__(self) -> None:
-        self.kept: list[Any] = []
+        self._arrays: list[Any] = []
 
     def create_tensor(self, element_type: Any, shape: Any, properties: dict[str, Any]) -> HostTensor:
+        """Return a tensor over the memory at `MEM_HANDLE`, or over new memory of arbitrary content."""
         dtype = element_type.to_dtype()
         if "MEM_HANDLE" in properties:
             size = int(np.prod(list(shape))) * dtype.itemsize
             memory = (ctypes.c_byte * size).from_address(properties["MEM_HANDLE"].address)
             array = np.frombuffer(memory, dtype).reshape(list(shape))
         else:
-            array = np.full(list(shape), 77, dtype)  # what is there by chance
-        self.kept.append(array)
+            array = np.full(list(shape), 77, dtype)  # stands for uninitialized memory
+        self._arrays.append(array)
         return HostTensor(array, shared_memory=True)
 
     def create_host_tensor(self, element_type: Any, shape: Any) -> HostTensor:
+        """Return a tensor over new memory."""
         return self.create_tensor(element_type, shape, {})
 
 
 class FakeCore:
-    """OpenVINO with a GPU that runs on the CPU, and refuses the graphs it is told to."""
+    """An OpenVINO core whose GPUs run on the CPU and refuse to compile the graphs in `refused`."""
 
     def __init__(self, devices: list[str], refused: tuple[str, ...] = ()) -> None:
         self.available_devices = devices
@@ -58,17 +62,21 @@ class FakeCore:
         self.compiled: list[tuple[str, dict[str, Any]]] = []
 
     def get_property(self, device: str, name: str) -> Any:
+        """Return the CPU's property."""
         return CORE.get_property("CPU", name)
 
     def get_default_context(self, device: str) -> HostContext:
+        """Return a new context of a GPU."""
         assert device.startswith("GPU")
         return HostContext()
 
     def read_model(self, path: Path) -> Any:
+        """Return the graph in a file."""
         return CORE.read_model(path)
 
     def compile_model(self, model: Any, device: str, properties: dict[str, Any]) -> Any:
-        graph = name_of({name for port in model.inputs for name in port.names})
+        """Compile a graph for the CPU and record its name, device and properties; RuntimeError if it is refused."""
+        graph = graph_name({name for port in model.inputs for name in port.names})
         if device.startswith("GPU") and graph in self.refused:
             raise RuntimeError("Exception from somewhere.cpp:1:\nno kernel for this\n\n")
         if graph:
@@ -76,7 +84,7 @@ class FakeCore:
         return CORE.compile_model(model, "CPU", properties)
 
 
-def name_of(inputs: set[str]) -> str:
-    """Return which of the three graphs has such inputs, "" for another one."""
-    known = {"pixels": "vision", "prompt_embeddings": "encoder", "position_ids": "decoder"}
-    return next((graph for name, graph in known.items() if name in inputs), "")
+def graph_name(inputs: set[str]) -> str:
+    """Return the name of the model's graph that has such inputs, or "" for any other graph."""
+    characteristic_inputs = {"pixels": "vision", "prompt_embeddings": "encoder", "position_ids": "decoder"}
+    return next((graph for name, graph in characteristic_inputs.items() if name in inputs), "")

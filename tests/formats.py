@@ -1,4 +1,4 @@
-"""A native checkpoint as one in the original format, written the way Microsoft's repositories are."""
+"""Native checkpoints rewritten in the original format, as in Microsoft's repositories."""
 
 import json
 import shutil
@@ -13,14 +13,14 @@ SAME_IN_VISION = ("depths", "num_groups", "num_heads", "patch_padding", "patch_p
 
 
 def as_original(native: Path, output: Path) -> Path:
-    """Writes the native checkpoint folder `native` in the original format into the new folder `output`."""
+    """Write the native checkpoint folder `native` in the original format to the new folder `output`; return it."""
     output.mkdir(parents=True)
     for name in ("tokenizer.json", "preprocessor_config.json"):
         shutil.copyfile(native / name, output / name)
     config = json.loads((native / "config.json").read_text())
     generation = json.loads((native / "generation_config.json").read_text())
     (output / "config.json").write_text(json.dumps(original_config(config, generation), indent=2))
-    # as published: what counts is in text_config
+    # As published: only text_config is in effect.
     (output / "generation_config.json").write_text(json.dumps({"num_beams": 3, "early_stopping": False}))
     state = {}
     for name, tensor in load_file(native / "model.safetensors").items():
@@ -31,7 +31,7 @@ def as_original(native: Path, output: Path) -> Path:
 
 
 def original_config(config: dict[str, Any], generation: dict[str, Any]) -> dict[str, Any]:
-    """The configuration in the original form, the generation settings in its text_config."""
+    """Return the configuration in the original format, with the generation settings in its text_config."""
     vision, text = config["vision_config"], config["text_config"]
     effective = ("num_beams", "no_repeat_ngram_size", "early_stopping", "forced_bos_token_id", "forced_eos_token_id")
     return {

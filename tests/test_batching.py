@@ -14,7 +14,7 @@ from florence_tagger.florence.model import Florence2
 from florence_tagger.media.images import open_picture
 from florence_tagger.scheduler import Scheduler
 from florence_tagger.schemas import Frame, FrameResult, Prompt
-from tests.conftest import SCENES, TRUTH, assert_alike, wait_for
+from tests.conftest import SCENES, TRUTH, assert_same_results, wait_for
 
 
 def frame(size: int = 8) -> Frame:
@@ -202,4 +202,4 @@ def test_frames_decoded_together_are_counted_as_alone(florence2: Florence2, monk
     with ThreadPoolExecutor(6) as pool:
         together = list(pool.map(lambda one: scheduler.submit(one, timeout=60).result(60), frames * 4))
     scheduler.close()
-    assert_alike(together, alone * 4)
+    assert_same_results(together, alone * 4)

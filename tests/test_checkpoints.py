@@ -26,7 +26,7 @@ from convert.conversion_error import ConversionError
 from convert.hub import find_source
 from florence_tagger.config import SAMPLES
 from florence_tagger.tagger import Tagger
-from tests.conftest import CHECKPOINT, ROOT, Told
+from tests.conftest import CHECKPOINT, ROOT, RecordedProgress
 from tests.formats import as_original
 
 
@@ -110,7 +110,7 @@ def test_both_formats_are_the_same_model(in_original_format: Path) -> None:
 
 def test_both_formats_give_the_same_graphs(in_original_format: Path, tmp_path: Path) -> None:
     for folder, name in ((CHECKPOINT, "native"), (in_original_format, "from-original")):
-        convert(ConversionOptions(str(folder), tmp_path / name), Told())
+        convert(ConversionOptions(str(folder), tmp_path / name), RecordedProgress())
     for graph in ("vision", "encoder", "decoder"):
         for suffix in (".bin", ".xml"):
             paths = [tmp_path / name / f"{graph}{suffix}" for name in ("native", "from-original")]
@@ -308,9 +308,9 @@ def test_the_processors_file_goes_first_as_in_transformers(copy: Path) -> None:
 
 def test_a_stale_processor_file_does_not_reach_the_counts(copy: Path, tmp_path: Path) -> None:
     write_values(copy / "preprocessor_config.json", **STALE)
-    told = Told()
-    convert(ConversionOptions(str(copy), tmp_path / "converted"), told)
-    assert [note for note in told.notes if "disagree on image_mean" in note and note.startswith("Note: ")]
+    progress = RecordedProgress()
+    convert(ConversionOptions(str(copy), tmp_path / "converted"), progress)
+    assert [note for note in progress.notes if "disagree on image_mean" in note and note.startswith("Note: ")]
     with Tagger.load(tmp_path / "converted", decoder_processes=1) as tagger:
         counts = tagger.count(SAMPLES / "picnic.jpg")
     assert (counts["apple"], counts["cup"]) == (3, 4)

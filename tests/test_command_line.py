@@ -17,7 +17,7 @@ from florence_tagger.bench.processes import free_port
 from florence_tagger.cli import main
 from florence_tagger.config import DEFAULT_MODEL, Settings, load_settings, unknown_variables
 from florence_tagger.errors import SettingsError
-from tests.conftest import ROOT, SCENES, RunningServer, document, start_server, stop_server, variants
+from tests.conftest import ROOT, SCENES, RunningServer, distinct_copies, document, start_server, stop_server
 
 SCENE = (SCENES / "scene00.png").read_bytes()
 
@@ -173,7 +173,7 @@ def test_options_reach_the_service(tmp_path: Path) -> None:
 
 def test_a_request_is_finished_before_the_service_stops(tmp_path: Path) -> None:
     running = start_server(tmp_path / "log.txt")
-    body = {"documents": [document(content) for content in variants(SCENE, 100)]}
+    body = {"documents": [document(content) for content in distinct_copies(SCENE, 100)]}
     with ThreadPoolExecutor(1) as pool:
         request = pool.submit(running.post, body)
         deadline = time.monotonic() + 30
@@ -186,7 +186,7 @@ def test_a_request_is_finished_before_the_service_stops(tmp_path: Path) -> None:
 
 def test_an_interrupted_service_answers_with_what_is_done(tmp_path: Path) -> None:
     running = start_server(tmp_path / "log.txt", "--num-beams", "8")
-    body = {"documents": [document(one, id=str(i)) for i, one in enumerate(variants(SCENE, 500))]}
+    body = {"documents": [document(one, id=str(i)) for i, one in enumerate(distinct_copies(SCENE, 500))]}
     with ThreadPoolExecutor(1) as pool:
         request = pool.submit(running.post, body)
         deadline = time.monotonic() + 30

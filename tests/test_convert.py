@@ -23,17 +23,17 @@ from convert.conversion import ConversionOptions, convert, sha256_of, stages_of
 from convert.conversion_error import ConversionError
 from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.florence.manifest import check_hashes, load_manifest
-from tests.conftest import CHECKPOINT, QUOTED, ROOT, Told
+from tests.conftest import CHECKPOINT, LIBRARY_WORDING, ROOT, RecordedProgress
 
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("models") / "new" / "tiny"
-    told = Told()
-    convert(ConversionOptions(str(CHECKPOINT), output), told)
-    assert len(told.stages) == stages_of("fp16")
-    assert "exporting the vision" in told.stages
-    assert re.search(r"Needs about \d+ MB of disk .* memory", told.notes[0])
+    progress = RecordedProgress()
+    convert(ConversionOptions(str(CHECKPOINT), output), progress)
+    assert len(progress.stages) == stages_of("fp16")
+    assert "exporting the vision" in progress.stages
+    assert re.search(r"Needs about \d+ MB of disk .* memory", progress.notes[0])
     return output
 
 
@@ -74,7 +74,7 @@ def test_an_old_model_is_replaced_and_other_folders_are_not(converted: Path, tmp
     shutil.copytree(converted, output)
     (output / "vision.bin").write_bytes(b"old")
     (tmp_path / "current").symlink_to("model")
-    convert(ConversionOptions(str(CHECKPOINT), tmp_path / "current"), Told())
+    convert(ConversionOptions(str(CHECKPOINT), tmp_path / "current"), RecordedProgress())
     assert (tmp_path / "current").is_symlink()
     assert not output.is_symlink()
     assert sha256_of(output / "vision.bin") == sha256_of(converted / "vision.bin")
@@ -88,7 +88,7 @@ def test_an_old_model_is_replaced_and_other_folders_are_not(converted: Path, tmp
     (output / "notes.txt").touch()  # somebody's own file in a model folder
     for kept in (precious, foreign, output):
         with pytest.raises(ConversionError, match="not a converted model"):
-            convert(ConversionOptions(str(CHECKPOINT), kept), Told())
+            convert(ConversionOptions(str(CHECKPOINT), kept), RecordedProgress())
         assert list(kept.iterdir())
 
 
@@ -335,7 +335,7 @@ def test_a_broken_checkpoint_has_a_reason_and_leaves_nothing(kind: str, tmp_path
     error = result.stderr.splitlines()[-1]
     assert error.startswith("Error: ")
     assert re.search(reason, error)
-    assert not QUOTED.search(error.replace(str(folder), ""))
+    assert not LIBRARY_WORDING.search(error.replace(str(folder), ""))
     assert not list(tmp_path.glob("models/*"))
 
 

@@ -12,7 +12,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import SCENES, TRUTH, RunningServer, content_for, document, variants
+from tests.conftest import SCENES, TRUTH, RunningServer, content_for, distinct_copies, document
 
 
 @pytest.mark.parametrize("name", TRUTH)
@@ -155,7 +155,7 @@ def test_idle_memory(server: RunningServer) -> None:
 
 
 def test_health_answers_while_the_model_works(server: RunningServer) -> None:
-    body = {"documents": [document(content) for content in variants((SCENES / "scene00.png").read_bytes(), 200)]}
+    body = {"documents": [document(content) for content in distinct_copies((SCENES / "scene00.png").read_bytes(), 200)]}
     with ThreadPoolExecutor(1) as pool:
         work = pool.submit(server.post, body)
         time.sleep(0.5)

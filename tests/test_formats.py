@@ -1,4 +1,4 @@
-"""The tables of docs/media.md: each kind of file counted right, or refused with its reason."""
+"""The tables of docs/media.md: each kind of file run_pipeline right, or refused with its reason."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 from florence_tagger.counting import count_document
 from florence_tagger.errors import DocumentError
 from florence_tagger.pipeline import Pipeline
-from tests.conftest import ROOT, counted
+from tests.conftest import ROOT, run_pipeline
 from tests.pictures import PICTURES
 from tests.variants import Variant
 from tests.videos import VIDEOS
@@ -18,7 +18,7 @@ VARIANTS = [*PICTURES, *VIDEOS]
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_variant(variant: Variant, pipeline: Pipeline) -> None:
-    (outcome,) = counted(pipeline, variant.make())
+    (outcome,) = run_pipeline(pipeline, variant.make())
     if isinstance(outcome, DocumentError):
         assert variant.counts is None, outcome
         assert variant.reason in str(outcome)

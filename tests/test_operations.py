@@ -27,12 +27,12 @@ from tests.conftest import (
     TRUTH,
     RunningServer,
     content_for,
+    distinct_copies,
     document,
     start_server,
     stop_server,
-    until_ready,
-    variants,
     wait_for,
+    wait_until_ready,
 )
 
 PNG = (SCENES / "scene00.png").read_bytes()
@@ -51,7 +51,7 @@ def injected(
     log = folder / "log.txt"
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, text=True, env=environment)
-    server = until_ready(RunningServer(f"http://127.0.0.1:{port}", process, log))
+    server = wait_until_ready(RunningServer(f"http://127.0.0.1:{port}", process, log))
     try:
         yield server
     finally:
@@ -61,7 +61,9 @@ def injected(
 
 def body_of(number: int) -> dict[str, Any]:
     """A request with so many pictures, no two the same."""
-    return {"documents": [document(content, id=str(index)) for index, content in enumerate(variants(PNG, number))]}
+    return {
+        "documents": [document(content, id=str(index)) for index, content in enumerate(distinct_copies(PNG, number))]
+    }
 
 
 def connect(server: RunningServer, receives: int | None = None) -> socket.socket:
@@ -339,7 +341,7 @@ def test_a_model_that_hangs_is_started_anew(tmp_path: Path) -> None:
             reasons = [reason for one in answer.json()["list_id_not_treated"] for reason in one.values()]
             assert reasons == ["The model hung, and is started anew."] * 2
         (tmp_path / "hang").unlink()
-        until_ready(server, lambda: worker_of(server).pid != worker)
+        wait_until_ready(server, lambda: worker_of(server).pid != worker)
         healthy = time.monotonic() - hanging
         assert server.post(body_of(1)).json()["number_documents_treated"] == 1
     print(f"hang: noticed after {noticed:.1f} s of which 2 are the setting, healthy after {healthy:.1f} s")
@@ -353,7 +355,7 @@ def test_a_worker_that_is_killed_is_started_anew(tmp_path: Path) -> None:
         assert wait_for(lambda: newest(server).get("status"))
         worker.send_signal(signal.SIGKILL)
         killed = time.monotonic()
-        until_ready(server, lambda: worker_of(server).pid != worker.pid)
+        wait_until_ready(server, lambda: worker_of(server).pid != worker.pid)
         healthy = time.monotonic() - killed
         assert {client.result() for client in clients} <= {200, 503, "reset"}
         assert server.post(body_of(1)).json()["number_documents_treated"] == 1

@@ -18,7 +18,7 @@ from florence_tagger.config import DEFAULT_MODEL, load_settings
 from florence_tagger.florence.manifest import check_hashes, load_manifest
 from florence_tagger.florence.model import load_model
 from florence_tagger.media.images import open_picture
-from tests.conftest import CHECKPOINT, ROOT, SCENES, TRUTH, Told
+from tests.conftest import CHECKPOINT, ROOT, SCENES, TRUTH, RecordedProgress
 from training.scenes import World, draw_scene
 
 KINDS = {"weights alone": ("int8", False), "calibrated": ("int8", True), "int4": ("int4", True)}
@@ -42,7 +42,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def made(kind: str) -> Path:
         precision, calibrated = KINDS[kind]
         output = base / kind.replace(" ", "-")
-        convert(ConversionOptions(str(CHECKPOINT), output, precision, pictures if calibrated else None), Told())
+        convert(
+            ConversionOptions(str(CHECKPOINT), output, precision, pictures if calibrated else None), RecordedProgress()
+        )
         return output
 
     return made
@@ -75,11 +77,11 @@ def test_quantised_folders_are_small_and_counts_right(folders: Callable[[str], P
 def test_pictures_that_calibration_can_not_use(tmp_path: Path) -> None:
     few = draw(tmp_path / "few", 3, seed=1)
     with pytest.raises(ConversionError, match=r"3 pictures .* 10 or more are needed"):
-        convert(ConversionOptions(str(CHECKPOINT), tmp_path / "out", "int8", few), Told())
+        convert(ConversionOptions(str(CHECKPOINT), tmp_path / "out", "int8", few), RecordedProgress())
     for index in range(10):
         (few / f"broken{index}.png").write_bytes(b"no picture")
     with pytest.raises(ConversionError, match="not a picture"):
-        convert(ConversionOptions(str(CHECKPOINT), tmp_path / "out", "int8", few), Told())
+        convert(ConversionOptions(str(CHECKPOINT), tmp_path / "out", "int8", few), RecordedProgress())
     assert not list(tmp_path.glob("*out*"))
 
 

@@ -24,7 +24,7 @@ from florence_tagger.florence.tasks import prompt_text
 from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.media.images import open_picture
 from florence_tagger.schemas import OBJECT_DETECTION, Prompt, Task
-from tests.conftest import ROOT, SCENES, TRUTH, assert_alike
+from tests.conftest import ROOT, SCENES, TRUTH, assert_same_results
 from tests.devices import FakeCore
 
 FOLDER = load_manifest(DEFAULT_MODEL)
@@ -134,7 +134,7 @@ def test_what_breaks_in_one_picture_does_not_reach_the_next(florence2: Florence2
     while len(ended) < 3:
         ended |= florence2.step()
     assert isinstance(ended["broken"], ModelError)
-    assert_alike([ended["first"], ended["second"]], [florence2.detect(frame)] * 2)
+    assert_same_results([ended["first"], ended["second"]], [florence2.detect(frame)] * 2)
 
 
 def test_prompts_of_different_lengths_are_decoded_together(florence2: Florence2) -> None:
@@ -149,7 +149,7 @@ def test_prompts_of_different_lengths_are_decoded_together(florence2: Florence2)
     while len(ended) < len(prompts):
         ended |= florence2.step()
     for prompt in prompts:
-        assert_alike([ended[prompt]], [florence2.detect(frame, prompt)])
+        assert_same_results([ended[prompt]], [florence2.detect(frame, prompt)])
     assert count(florence2) == TRUTH["scene00.png"]
 
 

@@ -21,7 +21,7 @@ from florence_tagger.media.similarity import block_means, near_identical
 from florence_tagger.pipeline import Pipeline
 from florence_tagger.schemas import Detection, DocumentResult, Frame, FrameResult
 from florence_tagger.telemetry import Stage
-from tests.conftest import Heard, counted
+from tests.conftest import StageCounter, run_pipeline
 from tests.pictures import pages
 from tests.variants import PLAIN, SIDE, STREET, YARD, Scene, picture, saved
 from tests.videos import PEAK, RATE, animation, joined, video
@@ -135,12 +135,12 @@ def test_the_smallest_object_is_a_change() -> None:
 
 def test_repeated_frames_are_not_looked_at_again(pipeline: Pipeline) -> None:
     content = video("mp4", "libx264", scenes=[STREET] * 3 + [YARD])
-    assert isinstance(pipeline.telemetry, Heard)
-    before = pipeline.telemetry.times[Stage.ENCODE]
-    (result,) = counted(pipeline, content)
+    assert isinstance(pipeline.telemetry, StageCounter)
+    before = pipeline.telemetry.counts[Stage.ENCODE]
+    (result,) = run_pipeline(pipeline, content)
     assert isinstance(result, DocumentResult)
     assert [frame_result.time_s for frame_result in result.frames] == [0, 1, 2, 3]
-    assert pipeline.telemetry.times[Stage.ENCODE] - before == 2
+    assert pipeline.telemetry.counts[Stage.ENCODE] - before == 2
     assert result.frames[0].detections == result.frames[2].detections != result.frames[3].detections
 
 
@@ -157,7 +157,7 @@ def test_pages_come_one_by_one_and_are_numbered_from_one() -> None:
 
 def test_more_frames_than_places(pipeline: Pipeline) -> None:
     content = video("mp4", "libx264", rate=30)
-    (result,) = counted(pipeline, content, sampling=Sampling(fps=30, max_frames=90))
+    (result,) = run_pipeline(pipeline, content, sampling=Sampling(fps=30, max_frames=90))
     assert isinstance(result, DocumentResult)
     assert len(result.frames) == 90
     assert count_document(result.frames) == PEAK

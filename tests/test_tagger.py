@@ -14,7 +14,7 @@ import florence_tagger
 from florence_tagger import Tagger
 from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.errors import DocumentError, ModelError, NotReadyError, RequestError, SettingsError
-from tests.conftest import ROOT, SCENES, TRUTH, variants, wait_for
+from tests.conftest import ROOT, SCENES, TRUTH, distinct_copies, wait_for
 
 SCENE = SCENES / "scene00.png"
 COUNTS = dict(sorted(TRUTH["scene00.png"].items()))
@@ -26,7 +26,7 @@ def children() -> int:
 
 def test_files_are_counted_from_threads() -> None:
     files = [SCENES / name for name in TRUTH] * 4
-    contents = [variants(path.read_bytes(), index + 1)[index] for index, path in enumerate(files)]
+    contents = [distinct_copies(path.read_bytes(), index + 1)[index] for index, path in enumerate(files)]
     # fewer places than threads: the others wait
     with Tagger.load(DEFAULT_MODEL, queue_size=16) as tagger, ThreadPoolExecutor(16) as pool:
         counted = list(pool.map(lambda content: tagger.count(content, num_labels=0), contents))
@@ -109,7 +109,7 @@ def test_a_load_that_fails_leaves_nothing() -> None:
 def test_a_close_ends_what_others_wait_for() -> None:
     tagger = Tagger.load(num_beams=8, decoder_processes=1)
     with ThreadPoolExecutor(4) as pool:
-        waiting = [pool.submit(tagger.count, content) for content in variants(SCENE.read_bytes(), 60)]
+        waiting = [pool.submit(tagger.count, content) for content in distinct_copies(SCENE.read_bytes(), 60)]
         assert waiting[0].result() == COUNTS
         tagger.close()
         ended = [one.exception() for one in waiting]

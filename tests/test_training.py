@@ -23,7 +23,7 @@ from florence_tagger.florence.manifest import load_manifest
 from florence_tagger.florence.tasks import QUESTIONS
 from florence_tagger.geometry import iou
 from florence_tagger.tagger import Tagger
-from tests.conftest import ROOT, Told
+from tests.conftest import ROOT, RecordedProgress
 from tests.variants import STREET
 from training import clips, evaluate, gallery, scenes, sprites, train
 from training.batches import ASKED, BATCH, NOTHING, Batches, cell_targets, world_at
@@ -260,7 +260,7 @@ def test_training_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.Mon
     checkpoint = tmp_path / "whole" / "checkpoint"
     assert (tmp_path / "whole" / "log.png").stat().st_size > 1000
     assert (checkpoint / "model.safetensors").stat().st_size < 12e6
-    convert(ConversionOptions(str(checkpoint), tmp_path / "model"), Told())  # and compares it with PyTorch
+    convert(ConversionOptions(str(checkpoint), tmp_path / "model"), RecordedProgress())  # and compares it with PyTorch
     assert load_manifest(tmp_path / "model").image_size == (SIDE, SIDE)
     evaluated = CliRunner().invoke(evaluate.main, ["--checkpoint", str(checkpoint), "--scenes", "1"])
     assert evaluated.exit_code == 0, evaluated.output

@@ -32,7 +32,7 @@ from florence_tagger.web.metrics import Metrics
 from florence_tagger.web.parameters import RequestBody
 from florence_tagger.web.request import parse_request
 from florence_tagger.web.routes import process
-from tests.conftest import QUOTED, FakeModel, document, wait_for
+from tests.conftest import LIBRARY_WORDING, FakeModel, document, wait_for
 from tests.pictures import pages
 from tests.videos import animation, damaged_frame
 
@@ -95,7 +95,7 @@ def check_envelope(answer: Any) -> None:
     assert answer["number_documents_non_treated"] == len(answer["list_id_not_treated"])
     assert 0 <= float(answer["memory_used"]) <= 100
     assert float(answer["ram_used"]) > 0
-    assert not QUOTED.search(
+    assert not LIBRARY_WORDING.search(
         " ".join([answer["error"], *(text for one in answer["list_id_not_treated"] for text in one.values())])
     )
 
