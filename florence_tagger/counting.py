@@ -58,7 +58,7 @@ def label_probabilities(frame_results: Iterable[FrameResult], classes: Iterable[
     return found
 
 
-def labels_kept(num_labels: int, rules: Rules) -> int:
+def max_labels_for(num_labels: int, rules: Rules) -> int:
     """How many labels of a document are told (0: all): all classes that were asked for, whatever `num_labels` is."""
     return ALL_LABELS if rules.classes else num_labels
 

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 # Why a document is untreated that another time would not be.
 STOPPING = "The service is stopping."
-STARTED_ANEW = "The model hung, and is started anew."
+RESTARTED = "The model hung, and is started anew."
 
 NOT_READY = "The model is not ready yet."
 

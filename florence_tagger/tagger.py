@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from florence_tagger.assembly import build_pipeline, sampling_from, start_decoder_pool
 from florence_tagger.config import Settings, load_settings
-from florence_tagger.counting import ALL_LABELS, MAX_LABELS, above, as_content, count_document, labels_kept
+from florence_tagger.counting import ALL_LABELS, MAX_LABELS, above, as_content, count_document, max_labels_for
 from florence_tagger.errors import DocumentError, NotReadyError, RequestError
 from florence_tagger.florence.manifest import load_manifest
 from florence_tagger.florence.model import Florence2, load_model
@@ -113,7 +113,7 @@ class Tagger:
             raise RequestError(f"num_labels is {num_labels}; accepted is an integer from 0 to {MAX_LABELS}.")
         rules = rules_named(classes, merge_iou, video_count)
         counts = count_document(self._detect(file, prompt, text, min_score, rules, tiles).frames, rules)
-        content = as_content(counts, labels_kept(num_labels, rules))
+        content = as_content(counts, max_labels_for(num_labels, rules))
         return {label: number for one in content for label, number in one.items()}
 
     def detect(

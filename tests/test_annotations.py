@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from florence_tagger.cli import main
-from florence_tagger.count.annotations import OTHER_FRAMES, Annotator, counts_in_words, edges_of
+from florence_tagger.count.annotations import OTHER_FRAMES, Annotator, count_captions, frame_timestamps
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.drawing import colours_of, draw_counts
 from florence_tagger.media.limits import OWN_SIZE, DecodeOptions
@@ -88,15 +88,15 @@ def test_counts_are_those_of_the_frame_and_of_the_video_until_then() -> None:
         FrameResult(tuple(Detection("car", (0, 0, 1, 1), 1.0, track) for track in tracks), time_s=float(time))
         for time, tracks in enumerate(((1, 2), (3,), (None,)))
     ]
-    distinct = counts_in_words(frame_results, DISTINCT, ["car"])
+    distinct = count_captions(frame_results, DISTINCT, ["car"])
     assert [line["car"] for line in distinct] == ["car: 2, 2 so far", "car: 1, 3 so far", "car: 0, 3 so far"]
-    peak = counts_in_words(frame_results, Rules(classes=("bus", "car")), ["bus", "car"])
+    peak = count_captions(frame_results, Rules(classes=("bus", "car")), ["bus", "car"])
     assert [tuple(line.values()) for line in peak] == [("bus: 0, max 0", f"car: {n}, max 2") for n in (2, 1, 1)]
 
 
 def test_the_last_frame_is_shown_as_long_as_the_one_before() -> None:
-    assert edges_of([3.0]) == [3.0, 4.0]
-    assert edges_of([0.0, 2.0, 2.5]) == [0.0, 2.0, 2.5, 3.0]
+    assert frame_timestamps([3.0]) == [3.0, 4.0]
+    assert frame_timestamps([0.0, 2.0, 2.5]) == [0.0, 2.0, 2.5, 3.0]
 
 
 def test_counts_take_half_of_the_height_at_most() -> None:

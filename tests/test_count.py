@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from florence_tagger.count import client
-from florence_tagger.count.client import client_of
+from florence_tagger.count.client import client_for
 from florence_tagger.count.paths import InputFile, find_files, read_list
 from florence_tagger.count.records import FileRecord, ResumeFile
-from florence_tagger.count.runner import places_in
+from florence_tagger.count.runner import annotated_paths_for
 from florence_tagger.errors import DocumentError, NotReadyError, SettingsError, TaggerError
 from florence_tagger.media.drawing import COLOURS, colours_of
 from tests.conftest import ROOT, SCENES, TRUTH, RunningServer, content_for, start_server, stop_server
@@ -274,7 +274,7 @@ def test_all_labels_are_told_unless_fewer_are_wanted() -> None:
 
 def test_every_drawing_has_a_place_of_its_own() -> None:
     names = ["/a/../b.jpg", "a/../b.jpg", "a/_/b.jpg", "a/_/b.jpg.2", "b.jpg", "b.png"]
-    places = places_in(Path("out"), names)
+    places = annotated_paths_for(Path("out"), names)
     assert list(places) == names
     assert [str(one) for one in places.values()][:3] == [
         "out/a/_/b.jpg.png",
@@ -551,7 +551,7 @@ def test_a_service_that_is_busy_is_waited_for_and_odd_answers_are_told(monkeypat
     with answering(
         (503, {"error": "busy"}), (503, {"error": "busy"}), (200, good), (413, {"error": "too large"})
     ) as url:
-        there = client_of(url, "", 10)
+        there = client_for(url, "", 10)
         frame_results = there.detect(b"x", "OD", "", 0).frames
         found = [(len(one.detections), one.time_s) for one in frame_results]
         assert found == [(0, 0), (0, 0.5), (0, 1), (1, 1.5), (0, 2)]
@@ -559,7 +559,7 @@ def test_a_service_that_is_busy_is_waited_for_and_odd_answers_are_told(monkeypat
             there.detect(b"x", "OD", "", 0)
     odd = [(200, {}), (200, [1]), (500, "x"), (200, untreated("damaged")), (200, untreated("The service is stopping."))]
     with answering(*odd) as url:
-        there = client_of(url, "", 10)
+        there = client_for(url, "", 10)
         for _ in range(3):
             with pytest.raises(TaggerError, match="gave no answer of florence_tagger's"):
                 there.detect(b"x", "OD", "", 0)
@@ -571,7 +571,7 @@ def test_a_service_that_is_busy_is_waited_for_and_odd_answers_are_told(monkeypat
 
 def test_a_client_that_is_closed_waits_no_more() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as pool:
-        there = client_of(f"http://127.0.0.1:{silent.getsockname()[1]}", "", 60)
+        there = client_for(f"http://127.0.0.1:{silent.getsockname()[1]}", "", 60)
         waiting = pool.submit(there.detect, b"x", "OD", "", 0.0)
         connection, _ = silent.accept()
         with connection:
@@ -593,4 +593,4 @@ def test_odd_urls_are_told(url: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "create_connection", refuse)
         with pytest.raises(TaggerError):
-            client_of(url, "", 10).check()
+            client_for(url, "", 10).check()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from florence_tagger.counting import as_content, count_document, label_probabilities, labels_kept
+from florence_tagger.counting import as_content, count_document, label_probabilities, max_labels_for
 from florence_tagger.errors import RequestError
 from florence_tagger.geometry import iou
 from florence_tagger.labels import Aliases
@@ -36,12 +36,12 @@ def test_classes_alone_are_counted_each_also_with_0() -> None:
     rules = Rules(classes=("Vehicles", "cat"))
     counts = count_document(refined(rules), rules)
     assert counts == {"Vehicles": 2, "cat": 0}
-    assert as_content(counts, labels_kept(1, rules)) == [{"Vehicles": 2}, {"cat": 0}]
+    assert as_content(counts, max_labels_for(1, rules)) == [{"Vehicles": 2}, {"cat": 0}]
     assert label_probabilities(refined(rules), rules.classes) == {"Vehicles": 0.9, "cat": 0.0}
 
 
 def test_num_labels_cuts_where_no_classes_are_asked_for() -> None:
-    assert labels_kept(1, Rules()) == 1
+    assert max_labels_for(1, Rules()) == 1
 
 
 def test_classes_that_are_one_thing_are_refused() -> None:

@@ -1,1 +1,1 @@
-"""Many files at a time: which they are, their counts in order, and the forms in which these are told."""
+"""The command `count`: input files, their counts in order, and the formats in which these are written."""

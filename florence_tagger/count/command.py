@@ -1,4 +1,4 @@
-"""The command `count` from its options to its exit code."""
+"""The command `count`: options -> files, records, output and exit code."""
 
 import logging
 import os
@@ -12,11 +12,11 @@ from typing import NoReturn
 from florence_tagger.assembly import sampling_from
 from florence_tagger.config import Settings
 from florence_tagger.count.annotations import Annotator
-from florence_tagger.count.client import client_of
+from florence_tagger.count.client import client_for
 from florence_tagger.count.paths import InputFile, find_files, read_list
 from florence_tagger.count.progress import Summary
 from florence_tagger.count.records import ResumeFile
-from florence_tagger.count.runner import CountJob, DocumentDetector, count_files, places_in
+from florence_tagger.count.runner import CountJob, DocumentDetector, annotated_paths_for, count_files
 from florence_tagger.count.writers import WRITERS
 from florence_tagger.errors import SettingsError
 from florence_tagger.labels import Aliases, name_classes
@@ -50,43 +50,46 @@ class CountOptions:
 
 
 def run_count(options: CountOptions, settings: Settings) -> int:
-    """Counts, writes to the standard output, and tells the exit code.
+    """Count the objects in all files, write the counts to standard output and return the exit code.
 
     Raises:
-        TaggerError: nothing could be done.
+        TaggerError: nothing could be counted.
     """
-    logging.getLogger("florence_tagger").setLevel(logging.ERROR)  # of files we tell ourselves, with their names
-    check(options)
+    logging.getLogger("florence_tagger").setLevel(logging.ERROR)  # warnings of files are printed with the files' names
+    check_options(options)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names may be of any bytes
-    paths = list(listed(options.paths))
-    files = find_files(paths, folder_for_drawings(options.annotate, paths))
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names can be any bytes
+    paths = list(expand_paths(options.paths))
+    files = find_files(paths, make_annotation_folder(options.annotate, paths))
     if not files:
         raise SettingsError(f"There is no picture or video in {', '.join(options.paths)}.")
-    wanted = wanted_of(options, settings, files)
+    job = count_job_for(options, settings, files)
     form = options.form or "table"
-    shown = sys.stderr.isatty() and not (form != "table" and sys.stdout.isatty())  # lines would run through the bar
-    with closing(ResumeFile(options.resume, options.retry_failed)) if options.resume else nullcontext() as record:
-        skipped = {one.name for one in files if record and one.place in record.done}
-        tally = Summary(len(files), skipped, shown)
-        with finder_of(options, settings) as finder, closing(count_files(files, finder, wanted, record)) as results:
-            WRITERS[form](tally.follow(results), sys.stdout)
-    code = tally.end()
-    if tally.stopped is not None:
-        leave(code)
-    return code
+    show_bar = sys.stderr.isatty() and not (form != "table" and sys.stdout.isatty())  # lines would break up the bar
+    with closing(ResumeFile(options.resume, options.retry_failed)) if options.resume else nullcontext() as resume_file:
+        skipped = {file.name for file in files if resume_file and file.path in resume_file.done}
+        summary = Summary(len(files), skipped, show_bar)
+        with (
+            open_detector(options, settings) as detector,
+            closing(count_files(files, detector, job, resume_file)) as records,
+        ):
+            WRITERS[form](summary.follow(records), sys.stdout)
+    exit_code = summary.report()
+    if summary.stop_reason is not None:
+        exit_at_once(exit_code)
+    return exit_code
 
 
-def leave(code: int) -> NoReturn:
-    """Ends the process and waits for no thread: one may read from a pipe, or a mount that does not answer."""
+def exit_at_once(exit_code: int) -> NoReturn:
+    """End the process without waiting for threads: one may read from a pipe, or a mount that does not respond."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()
-    os._exit(code)
+    os._exit(exit_code)
 
 
-def check(options: CountOptions) -> None:
-    """SettingsError where the options can't be, or not with each other, or there is nowhere to write to."""
+def check_options(options: CountOptions) -> None:
+    """Raise SettingsError if an option is invalid, options exclude each other, or a needed stream is closed."""
     if sys.stdout is None:
         raise SettingsError("The standard output is closed: counts can't be written. Send them to a file or /dev/null.")
     if sys.stdin is None and "-" in options.paths:
@@ -97,8 +100,12 @@ def check(options: CountOptions) -> None:
         raise SettingsError("--retry-failed is for --resume, whose file says what failed.")
 
 
-def folder_for_drawings(folder: Path | None, paths: Sequence[str]) -> Path | None:
-    """Makes the folder; SettingsError where that can't be, or where what is in it is counted."""
+def make_annotation_folder(folder: Path | None, paths: Sequence[str]) -> Path | None:
+    """Create the folder for annotated files.
+
+    Raises:
+        SettingsError: it can't be created, or is among the `paths` to count.
+    """
     if folder is None:
         return None
     if any(os.path.realpath(path) == os.path.realpath(folder) for path in paths):
@@ -112,11 +119,11 @@ def folder_for_drawings(folder: Path | None, paths: Sequence[str]) -> Path | Non
     return folder
 
 
-def wanted_of(options: CountOptions, settings: Settings, files: Sequence[InputFile]) -> CountJob:
-    """What to do with each file; TaggerError where that can't be."""
+def count_job_for(options: CountOptions, settings: Settings, files: Sequence[InputFile]) -> CountJob:
+    """Return what to do with each file; raise TaggerError if the options allow no job."""
     classes = None if options.classes is None else [name.strip() for name in options.classes.split(",")]
     rules = rules_named(classes, options.merge_iou, options.video_count)
-    name_classes(rules.classes, Aliases())  # before a model is loaded; with aliases it is seen later
+    name_classes(rules.classes, Aliases())  # checked before a model is loaded; with aliases it is checked later
     prompt = prompt_named(options.prompt, options.text, rules.classes)
     if options.text and not prompt.task.takes_text:
         raise SettingsError(
@@ -128,7 +135,7 @@ def wanted_of(options: CountOptions, settings: Settings, files: Sequence[InputFi
         rules,
         options.num_labels,
         options.min_score,
-        {} if options.annotate is None else places_in(options.annotate, [one.name for one in files]),
+        {} if options.annotate is None else annotated_paths_for(options.annotate, [file.name for file in files]),
         int(settings.max_document_mb * 1e6),
         Annotator(
             DecodeOptions(OWN_SIZE, settings.max_pixels, settings.max_pages),
@@ -139,8 +146,8 @@ def wanted_of(options: CountOptions, settings: Settings, files: Sequence[InputFi
     )
 
 
-def listed(paths: tuple[str, ...]) -> Iterator[str]:
-    """The paths, with those of the standard input in the place of `-`."""
+def expand_paths(paths: tuple[str, ...]) -> Iterator[str]:
+    """Yield the paths, and for `-` those listed on standard input."""
     for path in paths:
         if path == "-":
             yield from read_list(sys.stdin.buffer.read())
@@ -149,13 +156,13 @@ def listed(paths: tuple[str, ...]) -> Iterator[str]:
 
 
 @contextmanager
-def finder_of(options: CountOptions, settings: Settings) -> Iterator[DocumentDetector]:
-    """What finds the objects: the service that is named, or a model of our own."""
+def open_detector(options: CountOptions, settings: Settings) -> Iterator[DocumentDetector]:
+    """Open the client of the service given by `--server`, else a model in this process; close it at the end."""
     if options.server is None:
         with Tagger.open(settings) as tagger:
             yield tagger
     else:
-        client = client_of(options.server, settings.api_key, settings.request_seconds)
+        client = client_for(options.server, settings.api_key, settings.request_seconds)
         client.check()
         with closing(client):
             yield client

@@ -1,4 +1,4 @@
-"""How far a run is: a bar for people who watch, what went wrong for all, and what it comes to."""
+"""Progress of a run: a bar on terminals, notes on files, and the summary with the exit code."""
 
 import sys
 from collections.abc import Iterator, Set
@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from florence_tagger.count.records import FileRecord
-from florence_tagger.count.writers import printable
+from florence_tagger.count.writers import escape_unprintable
 from florence_tagger.errors import TaggerError
 from florence_tagger.wording import system_words
 
@@ -19,61 +19,66 @@ class Rate(ProgressColumn):
     """Files per second."""
 
     def render(self, task: Task) -> Text:
+        """Return the rate of a task, empty until it is known."""
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.1f} files/s")
 
 
 class Summary:
-    """Follows the results of a run, and keeps what it comes to.
+    """Progress bar and outcome of a run.
 
     Args:
-        total: files.
-        skipped: the names of those that an earlier run has counted.
-        shown: whether there is a bar, on the standard error.
+        total: number of files.
+        skipped: names of the files that an earlier run has counted.
+        show_bar: draw a progress bar on standard error.
 
     Attributes:
-        failed: files that could not be counted.
-        seen: files whose result is known.
-        stopped: why the run ended before its end.
+        total: number of files.
+        num_processed: number of files whose record is known.
+        num_failed: number of files that could not be counted.
+        stop_reason: why the run stopped early; None if it did not.
     """
 
-    def __init__(self, total: int, skipped: Set[str], shown: bool) -> None:
+    def __init__(self, total: int, skipped: Set[str], show_bar: bool) -> None:
         self.total = total
-        self.seen = 0
-        self.failed = 0
-        self.stopped: str | None = None
+        self.num_processed = 0
+        self.num_failed = 0
+        self.stop_reason: str | None = None
         columns = (BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
         self._skipped = skipped
-        self._progress = Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True)
+        self._progress = Progress(*columns, console=Console(stderr=True), disable=not show_bar, transient=True)
 
-    def follow(self, results: Iterator[FileRecord]) -> Iterator[FileRecord]:
-        """The results as they come. Ends early where the run must end."""
+    def follow(self, records: Iterator[FileRecord]) -> Iterator[FileRecord]:
+        """Yield the records as they come and count them; stop early on an error that ends the run."""
         with self._progress:
             task = self._progress.add_task("", total=self.total, completed=len(self._skipped))
             try:
-                for result in results:
-                    self.seen += 1
-                    self.failed += result.error is not None
-                    self._progress.advance(task, result.file not in self._skipped)
-                    self._tell(result)
-                    yield result
+                for record in records:
+                    self.num_processed += 1
+                    self.num_failed += record.error is not None
+                    self._progress.advance(task, record.file not in self._skipped)
+                    self._print_note(record)
+                    yield record
             except KeyboardInterrupt:
-                self.stopped = INTERRUPTED
+                self.stop_reason = INTERRUPTED
             except TaggerError as exc:
-                self.stopped = str(exc).rstrip(".")
+                self.stop_reason = str(exc).rstrip(".")
             except OSError as exc:
-                self.stopped = f"{exc.filename or 'the output'} can't be written: {system_words(exc)}"
+                self.stop_reason = f"{exc.filename or 'the output'} can't be written: {system_words(exc)}"
 
-    def _tell(self, result: FileRecord) -> None:
-        if result.note:
-            print(f"{printable(result.file)}: {printable(result.note)}", file=sys.stderr)
+    def _print_note(self, record: FileRecord) -> None:
+        if record.note:
+            print(f"{escape_unprintable(record.file)}: {escape_unprintable(record.note)}", file=sys.stderr)
 
-    def end(self) -> int:
-        """Tells what was not done; the command's exit code."""
-        if self.stopped is not None:
-            print(f"Error: {self.stopped}; {self.seen} of {self.total} files were looked at.", file=sys.stderr)
-        if self.failed:
-            print(f"{self.failed} of {self.total} files could not be counted.", file=sys.stderr)
-        if self.stopped not in (None, INTERRUPTED) and not self.seen:
+    def report(self) -> int:
+        """Print how many files were not counted, and why; return the exit code."""
+        if self.stop_reason is not None:
+            print(
+                f"Error: {self.stop_reason}; {self.num_processed} of {self.total} files were looked at.",
+                file=sys.stderr,
+            )
+        if self.num_failed:
+            print(f"{self.num_failed} of {self.total} files could not be counted.", file=sys.stderr)
+        if self.stop_reason not in (None, INTERRUPTED) and not self.num_processed:
             return 2
-        return 1 if self.failed or self.stopped is not None else 0
+        return 1 if self.num_failed or self.stop_reason is not None else 0

@@ -1,4 +1,4 @@
-"""What became of a file, and the file of JSON lines in which that is kept for a run to go on from."""
+"""The record of a file (its counts or its error), and the file of JSON lines from which a run resumes."""
 
 import json
 import os
@@ -8,18 +8,20 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, Any
 
-from florence_tagger.count.paths import place_of
+from florence_tagger.count.paths import absolute_path
 from florence_tagger.errors import SettingsError
 from florence_tagger.wording import system_words
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """A file's counts, or why it has none.
+    """The counts of a file, or why it has none.
 
     Attributes:
+        file: its name.
         content: one-key dictionaries in alphabetical order of the label, as in an answer of the service.
-        note: what is to be known of the counts.
+        error: why the file could not be counted; None if it was.
+        note: a remark on the counts, as that objects may be missing.
     """
 
     file: str
@@ -29,25 +31,29 @@ class FileRecord:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What is told of a file in JSON: `{"file", "content", "error"}`."""
+        """The fields that are written as JSON: `{"file", "content", "error"}`."""
         return {"file": self.file, "content": self.content, "error": self.error}
 
     @property
     def as_json(self) -> str:
-        """Its fields in one line, ASCII alone, whatever the name is."""
+        """The fields as one line of ASCII, whatever characters the name has."""
         return json.dumps(self.fields)
 
 
 class ResumeFile:
-    """A file of JSON lines as `as_json` has them, with the note where there is one; the last one about a file counts.
+    """A file of JSON lines: the fields of records, and their note if there is one. The last line of a file is valid.
 
-    Each line is written at once, from any thread, so that whatever ends a run costs at most the files under way.
+    Each line is written at once, from any thread, so that a run that is killed loses at most the files in progress.
+
+    Args:
+        path: of the file, which is created if it does not exist.
+        retry_failed: leave the records of failed files out of `done`.
 
     Attributes:
-        done: the results that it has had before by the files' places, with `retry_failed` those of counted files.
+        done: the records of earlier runs by the absolute paths of the counted files.
 
     Raises:
-        SettingsError: it can't be read or written, or a line of it is no result.
+        SettingsError: the file can't be read or written, or one of its lines is no record.
     """
 
     def __init__(self, path: Path, retry_failed: bool = False) -> None:
@@ -59,44 +65,45 @@ class ResumeFile:
         except OSError as exc:
             raise SettingsError(f"{path} can't be written: {system_words(exc)}.") from exc
         try:
-            known = self._read()
+            records = self._read()
         except OSError as exc:
             self._file.close()
             raise SettingsError(f"{path} can't be gone on from: {system_words(exc)}.") from exc
         except SettingsError as exc:
             self._file.close()
             raise SettingsError(f"{path} can't be gone on from: {exc}.") from exc
-        done = {place: one for place, one in known.items() if not (retry_failed and one.error)}
+        done = {path: record for path, record in records.items() if not (retry_failed and record.error)}
         self.done: Mapping[Path, FileRecord] = done
 
     def _read(self) -> dict[Path, FileRecord]:
-        """The results of the file, which is left at its end, without the part of a line of a run that was killed."""
+        """Return the records by absolute path, cut off the incomplete line of a killed run, and seek to the end."""
         self._file.seek(0)
         *lines, rest = self._file.read().split(b"\n")
-        results = [parsed(line) for line in lines]
+        records = [parse_record(line) for line in lines]
         self._file.truncate(self._file.tell() - len(rest))
-        return {place_of(one.file): one for one in results}
+        return {absolute_path(record.file): record for record in records}
 
-    def add(self, result: FileRecord) -> None:
-        """Appends a result; OSError where there is no room."""
-        kept = result.fields | ({"note": result.note} if result.note else {})
+    def add(self, record: FileRecord) -> None:
+        """Append a record; raise OSError if it can't be written."""
+        fields = record.fields | ({"note": record.note} if record.note else {})
         with self._lock:
-            self._file.write(json.dumps(kept).encode() + b"\n")
+            self._file.write(json.dumps(fields).encode() + b"\n")
             self._file.flush()
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
-def parsed(line: bytes) -> FileRecord:
-    """The result in a line; SettingsError where it has none."""
-    shown = os.fsdecode(line[:60])
+def parse_record(line: bytes) -> FileRecord:
+    """Return the record in a line; raise SettingsError if it is none."""
+    excerpt = os.fsdecode(line[:60])
     try:
-        values: Any = json.loads(line)
-        result = FileRecord(values["file"], values["content"], values["error"], values.get("note", ""))
-        numbers = [number for one in result.content for number in one.values()]
+        fields: Any = json.loads(line)
+        record = FileRecord(fields["file"], fields["content"], fields["error"], fields.get("note", ""))
+        counts = [count for entry in record.content for count in entry.values()]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise SettingsError(f"no result of `count`: {shown!r}") from None
-    if not isinstance(result.file, str) or not all(isinstance(number, int) for number in numbers):
-        raise SettingsError(f"no result of `count`: {shown!r}")
-    return result
+        raise SettingsError(f"no result of `count`: {excerpt!r}") from None
+    if not isinstance(record.file, str) or not all(isinstance(count, int) for count in counts):
+        raise SettingsError(f"no result of `count`: {excerpt!r}")
+    return record

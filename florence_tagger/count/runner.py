@@ -1,4 +1,4 @@
-"""Files -> their results, in their order: several at a time, so that the model always has something to look at."""
+"""Input files -> their records, in order; several files are in progress, so that the model is never idle."""
 
 import errno
 from collections import deque
@@ -13,20 +13,20 @@ from typing import Protocol
 from florence_tagger.count.annotations import Annotator
 from florence_tagger.count.paths import InputFile
 from florence_tagger.count.records import FileRecord, ResumeFile
-from florence_tagger.counting import as_content, count_document, labels_kept
+from florence_tagger.counting import as_content, count_document, max_labels_for
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.content import read_file
 from florence_tagger.schemas import DocumentResult, Rules, Task, Tiles
 from florence_tagger.wording import system_words
 
-THREADS = 8  # files under way; the model decodes as many answers together
-AHEAD = 32  # files begun before the oldest is done: one that takes long, as videos do, holds up no other
+NUM_THREADS = 8  # files in progress; the model decodes as many answers together
+MAX_PENDING = 32  # files submitted before the oldest is done, so that a slow one, as a video, does not block the others
 CUT_OFF = "the answer was cut off at the most tokens; objects may be missing"
 INCOMPLETE = "the video is damaged or slow to decode; it is counted by what can be decoded"
 
 
 class DocumentDetector(Protocol):
-    """What finds the objects in a file's bytes: a `Tagger`, or a service."""
+    """Interface for detecting the objects in a file's bytes: `Tagger`, and the client of a service."""
 
     def detect(
         self,
@@ -39,19 +39,23 @@ class DocumentDetector(Protocol):
         video_count: str,
         tiles: Tiles | None,
     ) -> DocumentResult:
-        """What is in the file; DocumentError where it is the file's fault that this can't be told."""
+        """Return the detections in the file; raise DocumentError if the file itself can't be processed."""
 
 
 @dataclass(frozen=True)
 class CountJob:
-    """What to count, and what it may cost.
+    """Options of counting, the same for all files of a run.
 
     Attributes:
-        num_labels: at most so many labels for a file, 0 for all.
-        drawings: where files go with what was found drawn on them, by the files' names; empty for none.
+        task: of the model.
+        text: of tasks that take one.
+        rules: for counting.
+        num_labels: maximum number of labels for a file, 0 for all.
+        min_score: detections of a lower score are left out.
+        annotated_paths: paths of the annotated files by the names of the input files; empty for none.
         max_bytes: of a file.
-        annotator: draws.
-        tiles: a side that pictures are looked at in; None for the finder's own.
+        annotator: draws the annotated files.
+        tiles: per side of a picture; None for the detector's setting.
     """
 
     task: Task
@@ -59,33 +63,33 @@ class CountJob:
     rules: Rules
     num_labels: int
     min_score: float
-    drawings: Mapping[str, Path]
+    annotated_paths: Mapping[str, Path]
     max_bytes: int
     annotator: Annotator
     tiles: Tiles | None = None
 
-    def count(self, finder: DocumentDetector, named: InputFile) -> FileRecord:
-        """What becomes of one file."""
-        if named.error is not None:
-            return FileRecord(named.name, error=named.error)
+    def count(self, detector: DocumentDetector, input_file: InputFile) -> FileRecord:
+        """Count the objects in one file, and annotate it if this is requested."""
+        if input_file.error is not None:
+            return FileRecord(input_file.name, error=input_file.error)
         try:
-            content = read_file(named.name, self.max_bytes)
-            found = self._detect(finder, content)
+            file = read_file(input_file.name, self.max_bytes)
+            result = self._detect(detector, file)
         except DocumentError as exc:
-            return FileRecord(named.name, error=str(exc))
-        notes = [text for text, holds in ((CUT_OFF, found.truncated), (INCOMPLETE, found.incomplete)) if holds]
-        counts = count_document(found.frames, self.rules)
-        answer = as_content(counts, labels_kept(self.num_labels, self.rules))
-        if self.drawings and found.frames:
-            labels = [label for one in answer for label in one]
-            notes += self._draw(self.drawings[named.name], content, found, labels)
-        return FileRecord(named.name, answer, note="; ".join(notes))
+            return FileRecord(input_file.name, error=str(exc))
+        notes = [note for note, applies in ((CUT_OFF, result.truncated), (INCOMPLETE, result.incomplete)) if applies]
+        counts = count_document(result.frames, self.rules)
+        content = as_content(counts, max_labels_for(self.num_labels, self.rules))
+        if self.annotated_paths and result.frames:
+            labels = [label for entry in content for label in entry]
+            notes += self._annotate(self.annotated_paths[input_file.name], file, result, labels)
+        return FileRecord(input_file.name, content, note="; ".join(notes))
 
-    def _detect(self, finder: DocumentDetector, content: bytes) -> DocumentResult:
-        """What is in one file; DocumentError where it is the file's fault that this can't be told."""
+    def _detect(self, detector: DocumentDetector, file: bytes) -> DocumentResult:
+        """Return the detections in one file; raise DocumentError if the file itself can't be processed."""
         rules = self.rules
-        return finder.detect(
-            content,
+        return detector.detect(
+            file,
             self.task,
             self.text,
             self.min_score,
@@ -95,10 +99,10 @@ class CountJob:
             self.tiles,
         )
 
-    def _draw(self, target: Path, content: bytes, found: DocumentResult, labels: Sequence[str]) -> list[str]:
-        """Draws what was found on a file; why not, where that is the file's fault."""
+    def _annotate(self, target: Path, file: bytes, result: DocumentResult, labels: Sequence[str]) -> list[str]:
+        """Write the annotated file; return the notes on the file, one if it can't be annotated."""
         try:
-            self.annotator.annotate(target, content, found, labels)
+            self.annotator.annotate(target, file, result, labels)
         except DocumentError as exc:
             return [f"not drawn: {exc}"]
         except OSError as exc:
@@ -108,59 +112,59 @@ class CountJob:
         return []
 
 
-def places_in(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Where the drawing of each file goes: the same path in another folder, never outside of it, with `.png` added.
+def annotated_paths_for(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Return the path of each annotated file: the same path below `folder`, never outside of it, with `.png` added.
 
-    Videos have another suffix there. Where that is one place for two files, as of `/a.jpg` and `a.jpg`, the later one's
-    has a number, too.
+    `Annotator` replaces the suffix for videos. If two files have one such path, as `/a.jpg` and `a.jpg` do, a number is
+    added to the later one's.
     """
-    places: dict[Path, str] = {}
+    names_by_path: dict[Path, str] = {}
     for name in names:
         path = Path(name)
         parts = ["_" if part == ".." else part for part in path.relative_to(path.anchor).parts]
-        plain = folder.joinpath(*parts)
-        endings = chain([".png"], (f".{number}.png" for number in count(2)))
-        targets = (plain.with_name(plain.name + ending) for ending in endings)
-        places[next(target for target in targets if target not in places)] = name
-    return {name: target for target, name in places.items()}
+        base = folder.joinpath(*parts)
+        suffixes = chain([".png"], (f".{number}.png" for number in count(2)))
+        targets = (base.with_name(base.name + suffix) for suffix in suffixes)
+        names_by_path[next(target for target in targets if target not in names_by_path)] = name
+    return {name: target for target, name in names_by_path.items()}
 
 
 def count_files(
-    files: Sequence[InputFile], finder: DocumentDetector, wanted: CountJob, record: ResumeFile | None = None
+    files: Sequence[InputFile], detector: DocumentDetector, job: CountJob, resume_file: ResumeFile | None = None
 ) -> Generator[FileRecord]:
-    """The result of each file, in their order; those that `record` has are not counted again, the others added to it.
+    """Yield the record of each file, in order; count only files that are not in `resume_file`, and add them to it.
 
     Raises:
-        TaggerError: the finder can't go on.
-        OSError: the record or the drawings can't be written.
+        TaggerError: the detector fails on all files.
+        OSError: the resume file or an annotated file can't be written.
     """
-    done = {} if record is None else record.done
-    new = [one for one in files if one.place not in done]
+    done = {} if resume_file is None else resume_file.done
+    remaining = [file for file in files if file.path not in done]
 
-    def treat(named: InputFile) -> FileRecord:
-        result = wanted.count(finder, named)
-        if record is not None:
-            record.add(result)  # at once: one file that takes long keeps no other from being done
-        return result
+    def process(file: InputFile) -> FileRecord:
+        record = job.count(detector, file)
+        if resume_file is not None:
+            resume_file.add(record)  # at once, also while an earlier file is in progress
+        return record
 
-    with closing(in_order(treat, new)) as results:
-        for named in files:
-            if named.place in done:
-                yield replace(done[named.place], file=named.name)
+    with closing(map_in_order(process, remaining)) as records:
+        for file in files:
+            if file.path in done:
+                yield replace(done[file.path], file=file.name)
             else:
-                yield next(results)
+                yield next(records)
 
 
-def in_order(work: Callable[[InputFile], FileRecord], files: Sequence[InputFile]) -> Generator[FileRecord]:
-    """What `work` makes of each file, in threads; closed early it waits for none of them."""
-    pool = ThreadPoolExecutor(THREADS, "count")
-    under_way: deque[Future[FileRecord]] = deque()
+def map_in_order(function: Callable[[InputFile], FileRecord], files: Sequence[InputFile]) -> Generator[FileRecord]:
+    """Call `function` on each file in threads and yield the results in order; wait for no thread when closed early."""
+    pool = ThreadPoolExecutor(NUM_THREADS, "count")
+    pending: deque[Future[FileRecord]] = deque()
     try:
-        for named in files:
-            if len(under_way) == AHEAD:
-                yield under_way.popleft().result()
-            under_way.append(pool.submit(work, named))
-        while under_way:
-            yield under_way.popleft().result()
+        for file in files:
+            if len(pending) == MAX_PENDING:
+                yield pending.popleft().result()
+            pending.append(pool.submit(function, file))
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

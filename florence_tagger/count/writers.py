@@ -1,4 +1,4 @@
-"""Results -> text: a table for people, JSON, lines of JSON, CSV. All but the table are written as results come."""
+"""Records -> text: a table for people, JSON, JSON lines, CSV. All but the table are written as the records come."""
 
 import csv
 from collections.abc import Callable, Iterable
@@ -12,57 +12,57 @@ from rich.text import Text
 from florence_tagger.count.records import FileRecord
 
 
-def write_table(results: Iterable[FileRecord], out: IO[str]) -> None:
-    """A line for each file: its name, and what it has, or why not. Outside of terminals it has no frame."""
+def write_table(records: Iterable[FileRecord], out: IO[str]) -> None:
+    """Write a line for each file: its name and its counts or error. The table has a frame on terminals only."""
     if not out.isatty():
-        lines = [(printable(result.file), described(result).plain) for result in results]
+        lines = [(escape_unprintable(record.file), record_text(record).plain) for record in records]
         width = max((len(name) for name, _ in lines), default=0)
         out.writelines(f"{name:{width}}  {text}\n" for name, text in lines)
         return
     table = Table("file", "objects", box=box.SIMPLE_HEAD, pad_edge=False)
-    for result in results:
-        table.add_row(Text(printable(result.file)), described(result))
+    for record in records:
+        table.add_row(Text(escape_unprintable(record.file)), record_text(record))
     Console(file=out).print(table)
 
 
-def described(result: FileRecord) -> Text:
-    """A result in words."""
-    if result.error is not None:
-        return Text(printable(result.error), style="red")
-    counts = [f"{number} {printable(label)}" for one in result.content for label, number in one.items()]
+def record_text(record: FileRecord) -> Text:
+    """Return the counts or the error of a file as text."""
+    if record.error is not None:
+        return Text(escape_unprintable(record.error), style="red")
+    counts = [f"{count} {escape_unprintable(label)}" for entry in record.content for label, count in entry.items()]
     return Text(", ".join(counts) or "nothing", style="" if counts else "dim")
 
 
-def printable(text: str) -> str:
-    """A text without what a terminal would obey instead of showing it."""
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+def escape_unprintable(text: str) -> str:
+    """Return a text with all control characters escaped, which a terminal would interpret."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
-def write_jsonl(results: Iterable[FileRecord], out: IO[str]) -> None:
-    """An object `{"file", "content", "error"}` in a line for each file."""
-    for result in results:
-        print(result.as_json, file=out, flush=True)
+def write_jsonl(records: Iterable[FileRecord], out: IO[str]) -> None:
+    """Write an object `{"file", "content", "error"}` in a line for each file."""
+    for record in records:
+        print(record.as_json, file=out, flush=True)
 
 
-def write_json(results: Iterable[FileRecord], out: IO[str]) -> None:
-    """A list of the same objects."""
+def write_json(records: Iterable[FileRecord], out: IO[str]) -> None:
+    """Write a list of the objects that `write_jsonl` writes."""
     separator = "[\n"
-    for result in results:
-        print(separator, result.as_json, sep="", end="", file=out, flush=True)
+    for record in records:
+        print(separator, record.as_json, sep="", end="", file=out, flush=True)
         separator = ",\n"
     print("[]" if separator == "[\n" else "\n]", file=out)
 
 
-def write_csv(results: Iterable[FileRecord], out: IO[str]) -> None:
-    """A row for each label of a file: `file,label,count,error`; one without a label where nothing was found."""
+def write_csv(records: Iterable[FileRecord], out: IO[str]) -> None:
+    """Write a row for each label of a file: `file,label,count,error`; one without a label if nothing was detected."""
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(("file", "label", "count", "error"))
-    for result in results:
-        if result.error is not None:
-            rows.writerow((result.file, "", "", result.error))
-        elif not result.content:
-            rows.writerow((result.file, "", 0, ""))
-        rows.writerows((result.file, label, count, "") for one in result.content for label, count in one.items())
+    for record in records:
+        if record.error is not None:
+            rows.writerow((record.file, "", "", record.error))
+        elif not record.content:
+            rows.writerow((record.file, "", 0, ""))
+        rows.writerows((record.file, label, count, "") for entry in record.content for label, count in entry.items())
         out.flush()
 
 

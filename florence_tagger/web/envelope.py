@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
-from florence_tagger.counting import above, as_content, count_document, highest, label_probabilities, labels_kept
+from florence_tagger.counting import above, as_content, count_document, highest, label_probabilities, max_labels_for
 from florence_tagger.errors import DocumentError
 from florence_tagger.pipeline import Outcome
 from florence_tagger.schemas import Detection, DocumentResult, FrameResult
@@ -97,7 +97,7 @@ def detection_of(detection: Detection) -> dict[str, Any]:
 
 def found_in(frame_results: Sequence[FrameResult], request: ProcessRequest) -> list[dict[str, Any]]:
     """Counts in the order of the alphabet, or labels and their probabilities, the most probable first."""
-    most = labels_kept(request.num_labels, request.rules)
+    most = max_labels_for(request.num_labels, request.rules)
     if request.output == "probabilities":
         probabilities = label_probabilities(frame_results, request.rules.classes)
         return [{"label": label, "probability": probabilities[label]} for label in highest(probabilities, most)]

@@ -16,7 +16,7 @@ from gunicorn.arbiter import Arbiter
 
 from florence_tagger.assembly import start_decoder_pool
 from florence_tagger.config import SAMPLES, Settings
-from florence_tagger.errors import STARTED_ANEW, NotReadyError
+from florence_tagger.errors import RESTARTED, NotReadyError
 from florence_tagger.florence.manifest import ModelManifest
 from florence_tagger.media.sandbox.pool import DecoderPool
 from florence_tagger.scheduler import Model, Scheduler
@@ -104,7 +104,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         elif self.scheduler is not None and self.scheduler.busy_seconds > self.settings.hang_seconds:
             logger.critical("The model has not answered for %.0f s; it is started anew.", self.scheduler.busy_seconds)
             self._hung_since = time.monotonic()
-            self.scheduler.abort_all(NotReadyError(STARTED_ANEW))
+            self.scheduler.abort_all(NotReadyError(RESTARTED))
 
     def close(self) -> None:
         """Ends the model's thread, what waits for it being answered as not treated, and the decoder processes."""
