@@ -1,4 +1,4 @@
-"""Regions to counts and probabilities by label."""
+"""Detections -> counts and probabilities by label."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -6,68 +6,75 @@ from dataclasses import replace
 
 from florence_tagger.schemas import Detection, FrameResult, Rules, VideoCount
 
-DEFAULT_LABELS = 5  # of a document in an answer of the service, as its contract says
-ALL_LABELS = 0  # what people see by default: a table that left labels out would not say so
+DEFAULT_LABELS = 5  # per document in an answer of the service, as in its contract
+ALL_LABELS = 0  # default of the command and of the Python API, whose output does not show that labels are left out
 MAX_LABELS = 10_000
 
 
-def above(frame_results: Iterable[FrameResult], min_score: float) -> tuple[FrameResult, ...]:
-    """What was seen, without the detections of a lower score."""
+def filter_by_score(frame_results: Iterable[FrameResult], min_score: float) -> tuple[FrameResult, ...]:
+    """Return the frame results without the detections of a score below `min_score`."""
     return tuple(
-        replace(frame_result, detections=kept)
+        replace(
+            frame_result,
+            detections=tuple(detection for detection in frame_result.detections if detection.score >= min_score),
+        )
         for frame_result in frame_results
-        for kept in [tuple(detection for detection in frame_result.detections if detection.score >= min_score)]
     )
 
 
 def count_document(frame_results: Iterable[FrameResult], rules: Rules = Rules()) -> dict[str, int]:  # noqa: B008 - frozen
-    """How often each label is in a document, by the rules that its detections were refined by.
+    """Return the count of each label in a document, by the rules with which its detections were refined.
 
-    On all its pages together; of a video in the frame that has it most, or how many tracks have it.
+    A count is the sum over all pages; for a video it is the maximum over its frames, or the number of tracks.
     """
     counts = dict.fromkeys(rules.classes, 0)
-    for counts in running_counts(frame_results, rules):  # noqa: B007 - the last ones are the document's
+    for counts in running_counts(frame_results, rules):  # noqa: B007 - the last counts are the document's
         pass
     return counts
 
 
 def running_counts(frame_results: Iterable[FrameResult], rules: Rules) -> Iterator[dict[str, int]]:
-    """Count a document as far as each of its frame results, as `count_document` does."""
+    """Yield for each frame result the counts, as of `count_document`, of the document up to it."""
     total: Counter[str] = Counter()
     tracks: dict[int, str] = {}
     for frame_result in frame_results:
         if rules.video_count is VideoCount.DISTINCT and frame_result.time_s is not None:
-            tracks |= {one.track: one.label for one in frame_result.detections if one.track is not None}
+            tracks |= {
+                detection.track: detection.label for detection in frame_result.detections if detection.track is not None
+            }
         else:
-            found = Counter(count_detections(frame_result.detections))
-            total = total | found if frame_result.page is None else total + found
+            counts = Counter(count_detections(frame_result.detections))
+            total = total | counts if frame_result.page is None else total + counts
         yield dict.fromkeys(rules.classes, 0) | total | Counter(tracks.values())
 
 
 def count_detections(detections: Iterable[Detection]) -> dict[str, int]:
-    """How many detections each label has."""
+    """Return the number of detections of each label."""
     return dict(Counter(detection.label for detection in detections))
 
 
 def label_probabilities(frame_results: Iterable[FrameResult], classes: Iterable[str] = ()) -> dict[str, float]:
-    """How probable each label is in a document: the largest score of its detections, 0 for a class that has none."""
-    found = dict.fromkeys(classes, 0.0)
+    """Return the probability of each label in a document: the maximum score of its detections, 0 for other classes."""
+    probabilities = dict.fromkeys(classes, 0.0)
     for frame_result in frame_results:
         for detection in frame_result.detections:
-            found[detection.label] = max(detection.score, found.get(detection.label, 0.0))
-    return found
+            probabilities[detection.label] = max(detection.score, probabilities.get(detection.label, 0.0))
+    return probabilities
 
 
 def max_labels_for(num_labels: int, rules: Rules) -> int:
-    """How many labels of a document are told (0: all): all classes that were asked for, whatever `num_labels` is."""
+    """Return the maximum number of labels in the output (0: all): `num_labels`, but all if classes are requested."""
     return ALL_LABELS if rules.classes else num_labels
 
 
-def highest(values: Mapping[str, float], most: int) -> list[str]:
-    """The `most` labels of the highest values (0: all), the highest first, of equal ones the alphabet's first."""
-    return sorted(values, key=lambda label: (-values[label], label))[: most or None]
+def top_labels(values: Mapping[str, float], max_labels: int) -> list[str]:
+    """Return the `max_labels` labels of the highest values (0: all), by falling value, those of equal value by name."""
+    return sorted(values, key=lambda label: (-values[label], label))[: max_labels or None]
 
 
 def as_content(counts: Mapping[str, int], num_labels: int) -> list[dict[str, int]]:
-    """The `num_labels` highest counts (0: all) as a document's content: one-key dictionaries in alphabetical order."""
-    return [{label: counts[label]} for label in sorted(highest(counts, num_labels))]
+    """Return the `num_labels` highest counts (0: all) as a document's content.
+
+    The content is a list of dictionaries with one key, in alphabetical order of the label.
+    """
+    return [{label: counts[label]} for label in sorted(top_labels(counts, num_labels))]

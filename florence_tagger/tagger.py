@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from florence_tagger.assembly import build_pipeline, sampling_from, start_decoder_pool
 from florence_tagger.config import Settings, load_settings
-from florence_tagger.counting import ALL_LABELS, MAX_LABELS, above, as_content, count_document, max_labels_for
+from florence_tagger.counting import ALL_LABELS, MAX_LABELS, as_content, count_document, filter_by_score, max_labels_for
 from florence_tagger.errors import DocumentError, NotReadyError, RequestError
 from florence_tagger.florence.manifest import load_manifest
 from florence_tagger.florence.model import Florence2, load_model
@@ -148,7 +148,7 @@ class Tagger:
         if isinstance(outcome, DocumentError):
             # Whatever is said of a file then is none of its faults.
             raise outcome if self._end.alive else NotReadyError("The tagger is closed.")
-        return DocumentResult(above(outcome.frames, min_score), outcome.incomplete)
+        return DocumentResult(filter_by_score(outcome.frames, min_score), outcome.incomplete)
 
     def close(self) -> None:
         """Ends its threads and processes; what they are at fails with NotReadyError. May be called again."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from florence_tagger.counting import above, count_document, highest, label_probabilities
+from florence_tagger.counting import count_document, filter_by_score, label_probabilities, top_labels
 from florence_tagger.schemas import Detection, FrameResult
 
 BOX = (0.0, 0.0, 1.0, 1.0)
@@ -31,7 +31,7 @@ def test_pages_add_up_and_frames_have_a_peak() -> None:
     [(0.0, {"car": 2, "dog": 1}), (0.4, {"car": 2, "dog": 1}), (0.5, {"car": 1, "dog": 1}), (0.95, {})],
 )
 def test_weak_regions_are_left_out_before_counting(min_score: float, counts: dict[str, int]) -> None:
-    assert count_document(above([frame_result(FIRST)], min_score)) == counts
+    assert count_document(filter_by_score([frame_result(FIRST)], min_score)) == counts
 
 
 def test_a_label_is_as_probable_as_its_strongest_region() -> None:
@@ -39,5 +39,5 @@ def test_a_label_is_as_probable_as_its_strongest_region() -> None:
 
 
 def test_the_highest_come_first_and_equal_ones_by_the_alphabet() -> None:
-    assert highest({"b": 2, "a": 2, "c": 3, "d": 1}, 3) == ["c", "a", "b"]
-    assert highest({"b": 1, "a": 1}, 0) == ["a", "b"]
+    assert top_labels({"b": 2, "a": 2, "c": 3, "d": 1}, 3) == ["c", "a", "b"]
+    assert top_labels({"b": 1, "a": 1}, 0) == ["a", "b"]

@@ -10,7 +10,14 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
-from florence_tagger.counting import above, as_content, count_document, highest, label_probabilities, max_labels_for
+from florence_tagger.counting import (
+    as_content,
+    count_document,
+    filter_by_score,
+    label_probabilities,
+    max_labels_for,
+    top_labels,
+)
 from florence_tagger.errors import DocumentError
 from florence_tagger.pipeline import Outcome
 from florence_tagger.schemas import Detection, DocumentResult, FrameResult
@@ -69,7 +76,7 @@ def answer(request: ProcessRequest, outcomes: Sequence[Outcome]) -> dict[str, An
 
 def treated(document: dict[str, Any], result: DocumentResult, request: ProcessRequest) -> dict[str, Any]:
     """A document with its content replaced by what was found in it, everything else as it came."""
-    frame_results = above(result.frames, request.min_score)
+    frame_results = filter_by_score(result.frames, request.min_score)
     source = document["source"] | {"content": found_in(frame_results, request)}
     if request.return_boxes:
         places = [place_of(frame, frame_result) for frame, frame_result in enumerate(frame_results)]
@@ -100,7 +107,7 @@ def found_in(frame_results: Sequence[FrameResult], request: ProcessRequest) -> l
     most = max_labels_for(request.num_labels, request.rules)
     if request.output == "probabilities":
         probabilities = label_probabilities(frame_results, request.rules.classes)
-        return [{"label": label, "probability": probabilities[label]} for label in highest(probabilities, most)]
+        return [{"label": label, "probability": probabilities[label]} for label in top_labels(probabilities, most)]
     return as_content(count_document(frame_results, request.rules), most)
 
 
