@@ -53,16 +53,16 @@ class Work:
     slot_bytes: int
 
 
-def measure(folder: ModelManifest, precision: str, pictures: int, beams: int, tokens: int) -> Work:
+def measure(manifest: ModelManifest, precision: str, pictures: int, beams: int, tokens: int) -> Work:
     """Return what answers of so many tokens ask for: of the second time, where nothing is compiled."""
-    runtime = Graphs(folder, RuntimeOptions("GPU", precision, pictures=pictures))
-    decoder = runtime.decoder
+    graphs = Graphs(manifest, RuntimeOptions("GPU", precision, pictures=pictures))
+    decoder = graphs.decoder
     if not isinstance(decoder, PackedDecoder):
         raise TypeError("The decoder is not on the GPU.")
-    pixels, prompt = np.zeros((*folder.image_size, 3), np.uint8), tuple(range(PROMPT_TOKENS))
+    pixels, prompt = np.zeros((*manifest.image_size, 3), np.uint8), tuple(range(PROMPT_TOKENS))
     for _ in range(2):
-        encoded, encode = counted(runtime.encode, pixels, prompt)
-        _, vision = counted(runtime.image_features, pixels)
+        encoded, encode = counted(graphs.encode, pixels, prompt)
+        _, vision = counted(graphs.image_features, pixels)
         joins = [counted(decoder.add, encoded)[1] for _ in range(pictures)]
         copied = decoder.cache.copied_slots
         steps = list(take_steps(decoder, pictures, beams, tokens))

@@ -31,19 +31,19 @@ class InjectedModel:
     hang: Path
     capacity: int = 1
     exclusive: bool = True
-    under_way: dict[Hashable, Frame] = field(default_factory=dict)
+    running: dict[Hashable, Frame] = field(default_factory=dict)
 
-    def encode(self, frame: Frame, prompt: Prompt) -> Frame:
+    def prefill(self, frame: Frame, prompt: Prompt) -> Frame:
         while self.hang.exists():
             time.sleep(0.05)
         time.sleep(self.seconds)
         return frame
 
-    def start(self, key: Hashable, encoded: Frame) -> None:
-        self.under_way[key] = encoded
+    def add(self, key: Hashable, prefilled: Frame) -> None:
+        self.running[key] = prefilled
 
     def step(self) -> dict[Hashable, FrameResult | Exception]:
-        ended, self.under_way = self.under_way, {}
+        ended, self.running = self.running, {}
         return {
             key: FrameResult((Detection("cat", (0.0, 0.0, float(frame.width), float(frame.height)), 0.9),))
             for key, frame in ended.items()

@@ -27,8 +27,8 @@ THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 def measure(scenes: int) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
     """The score of each box that the bundled model finds, whether the box is right, and how many objects there are."""
-    folder = load_manifest(DEFAULT_MODEL)
-    florence2 = Florence2(folder, RuntimeOptions(), folder.generation)
+    manifest = load_manifest(DEFAULT_MODEL)
+    florence2 = Florence2(manifest, RuntimeOptions(), manifest.generation)
     rng = np.random.default_rng(SEED)
     scores, right, objects = [], [], 0
     for _ in range(scenes):

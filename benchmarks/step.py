@@ -61,11 +61,11 @@ class Step:
 
 def measure(model: Path, settings: Settings, rounds: int = ROUNDS) -> Step:
     """A step on the CPU: medians of rounds, since others use the same memory, in which all is measured in turn."""
-    folder = load_manifest(model)
-    florence2 = load_model(folder, settings.model_copy(update={"model_dir": model, "device": "CPU"}))
-    height, width = folder.image_size
+    manifest = load_manifest(model)
+    florence2 = load_model(manifest, settings.model_copy(update={"model_dir": model, "device": "CPU"}))
+    height, width = manifest.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    attended = florence2.encode(Frame(pixels, width, height)).cross_attention
+    attended = florence2.prefill(Frame(pixels, width, height)).cross_attention
     alone = exactly(florence2.generation, 1, STEPS)
     request = profiled_request(model, RuntimeOptions("CPU", settings.precision, settings.inference_threads))
     whole, parts = [], defaultdict(list)
@@ -94,7 +94,7 @@ def profiled_steps(
 ) -> Iterator[Mapping[str, float]]:
     """Milliseconds of each kind of operation, in each step of an answer."""
     answers: Batch[None, CrossAttention] = Batch(StatefulDecoder(request, 1))
-    answers.start(None, attended, settings)
+    answers.add(None, attended, settings)
     while not answers.step():
         yield kinds_of(request.profiling_info)
 

@@ -42,31 +42,31 @@ class Overlaps(Florence2):
 
 
 def seconds_a_picture(
-    kind: type[Florence2], folder: ModelManifest, pictures: int, generation: GenerationSettings
+    kind: type[Florence2], manifest: ModelManifest, pictures: int, generation: GenerationSettings
 ) -> float:
     """Seconds for each of sixteen pictures that come at the same time, `pictures` of them decoded together."""
-    florence2 = kind(folder, RuntimeOptions(pictures=pictures), generation)
+    florence2 = kind(manifest, RuntimeOptions(pictures=pictures), generation)
     scheduler = Scheduler(lambda: florence2, PICTURES)
     while not scheduler.ready:
         time.sleep(0.01)
-    height, width = folder.image_size
+    height, width = manifest.image_size
     rng = np.random.default_rng(0)
     frames = [Frame(rng.integers(0, 256, (height, width, 3), np.uint8), width, height) for _ in range(PICTURES)]
-    scheduler.submit(frames[0]).result()
+    scheduler.add_request(frames[0]).result()
     started = time.perf_counter()
-    wait([scheduler.submit(frame) for frame in frames])
+    wait([scheduler.add_request(frame) for frame in frames])
     seconds = time.perf_counter() - started
     scheduler.close()
     return seconds / PICTURES
 
 
-def step_ms(folder: ModelManifest, cache: str, pictures: int) -> float:
+def step_ms(manifest: ModelManifest, cache: str, pictures: int) -> float:
     """Milliseconds of a decoder step (median) with so many pictures, in f32 with a cache of a precision."""
-    model = without_embedding(CORE.read_model(folder.path / "decoder.xml"))
+    model = without_embedding(CORE.read_model(manifest.path / "decoder.xml"))
     hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": cache}
     decoder = StatefulDecoder(CORE.compile_model(model, "CPU", hints).create_infer_request(), pictures)
-    height, width = folder.image_size
-    encoded = Florence2(folder, RuntimeOptions("CPU"), folder.generation).encode(
+    height, width = manifest.image_size
+    encoded = Florence2(manifest, RuntimeOptions("CPU"), manifest.generation).prefill(
         Frame(np.zeros((height, width, 3), np.uint8), width, height)
     )
     for _ in range(pictures):
@@ -86,18 +86,18 @@ def step_times(decoder: StatefulDecoder, pictures: int) -> Iterator[float]:
 
 
 @click.command()
-@click.option("--model", type=click.Path(path_type=Path), required=True, help="Model folder.")
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="Model manifest.")
 def main(model: Path) -> None:
     """Measures both tables and prints them."""
-    folder = load_manifest(model)
-    generation = exactly(folder.generation, BEAMS, TOKENS)
+    manifest = load_manifest(model)
+    generation = exactly(manifest.generation, BEAMS, TOKENS)
     click.echo("| decoded together | seconds a picture, taking turns | overlapping |\n|---|---|---|")
     for pictures in (1, 4, 8, 16):
-        turns, overlap = (seconds_a_picture(kind, folder, pictures, generation) for kind in (TakesTurns, Overlaps))
+        turns, overlap = (seconds_a_picture(kind, manifest, pictures, generation) for kind in (TakesTurns, Overlaps))
         click.echo(f"| {pictures} | {turns:.2f} | {overlap:.2f} |")
     click.echo("\n| cache | step with 1 picture, ms | with 8 |\n|---|---|---|")
     for cache in CACHES:
-        click.echo(f"| {cache} | {step_ms(folder, cache, 1):.2f} | {step_ms(folder, cache, 8):.2f} |")
+        click.echo(f"| {cache} | {step_ms(manifest, cache, 1):.2f} | {step_ms(manifest, cache, 8):.2f} |")
 
 
 if __name__ == "__main__":

@@ -34,30 +34,30 @@ class Comparison:
 
     def __init__(self, checkpoint: Path, ir: Path, options: RuntimeOptions) -> None:
         original = read_checkpoint(checkpoint)
-        self._folder = load_manifest(ir)
-        check_origin(original, self._folder)
+        self._manifest = load_manifest(ir)
+        check_origin(original, self._manifest)
         self._reference = Reference(original)
-        self._detector = Florence2(self._folder, options, self._folder.generation)
+        self._florence2 = Florence2(self._manifest, options, self._manifest.generation)
         self._cosines: dict[Path, float] = {}
-        self._tokenizer = Tokenizer(self._folder.read_text("tokenizer.json"))
+        self._tokenizer = Tokenizer(self._manifest.read_text("tokenizer.json"))
 
     def modes(self, max_new_tokens: int | None) -> dict[str, GenerationSettings]:
         """Greedy and the checkpoint's own settings, by a name for each."""
-        own = self._detector.generation
+        own = self._florence2.generation
         own = replace(own, max_new_tokens=min(max_new_tokens or own.max_new_tokens, own.max_new_tokens))
         greedy = replace(own, num_beams=1)
         return {"greedy": greedy} | ({f"{own.num_beams} beams": own} if own.num_beams > 1 else {})
 
     def pair(self, picture: Path, settings: GenerationSettings) -> Pair:
         """Both sides' answers for a picture; DocumentError where it can't be read."""
-        frame = read_frame(picture, self._folder.image_size)
+        frame = read_frame(picture, self._manifest.image_size)
         started = time.perf_counter()
-        ours = self._detector.generate(frame.pixels, settings)
+        ours = self._florence2.generate(frame.pixels, settings)
         between = time.perf_counter()
         theirs = certainly(self._reference.generate(picture, settings))
         ended = time.perf_counter()
         if picture not in self._cosines:  # which no mode of decoding changes
-            features = self._detector.image_features(frame.pixels), self._reference.image_features(picture)
+            features = self._florence2.image_features(frame.pixels), self._reference.image_features(picture)
             self._cosines[picture] = cosine(*features)
         read = partial(
             parse_detections,
@@ -74,20 +74,22 @@ class Comparison:
         )
 
 
-def check_origin(checkpoint: Checkpoint, folder: ModelManifest) -> None:
+def check_origin(checkpoint: Checkpoint, manifest: ModelManifest) -> None:
     """ConversionError where a model folder was made from something else than a checkpoint."""
-    check_hashes(folder)
-    source = read_json(folder.path / MANIFEST).get("source")
+    check_hashes(manifest)
+    source = read_json(manifest.path / MANIFEST).get("source")
     made_from = source.get("weights_sha256") if isinstance(source, dict) else None
     differing = {
         "weights": made_from != describe_weights(checkpoint)["weights_sha256"],
-        "size of pictures": folder.image_size != checkpoint.preprocessing.image_size,
-        "tokenizer": folder.read_text("tokenizer.json") != checkpoint.tokenizer_json,
-        "generation settings": folder.generation != checkpoint.generation,
+        "size of pictures": manifest.image_size != checkpoint.preprocessing.image_size,
+        "tokenizer": manifest.read_text("tokenizer.json") != checkpoint.tokenizer_json,
+        "generation settings": manifest.generation != checkpoint.generation,
     }
     if any(differing.values()):
         named = ", ".join(name for name, differs in differing.items() if differs)
-        raise ConversionError(f"{folder.path} was made from another checkpoint than {checkpoint.path}: other {named}.")
+        raise ConversionError(
+            f"{manifest.path} was made from another checkpoint than {checkpoint.path}: other {named}."
+        )
 
 
 def is_lossless(manifest: dict[str, Any]) -> bool:

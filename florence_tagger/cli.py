@@ -83,11 +83,11 @@ def serve(**given: Any) -> None:
     with told(2):
         settings = load_settings({name: value for name, value in given.items() if value is not None})
         read_aliases(settings.aliases)
-        folder = load_manifest(settings.model_dir)
+        manifest = load_manifest(settings.model_dir)
     configure_logs(settings.log_format)
     for problem in unknown_variables():
         logger.warning("%s", problem)
-    Server(settings, folder).run()
+    Server(settings, manifest).run()
 
 
 @main.command()
@@ -182,9 +182,9 @@ def print_settings(update: Path | None) -> None:
 def check(model_dir: Path) -> None:
     """Reads every file of a model folder and compares it with the folder's manifest."""
     with told(1):
-        folder = load_manifest(model_dir)
-        check_hashes(folder)
-    click.echo(f"{folder.name} ({folder.precision}, {folder.sha256[:12]}) is complete and unchanged.")
+        manifest = load_manifest(model_dir)
+        check_hashes(manifest)
+    click.echo(f"{manifest.name} ({manifest.precision}, {manifest.sha256[:12]}) is complete and unchanged.")
 
 
 @main.command(short_help="Measures this machine, and how near it is to its limits.")

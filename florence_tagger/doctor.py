@@ -54,10 +54,12 @@ def check_installation(settings: Settings, core: Any = CORE) -> Iterator[Check]:
     except TaggerError as exc:
         yield Check("aliases", False, str(exc))
     try:
-        folder = load_manifest(settings.model_dir)
-        check_hashes(folder)
-        yield Check("model files", True, f"{folder.path}: {folder.name}, {folder.precision}, {folder.sha256[:12]}")
-        yield from try_model(folder, settings, core)
+        manifest = load_manifest(settings.model_dir)
+        check_hashes(manifest)
+        yield Check(
+            "model files", True, f"{manifest.path}: {manifest.name}, {manifest.precision}, {manifest.sha256[:12]}"
+        )
+        yield from try_model(manifest, settings, core)
     except TaggerError as exc:
         yield Check("model", False, str(exc))
     except Exception:  # a driver that fails is what this command is for
@@ -96,10 +98,10 @@ def gpu_obstacles(nodes: Path = RENDER_NODES, vendors: Path = OPENCL_VENDORS) ->
     return reasons or ["render node and driver are there: is it an Intel GPU, and is the driver new enough for it?"]
 
 
-def try_model(folder: ModelManifest, settings: Settings, core: Any = CORE) -> Iterator[Check]:
+def try_model(manifest: ModelManifest, settings: Settings, core: Any = CORE) -> Iterator[Check]:
     """Loads the model, tests its device, and counts what is in a sample picture."""
     started = time.perf_counter()
-    florence2 = load_model(folder, settings, core)
+    florence2 = load_model(manifest, settings, core)
     loading = time.perf_counter() - started
     if florence2.device_test is not None:
         yield Check("self-test", florence2.device_test.passed, str(florence2.device_test))
@@ -108,15 +110,15 @@ def try_model(folder: ModelManifest, settings: Settings, core: Any = CORE) -> It
 
 def try_picture(florence2: Florence2, settings: Settings, loading: float) -> Check:
     """Counts what is in a sample picture."""
-    folder, started = florence2.folder, time.perf_counter()
-    frame = open_picture(SAMPLE.read_bytes(), folder.image_size, settings.max_pixels)
+    manifest, started = florence2.manifest, time.perf_counter()
+    frame = open_picture(SAMPLE.read_bytes(), manifest.image_size, settings.max_pixels)
     counts = count_detections(florence2.detect(frame).detections)
     seconds = time.perf_counter() - started
     places = ", ".join(f"{name} on {device}" for name, device in florence2.devices.items())
     said = f"{SAMPLE.name} has {counts}, in {seconds:.2f} s; loaded in {loading:.1f} s; {places}"
     if set(florence2.devices.values()) == {"CPU"}:
         return Check("test picture", True, said)
-    exact = load_model(folder, settings.model_copy(update={"device": "CPU", "precision": "f32"}))
+    exact = load_model(manifest, settings.model_copy(update={"device": "CPU", "precision": "f32"}))
     expected = count_detections(exact.detect(frame).detections)
     same = counts == expected
     return Check("test picture", same, said + ("; the CPU says the same" if same else f"; the CPU says {expected}"))

@@ -229,8 +229,8 @@ class Run:
                     cancel(parts)
                     raise
                 logger.warning("A video is counted by its first %d frames: %s", len(parts), exc)
-        self.pipeline.telemetry.took(Stage.DECODE_FILE, time.monotonic() - began)
-        self.pipeline.telemetry.cut(len({look for part in parts for _, look in part.tiles}))
+        self.pipeline.telemetry.observe_stage(Stage.DECODE_FILE, time.monotonic() - began)
+        self.pipeline.telemetry.observe_tiles(len({look for part in parts for _, look in part.tiles}))
         return gather(parts, incomplete, self.prompt.task.names_things)
 
     def _add(self, parts: list[Part], frame: Frame, seen: Sequence[FrameResult]) -> None:
@@ -255,7 +255,7 @@ class Run:
             self.progress.check()
             patience = min(self.deadline - time.monotonic(), LOOK_SECONDS)
             try:
-                result = self.pipeline.scheduler.submit(
+                result = self.pipeline.scheduler.add_request(
                     frame, self.prompt, max(patience, 0.0), self.reserved, self.progress.begun
                 )
             except BusyError:

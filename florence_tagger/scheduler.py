@@ -1,8 +1,8 @@
-"""The one place where threads share the model: a bounded queue before it and the two threads that run it.
+"""Continuous batching: a bounded queue of frames, and the two threads that run the model on them.
 
-One thread looks at the frames, one after the other; the other decodes the answers of all that were looked at together.
-Where both run on the same cores they take turns, and looking goes first as long as there is room, because decoding
-eight answers together takes half as long as one after the other.
+One thread prefills frames, one after another; the other decodes the sequences of all prefilled frames together. If the
+model is exclusive, as on a CPU, the two do not overlap, and prefill goes first while there is capacity, because
+decoding eight sequences together takes half as long as decoding them one after another.
 """
 
 import threading
@@ -21,48 +21,51 @@ from florence_tagger.telemetry import Stage, Telemetry
 
 
 class Model(Protocol):
-    """What the queue feeds."""
+    """A model that the scheduler runs."""
 
     @property
     def capacity(self) -> int:
-        """Most frames under way."""
+        """Maximum number of frames in the model."""
 
     @property
     def exclusive(self) -> bool:
-        """Whether `encode` and `step` shall not run at the same time."""
+        """True if `prefill` and `step` must not run at the same time."""
 
-    def encode(self, frame: Frame, prompt: Prompt) -> Any:
-        """Looks at a frame for what is asked."""
+    def prefill(self, frame: Frame, prompt: Prompt) -> Any:
+        """Encode a frame and a prompt for the decoder."""
 
-    def start(self, key: Hashable, encoded: Any) -> None:
-        """Begins the answer for a frame; one that raises has not begun it."""
+    def add(self, key: Hashable, prefilled: Any) -> None:
+        """Add a prefilled frame to the running sequences; a call that raises adds nothing."""
 
     def step(self) -> Mapping[Any, FrameResult | Exception]:
-        """Takes the answers under way a token on, and tells those that ended. One that raises has given up all."""
+        """Decode one token for every running sequence, and return the outcomes of the finished ones by key.
+
+        A call that raises has dropped all running sequences.
+        """
 
 
 @dataclass(frozen=True, eq=False)
-class Work:
-    """A frame that waits, what it is asked for, where its detection goes, and who is told that the model begins."""
+class QueuedFrame:
+    """A frame with its prompt, the future for its result, and a callback for the start of its prefill."""
 
     frame: Frame
     prompt: Prompt
-    begun: Callable[[], None]
+    on_start: Callable[[], None]
     result: Future[FrameResult] = field(default_factory=Future)
-    queued: float = field(default_factory=time.monotonic)
+    queued_at: float = field(default_factory=time.monotonic)
 
 
 class Scheduler:
-    """Runs a model in two threads of its own, the frames in the order of `submit`.
+    """Owner of a model and its two threads, which processes frames in the order of `add_request`.
 
-    A request first reserves a place, so that it is refused before any work was done for it. With that it is sure of
-    the place of one frame; for those of its others it waits.
+    A request first reserves a queue slot, so that it is refused before any work is done for it. The slot guarantees one
+    frame a place in the queue; the request's other frames wait for free slots.
 
     Args:
-        load: makes the model; called once, in the first of the threads.
-        queue_size: most frames that wait, places that are reserved included.
-        on_failure: told what `load` raised, in the thread; nothing is treated after that.
-        telemetry: told what takes how long.
+        load: creates the model; called once, in the prefill thread.
+        queue_size: maximum number of waiting frames, reserved slots included.
+        on_failure: called in the prefill thread with the exception that `load` raised; no frame is processed after it.
+        telemetry: receives durations and batch sizes.
     """
 
     def __init__(
@@ -76,14 +79,14 @@ class Scheduler:
         self._on_failure = on_failure
         self._queue_size = queue_size
         self._telemetry = telemetry or Telemetry()
-        lock = threading.Lock()  # of everything below
-        self._changed = threading.Condition(lock)  # the model's threads wait for it
-        self._places = threading.Condition(lock)  # in the queue; `submit` waits for them
-        self._queue: deque[Work] = deque()
+        lock = threading.Lock()  # guards everything below
+        self._state_changed = threading.Condition(lock)  # the model's threads wait for it
+        self._slot_freed = threading.Condition(lock)  # `add_request` waits for it
+        self._waiting: deque[QueuedFrame] = deque()
         self._reserved = 0
-        self._encoding: Work | None = None
-        self._encoded: list[tuple[Work, Any]] = []
-        self._decoding: set[Work] = set()
+        self._prefilling: QueuedFrame | None = None
+        self._prefilled: list[tuple[QueuedFrame, Any]] = []
+        self._running: set[QueuedFrame] = set()
         self._busy_since: dict[Stage, float] = {}
         self._ready = threading.Event()
         self._closed = False
@@ -92,215 +95,224 @@ class Scheduler:
 
     @property
     def ready(self) -> bool:
-        """Whether frames are taken: the model is loaded and the service is not about to stop."""
+        """True if frames are accepted: the model is loaded and the scheduler is not closed."""
         return self._ready.is_set() and not self._closed
 
     def wait_until_ready(self) -> None:
-        """Returns once the model is loaded; must not be called where loading it may fail."""
+        """Block until the model is loaded; never returns if loading fails."""
         self._ready.wait()
 
     @property
     def busy_seconds(self) -> float:
-        """For how long the model has been at the frame or step it is at; 0 when it has none."""
+        """Seconds since the current prefill or decode step began; 0 if none is in progress."""
         since = min(self._busy_since.copy().values(), default=None)
         return 0.0 if since is None else time.monotonic() - since
 
     @property
     def waiting(self) -> int:
-        """How many frames wait."""
-        return len(self._queue)
+        """Number of waiting frames."""
+        return len(self._waiting)
 
     @property
     def reserved(self) -> int:
-        """How many places are reserved that no frame has taken yet."""
+        """Number of reserved queue slots that no frame has taken yet."""
         return self._reserved
 
     @property
-    def under_way(self) -> int:
-        """How many frames the model is at."""
-        return len(self._encoded) + len(self._decoding) + (Stage.ENCODE in self._busy_since)
+    def running(self) -> int:
+        """Number of frames in the model, in prefill or decode."""
+        return len(self._prefilled) + len(self._running) + (Stage.PREFILL in self._busy_since)
 
     def check(self) -> None:
-        """Whether a place could be reserved.
+        """Raise if no queue slot can be reserved.
 
         Raises:
-            NotReadyError: the model is not loaded, or the service is about to stop.
-            BusyError: there is none.
+            NotReadyError: the model is not loaded, or the scheduler is closed.
+            BusyError: the queue is full.
         """
         self._check_ready()
-        self._check_room(len(self._queue) + self._reserved)
+        self._check_queue(len(self._waiting) + self._reserved)
 
     def _check_ready(self) -> None:
         if not self.ready:
             raise NotReadyError(STOPPING if self._closed else NOT_READY)
 
-    def _check_room(self, taken: int) -> None:
-        if taken >= self._queue_size:
+    def _check_queue(self, num_taken: int) -> None:
+        if num_taken >= self._queue_size:
             raise BusyError("As many documents wait as are accepted.")
 
     def reserve(self) -> None:
-        """Keeps a place for a frame, until `submit` takes it or `release` gives it back; raises as `check` does."""
-        with self._changed:
+        """Reserve a queue slot until `add_request` takes it or `release` returns it; raises as `check` does."""
+        with self._state_changed:
             self.check()
             self._reserved += 1
 
     def release(self) -> None:
-        """Gives a reserved place back."""
-        with self._places:
+        """Return a reserved queue slot."""
+        with self._slot_freed:
             self._reserved -= 1
-            self._places.notify()
+            self._slot_freed.notify()
 
-    def submit(
+    def add_request(
         self,
         frame: Frame,
         prompt: Prompt = OBJECT_DETECTION,
         timeout: float = 0.0,
         reserved: bool = False,
-        begun: Callable[[], None] = lambda: None,
+        on_start: Callable[[], None] = lambda: None,
     ) -> Future[FrameResult]:
-        """Queues a frame in the place that was reserved for it, or waits for one for at most `timeout` seconds.
+        """Queue a frame in its reserved slot, or wait for a free slot for at most `timeout` seconds.
 
-        `begun` is called in the model's thread when it begins with the frame.
+        Args:
+            frame: the frame to process.
+            prompt: the task and its text.
+            timeout: seconds.
+            reserved: the frame takes a slot that `reserve` reserved for it.
+            on_start: called in the prefill thread when the frame's prefill begins.
 
         Raises:
-            NotReadyError: the model is not loaded, or the service is about to stop.
-            BusyError: there was no place in time.
+            NotReadyError: the model is not loaded, or the scheduler is closed.
+            BusyError: no slot became free in time.
         """
-        work = Work(frame, prompt, begun)
-        with self._places:
-            # Places that others reserved are not counted here: what waits has work behind it that those may wait for.
-            self._places.wait_for(lambda: reserved or not self.ready or len(self._queue) < self._queue_size, timeout)
+        queued = QueuedFrame(frame, prompt, on_start)
+        with self._slot_freed:
+            # Slots reserved by other requests do not count here: those requests may be waiting for this frame's result.
+            self._slot_freed.wait_for(
+                lambda: reserved or not self.ready or len(self._waiting) < self._queue_size, timeout
+            )
             self._check_ready()
             if not reserved:
-                self._check_room(len(self._queue))
+                self._check_queue(len(self._waiting))
             self._reserved -= reserved
-            self._queue.append(work)
-            self._changed.notify_all()
-        return work.result
+            self._waiting.append(queued)
+            self._state_changed.notify_all()
+        return queued.result
 
     def close(self) -> None:
-        """Takes nothing more, cancels what waits, and returns when the frames that the model is at are done."""
-        for work in self._stop():
-            work.result.cancel()
+        """Stop accepting frames, cancel the waiting ones, and return when all frames in the model are finished."""
+        for queued in self._stop():
+            queued.result.cancel()
         self._thread.join()
 
     def abort_all(self, error: Exception) -> None:
-        """Takes nothing more and fails all frames, even those that the model is at and may never be done with."""
+        """Stop accepting frames and fail all of them, even those in a model that never returns."""
         waiting = self._stop()
-        with self._changed:  # the model's threads may come back all the same
-            under_way = (*(work for work, _ in self._encoded), *self._decoding, self._encoding)
-        for work in (*waiting, *under_way):
-            if work is not None:
-                with suppress(InvalidStateError):  # it is done with, or given up
-                    work.result.set_exception(error)
+        with self._state_changed:  # the model's threads may still return
+            running = (*(queued for queued, _ in self._prefilled), *self._running, self._prefilling)
+        for queued in (*waiting, *running):
+            if queued is not None:
+                with suppress(InvalidStateError):  # it is finished or canceled
+                    queued.result.set_exception(error)
 
-    def _stop(self) -> Sequence[Work]:
-        """Takes nothing more; returns what waited."""
-        with self._changed:
+    def _stop(self) -> Sequence[QueuedFrame]:
+        """Stop accepting frames, and return the waiting ones."""
+        with self._state_changed:
             self._closed = True
-            waiting = tuple(self._queue)
-            self._queue.clear()
-            self._changed.notify_all()
-            self._places.notify_all()
+            waiting = tuple(self._waiting)
+            self._waiting.clear()
+            self._state_changed.notify_all()
+            self._slot_freed.notify_all()
         return waiting
 
     def _run(self) -> None:
         try:
             model = self._load()
-        except Exception as exc:  # noqa: BLE001 - whatever it is, somebody must be told: the thread ends here
+        except Exception as exc:  # noqa: BLE001 - any failure must be reported: the thread ends here
             self._on_failure(exc)
             return
         decoder = threading.Thread(target=self._decode_frames, args=(model,), name="decode", daemon=True)
         decoder.start()
         self._ready.set()
-        self._encode_frames(model)
+        self._prefill_frames(model)
         decoder.join()
 
-    def _encode_frames(self, model: Model) -> None:
-        """Encodes what is queued, until the service stops."""
-        while (work := self._next_frame(model)) is not None:
-            self._telemetry.took(Stage.QUEUE, time.monotonic() - work.queued)
-            work.begun()
+    def _prefill_frames(self, model: Model) -> None:
+        """Prefill waiting frames until the scheduler is closed."""
+        while (queued := self._next_frame(model)) is not None:
+            self._telemetry.observe_stage(Stage.QUEUE, time.monotonic() - queued.queued_at)
+            queued.on_start()
             try:
-                encoded = model.encode(work.frame, work.prompt)
-            except Exception as exc:  # noqa: BLE001 - one frame's failure is its sender's, the thread lives on
-                self._end(Stage.ENCODE, {work: exc})
+                prefilled = model.prefill(queued.frame, queued.prompt)
+            except Exception as exc:  # noqa: BLE001 - one frame's failure must not end the thread
+                self._end(Stage.PREFILL, {queued: exc})
             else:
-                self._end(Stage.ENCODE, encoded=[(work, encoded)])
+                self._end(Stage.PREFILL, prefilled=[(queued, prefilled)])
 
     def _decode_frames(self, model: Model) -> None:
-        """Decodes what is encoded, until the service stops and nothing is under way."""
-        while (arrived := self._next_step(model)) is not None:
-            outcomes: dict[Work, FrameResult | Exception] = {}
-            for work, encoded in arrived:
+        """Decode prefilled frames until the scheduler is closed and the model is empty."""
+        while (admitted := self._admit(model)) is not None:
+            outcomes: dict[QueuedFrame, FrameResult | Exception] = {}
+            for queued, prefilled in admitted:
                 try:
-                    model.start(work, encoded)
+                    model.add(queued, prefilled)
                 except Exception as exc:  # noqa: BLE001 - as above
-                    outcomes[work] = exc
-            self._telemetry.stepped(len(self._decoding))
+                    outcomes[queued] = exc
+            self._telemetry.observe_step(len(self._running))
             try:
                 outcomes |= model.step()
-            except Exception as exc:  # noqa: BLE001 - it strikes all frames of the step, the thread lives on
-                outcomes = dict.fromkeys(self._decoding, exc)
+            except Exception as exc:  # noqa: BLE001 - it fails all frames of the step, but must not end the thread
+                outcomes = dict.fromkeys(self._running, exc)
             self._end(Stage.DECODE_STEP, outcomes)
 
-    def _may_encode(self, model: Model) -> bool:
-        return bool(self._queue) and self.under_way < model.capacity and not self._blocked(model, Stage.DECODE_STEP)
+    def _may_prefill(self, model: Model) -> bool:
+        has_frame = bool(self._waiting) and self.running < model.capacity
+        return has_frame and not self._excluded_by(Stage.DECODE_STEP, model)
 
     def _may_decode(self, model: Model) -> bool:
-        waits = model.exclusive and self._queue and self.under_way < model.capacity
-        return bool(self._encoded or self._decoding) and not waits and not self._blocked(model, Stage.ENCODE)
+        prefill_first = model.exclusive and self._waiting and self.running < model.capacity
+        has_sequence = bool(self._prefilled or self._running)
+        return has_sequence and not prefill_first and not self._excluded_by(Stage.PREFILL, model)
 
-    def _blocked(self, model: Model, other: Stage) -> bool:
-        """Whether the other stage has the turn."""
-        return model.exclusive and other in self._busy_since
+    def _excluded_by(self, stage: Stage, model: Model) -> bool:
+        """Return True if the given stage is in progress and excludes the other one."""
+        return model.exclusive and stage in self._busy_since
 
-    def _next_frame(self, model: Model) -> Work | None:
-        """The frame that waits longest, once its turn has come; None when the thread shall end."""
-        with self._changed:
+    def _next_frame(self, model: Model) -> QueuedFrame | None:
+        """Wait until prefill may run, and return the oldest waiting frame; None if the scheduler is closed."""
+        with self._state_changed:
             while True:
-                self._changed.wait_for(lambda: self._closed or self._may_encode(model))
+                self._state_changed.wait_for(lambda: self._closed or self._may_prefill(model))
                 if self._closed:
                     return None
-                work = self._queue.popleft()
-                self._places.notify()
-                if work.result.set_running_or_notify_cancel():
-                    self._encoding = work
-                    self._busy_since[Stage.ENCODE] = time.monotonic()
-                    return work
-                self._changed.notify_all()  # nothing comes of it: decoding, which let it go first, need not wait
+                queued = self._waiting.popleft()
+                self._slot_freed.notify()
+                if queued.result.set_running_or_notify_cancel():
+                    self._prefilling = queued
+                    self._busy_since[Stage.PREFILL] = time.monotonic()
+                    return queued
+                self._state_changed.notify_all()  # the frame was canceled: the decode thread need not wait for it
 
-    def _next_step(self, model: Model) -> list[tuple[Work, Any]] | None:
-        """The frames that join the next step, once its turn has come; None when the thread shall end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._may_decode(model) or (self._closed and not self.under_way))
-            if not self.under_way:
+    def _admit(self, model: Model) -> list[tuple[QueuedFrame, Any]] | None:
+        """Wait until decode may run, and return the frames that join its next step; None if no step is left to run."""
+        with self._state_changed:
+            self._state_changed.wait_for(lambda: self._may_decode(model) or (self._closed and not self.running))
+            if not self.running:
                 return None
-            arrived, self._encoded = self._encoded, []
-            self._decoding.update(work for work, _ in arrived)
+            admitted, self._prefilled = self._prefilled, []
+            self._running.update(queued for queued, _ in admitted)
             self._busy_since[Stage.DECODE_STEP] = time.monotonic()
-            return arrived
+            return admitted
 
     def _end(
         self,
         stage: Stage,
-        outcomes: Mapping[Work, FrameResult | Exception] = MappingProxyType({}),
-        encoded: Sequence[tuple[Work, Any]] = (),
+        outcomes: Mapping[QueuedFrame, FrameResult | Exception] = MappingProxyType({}),
+        prefilled: Sequence[tuple[QueuedFrame, Any]] = (),
     ) -> None:
-        """Ends a stage's turn: with frames that are done, or frames that are encoded."""
-        for work, outcome in outcomes.items():
-            with suppress(InvalidStateError):  # it was abandoned
+        """End a prefill or decode step, with the outcomes of finished frames and the frames that are now prefilled."""
+        for queued, outcome in outcomes.items():
+            with suppress(InvalidStateError):  # it was aborted
                 if isinstance(outcome, Exception):
-                    work.result.set_exception(outcome)
+                    queued.result.set_exception(outcome)
                 else:
-                    self._telemetry.detected(outcome)
-                    work.result.set_result(outcome)
-        with self._changed:
-            self._encoding = None if stage is Stage.ENCODE else self._encoding
-            self._decoding.difference_update(outcomes)
-            self._encoded.extend(encoded)
-            took = time.monotonic() - self._busy_since.pop(stage)
-            # Whoever wakes takes a core from the next step: after most steps there is nothing for them to do.
-            if self._queue or outcomes or encoded or self._closed:
-                self._changed.notify_all()
-        self._telemetry.took(stage, took)
+                    self._telemetry.observe_result(outcome)
+                    queued.result.set_result(outcome)
+        with self._state_changed:
+            self._prefilling = None if stage is Stage.PREFILL else self._prefilling
+            self._running.difference_update(outcomes)
+            self._prefilled.extend(prefilled)
+            seconds = time.monotonic() - self._busy_since.pop(stage)
+            # A thread that wakes takes a core from the next step, and after most steps has nothing to do.
+            if self._waiting or outcomes or prefilled or self._closed:
+                self._state_changed.notify_all()
+        self._telemetry.observe_stage(stage, seconds)

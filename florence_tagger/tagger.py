@@ -69,10 +69,10 @@ class Tagger:
             ModelError: the model or the device can't be used.
         """
         read_aliases(settings.aliases)
-        folder = load_manifest(settings.model_dir)
-        decoders = start_decoder_pool(settings, folder.image_size)  # before there is a model
+        manifest = load_manifest(settings.model_dir)
+        decoders = start_decoder_pool(settings, manifest.image_size)  # before there is a model
         try:
-            return cls(settings, decoders, load_model(folder, settings))
+            return cls(settings, decoders, load_model(manifest, settings))
         except BaseException:
             decoders.close()
             raise

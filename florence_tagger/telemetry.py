@@ -1,4 +1,4 @@
-"""What the stages tell of their work to whoever wants to know; they know no metrics, and metrics no stage."""
+"""The interface through which the stages report durations and counts, independent of any metrics library."""
 
 from enum import StrEnum
 
@@ -6,25 +6,25 @@ from florence_tagger.schemas import FrameResult
 
 
 class Stage(StrEnum):
-    """Where a document spends its time."""
+    """A stage of a document's processing, by its label in /metrics."""
 
-    DECODE_FILE = "decode_file"  # bytes to frames, waiting for a decoder process and for places in the queue included
-    QUEUE = "queue"  # a frame waits for the model
-    ENCODE = "encode"  # the model looks at a frame
-    DECODE_STEP = "decode_step"  # the model takes the answers under way a token on
+    DECODE_FILE = "decode_file"  # bytes to frames, waits for a decoder process and for queue slots included
+    QUEUE = "queue"  # a frame waits for its prefill
+    PREFILL = "encode"  # the vision tower and the encoder process a frame
+    DECODE_STEP = "decode_step"  # the decoder generates a token for every running sequence
 
 
 class Telemetry:
-    """Hears what happens, from any thread; this one forgets it."""
+    """Callbacks for measurements, called from any thread; this base class discards them."""
 
-    def took(self, stage: Stage, seconds: float) -> None:
-        """A stage ended after so many seconds."""
+    def observe_stage(self, stage: Stage, seconds: float) -> None:
+        """Record the duration of a stage."""
 
-    def stepped(self, frames: int) -> None:
-        """So many answers are taken a token on together."""
+    def observe_step(self, num_sequences: int) -> None:
+        """Record the number of sequences in a decode step."""
 
-    def cut(self, tiles: int) -> None:
-        """A document's pictures were cut into so many tiles."""
+    def observe_tiles(self, num_tiles: int) -> None:
+        """Record the number of tiles that a document's pictures were cut into."""
 
-    def detected(self, detection: FrameResult) -> None:
-        """The model is done with a frame."""
+    def observe_result(self, frame_result: FrameResult) -> None:
+        """Record the result of a frame."""

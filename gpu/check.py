@@ -124,34 +124,34 @@ class Side:
     """A model folder on a device."""
 
     def __init__(self, precision: str, device: str, computed: str) -> None:
-        self.folder = load_manifest(folder_of(precision))
-        self.runtime = Graphs(self.folder, RuntimeOptions(device, computed, pictures=CAPACITY))
-        self._tokenizer = Tokenizer(self.folder.read_text("tokenizer.json"))
+        self.manifest = load_manifest(folder_of(precision))
+        self.graphs = Graphs(self.manifest, RuntimeOptions(device, computed, pictures=CAPACITY))
+        self._tokenizer = Tokenizer(self.manifest.read_text("tokenizer.json"))
         self.prompt_ids = self._tokenizer.encode(prompt_text(OBJECT_DETECTION))
 
     def encode(self, pixels: UInt8Array) -> CrossAttention:
         """Return what the decoder attends to of a picture."""
-        return self.runtime.encode(pixels, self.prompt_ids)
+        return self.graphs.encode(pixels, self.prompt_ids)
 
     def on_host(self, encoded: CrossAttention) -> CrossAttention:
         """Return the same as arrays of the host."""
-        memory = self.runtime.decoder.memory
+        memory = self.graphs.decoder.memory
         return encoded if memory is None else picture_on_host(encoded, memory)
 
     def on_device(self, values: CrossAttention) -> CrossAttention:
         """Return arrays of the host as the decoder takes them."""
-        memory = self.runtime.decoder.memory
+        memory = self.graphs.decoder.memory
         return values if memory is None else picture_on_device(values, memory)
 
     def decode(self, pictures: Sequence[CrossAttention], settings: GenerationSettings, together: int) -> list[Decoded]:
         """Return the answers for pictures, so many decoded together as there are."""
-        generation: Batch[int, CrossAttention] = Batch(self.runtime.decoder)
+        batch: Batch[int, CrossAttention] = Batch(self.graphs.decoder)
         waiting, said, running = list(enumerate(pictures)), dict[int, Decoded](), 0
         while waiting or running:
             while waiting and running < together:
-                generation.start(*waiting.pop(0), settings)
+                batch.add(*waiting.pop(0), settings)
                 running += 1
-            for key, decoded in generation.step().items():
+            for key, decoded in batch.step().items():
                 if isinstance(decoded, Exception):
                     raise decoded
                 said[key], running = decoded, running - 1
@@ -159,7 +159,7 @@ class Side:
 
     def read(self, decoded: Decoded) -> Answer:
         """Return an answer with its boxes."""
-        height, width = self.folder.image_size
+        height, width = self.manifest.image_size
         detections = parse_detections(decoded, self._tokenizer, Task.OBJECT_DETECTION, width, height)
         return Answer(decoded.token_ids, detections, 0.0)
 
@@ -169,12 +169,12 @@ def check_graphs(report: Report) -> None:
     exact = Side("fp16", "CPU", "f32")
     for computed in ("f32", "f16"):
         side = Side("fp16", "GPU", computed)
-        for pixels in make_pictures(side.folder.image_size)[:2]:
-            features = exact.runtime.image_features(pixels)
+        for pixels in make_pictures(side.manifest.image_size)[:2]:
+            features = exact.graphs.image_features(pixels)
             attended = exact.encode(pixels)
-            ours = side.runtime.encode_features(features, side.prompt_ids)
+            ours = side.graphs.encode_features(features, side.prompt_ids)
             outputs = {
-                "vision": (side.runtime.image_features(pixels), features),
+                "vision": (side.graphs.image_features(pixels), features),
                 "encoder": (flat(side.on_host(ours)), flat(attended)),
                 "decoder": tuple(first_step(one, one.on_device(attended)) for one in (side, exact)),
             }
@@ -197,9 +197,9 @@ def flat(encoded: CrossAttention) -> Any:
 
 def first_step(side: Side, picture: CrossAttention) -> Any:
     """Return the log-probabilities of the first token, the likeliest, in the order of the tokens' ids."""
-    side.runtime.decoder.add(picture)
-    (said,) = side.runtime.decoder.step([StepInput(np.array([2]), np.zeros(1, np.int64), 0, (np.empty(0, np.int64),))])
-    side.runtime.decoder.remove(0)
+    side.graphs.decoder.add(picture)
+    (said,) = side.graphs.decoder.step([StepInput(np.array([2]), np.zeros(1, np.int64), 0, (np.empty(0, np.int64),))])
+    side.graphs.decoder.remove(0)
     return said.log_probs[0][:8]
 
 
@@ -208,11 +208,11 @@ def check_plans(report: Report, extent: Extent) -> None:
     exact = Side("fp16", "CPU", "f32")
     for computed, tolerance in (("f32", F32_ERROR * 10), ("f16", 0.5)):
         side = Side("fp16", "GPU", computed)
-        encoded = [side.encode(pixels) for pixels in make_pictures(side.folder.image_size)]
+        encoded = [side.encode(pixels) for pixels in make_pictures(side.manifest.image_size)]
         on_host = [shortened(side.on_host(one), tokens) for one, tokens in zip(encoded, (0, 4, 1), strict=True)]
         pictures = [(side.on_device(one), one) for one in on_host]
         for seed in range(extent.plans):
-            walk = Walk(side.runtime.decoder, exact.runtime.decoder, pictures, CAPACITY, seed)
+            walk = Walk(side.graphs.decoder, exact.graphs.decoder, pictures, CAPACITY, seed)
             difference = sum((walk.take(move) for move in random_plan(seed, extent.steps)), Difference())
             walk.end()
             report.check(not difference.exceeds(tolerance), f"plans: {seed} at {computed}: {difference}")
@@ -311,8 +311,8 @@ def check_scenes(report: Report, extent: Extent) -> None:
 def compare_scenes(model: str, computed: str, number: int, beams: int, together: int) -> tuple[Agreement, float]:
     """Return how far answers for scenes agree with the CPU's at f32, and how far scores of differing ones are apart."""
     sides = Side(model, "GPU", computed), Side(model, "CPU", "f32")
-    settings = replace(sides[0].folder.generation, num_beams=beams)
-    height, width = sides[0].folder.image_size
+    settings = replace(sides[0].manifest.generation, num_beams=beams)
+    height, width = sides[0].manifest.image_size
     pictures = [
         np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
         for pixels in draw_scenes(number, seed=2)
@@ -330,7 +330,7 @@ def score(decoded: Decoded, settings: GenerationSettings) -> float:
     """Return the score by which beam search chose an answer: its log-probability over its length's power."""
     chosen = [
         likely.log_probs[likely.token_ids == token_id][0]
-        for token_id, likely in zip(decoded.token_ids, decoded.candidates, strict=False)
+        for token_id, likely in zip(decoded.token_ids, decoded.top_k, strict=False)
     ]
     return float(np.sum(chosen) / len(decoded.token_ids) ** settings.length_penalty)
 

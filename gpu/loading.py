@@ -130,16 +130,16 @@ def device_mb(device: str) -> float:
     return sum(held.values()) / 1e6
 
 
-def load_and_step(folder: ModelManifest, core: CoreRecorder, device: str) -> None:
-    """Load a folder as the service does, and decode steps of pictures; what they say does not matter."""
-    runtime = Graphs(folder, RuntimeOptions(device, pictures=PICTURES), core)
-    attended = runtime.encode(np.zeros((*folder.image_size, 3), np.uint8), (0,) * PROMPT_TOKENS)
+def load_and_step(manifest: ModelManifest, core: CoreRecorder, device: str) -> None:
+    """Load a model as the service does, and decode steps of pictures; what they say does not matter."""
+    graphs = Graphs(manifest, RuntimeOptions(device, pictures=PICTURES), core)
+    attended = graphs.encode(np.zeros((*manifest.image_size, 3), np.uint8), (0,) * PROMPT_TOKENS)
     for _ in range(PICTURES):
-        runtime.decoder.add(attended)
+        graphs.decoder.add(attended)
     for position in range(CACHED_TOKENS):
         rows = np.zeros(BEAMS if position else 1, np.int64)
         query = StepInput(rows, rows, position, (np.array([0]),) * len(rows))
-        runtime.decoder.step([query] * PICTURES)
+        graphs.decoder.step([query] * PICTURES)
 
 
 def profile_of(name: str, graph: RecordedGraph) -> Ran:

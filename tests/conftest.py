@@ -113,7 +113,7 @@ class StageCounter(Telemetry):
     def __init__(self) -> None:
         self.counts: Counter[Stage] = Counter()
 
-    def took(self, stage: Stage, seconds: float) -> None:
+    def observe_stage(self, stage: Stage, seconds: float) -> None:
         """Count one run of a stage."""
         self.counts[stage] += 1
 
@@ -170,7 +170,7 @@ class FakeModel:
     exclusive: bool = True
     running: dict[Hashable, Frame] = field(default_factory=dict)
 
-    def encode(self, frame: Frame, prompt: Prompt) -> Frame:
+    def prefill(self, frame: Frame, prompt: Prompt) -> Frame:
         """Wait for `go`, then return the frame, or raise `error`."""
         self.entered.set()
         assert self.go.wait(30)
@@ -178,9 +178,9 @@ class FakeModel:
             raise self.error
         return frame
 
-    def start(self, key: Hashable, encoded: Frame) -> None:
+    def add(self, key: Hashable, prefilled: Frame) -> None:
         """Add a frame to the running ones."""
-        self.running[key] = encoded
+        self.running[key] = prefilled
 
     def step(self) -> dict[Hashable, FrameResult | Exception]:
         """Finish all running frames."""

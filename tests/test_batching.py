@@ -25,8 +25,8 @@ class Steps:
     """A model whose answers take three steps, and which waits for leave at each thing it does.
 
     Attributes:
-        seen: what it did, in order: "encode" or the number of frames in a step.
-        most_at_once: of encode and step.
+        seen: what it did, in order: "prefill" or the number of frames in a step.
+        most_at_once: of prefill and step.
     """
 
     def __init__(self, capacity: int, exclusive: bool) -> None:
@@ -34,24 +34,24 @@ class Steps:
         self.seen: list[Any] = []
         self.left: dict[Hashable, int] = {}
         self.broken, self.unwanted = False, 0
-        self.encoding, self.go = Event(), Event()
+        self.prefilling, self.go = Event(), Event()
         self.go.set()
         self.overlapped = False
 
-    def encode(self, frame: Frame, prompt: Prompt) -> Frame:
-        self.encoding.set()
-        self.seen.append("encode")
+    def prefill(self, frame: Frame, prompt: Prompt) -> Frame:
+        self.prefilling.set()
+        self.seen.append("prefill")
         assert self.go.wait(30)
-        self.encoding.clear()
+        self.prefilling.clear()
         return frame
 
-    def start(self, key: Hashable, encoded: Frame) -> None:
-        if encoded.width == self.unwanted:
+    def add(self, key: Hashable, prefilled: Frame) -> None:
+        if prefilled.width == self.unwanted:
             raise ValueError("unwanted")
         self.left[key] = 3
 
     def step(self) -> dict[Hashable, FrameResult | Exception]:
-        self.overlapped |= self.encoding.is_set()
+        self.overlapped |= self.prefilling.is_set()
         self.seen.append(len(self.left))
         if self.broken:
             self.left.clear()
@@ -72,11 +72,11 @@ def test_what_waits_is_encoded_first_and_then_decoded_together() -> None:
     model = Steps(capacity=3, exclusive=True)
     model.go.clear()
     scheduler = started(model)
-    results = [scheduler.submit(frame()) for _ in range(4)]
+    results = [scheduler.add_request(frame()) for _ in range(4)]
     model.go.set()
     for result in results:
         assert result.result(10) == FrameResult(())
-    assert model.seen == ["encode", "encode", "encode", 3, 3, 3, "encode", 1, 1, 1]
+    assert model.seen == ["prefill", "prefill", "prefill", 3, 3, 3, "prefill", 1, 1, 1]
     assert not model.overlapped
     scheduler.close()
 
@@ -84,19 +84,19 @@ def test_what_waits_is_encoded_first_and_then_decoded_together() -> None:
 def test_a_lone_frame_does_not_wait_for_others() -> None:
     model = Steps(capacity=3, exclusive=True)
     scheduler = started(model)
-    assert scheduler.submit(frame()).result(10) == FrameResult(())
-    assert model.seen == ["encode", 1, 1, 1]
+    assert scheduler.add_request(frame()).result(10) == FrameResult(())
+    assert model.seen == ["prefill", 1, 1, 1]
     scheduler.close()
 
 
 def test_encoding_overlaps_decoding_where_it_pays() -> None:
     model = Steps(capacity=2, exclusive=False)
     scheduler = started(model)
-    first = scheduler.submit(frame())
+    first = scheduler.add_request(frame())
     assert wait_for(lambda: 1 in model.seen or first.done())
     model.go.clear()
-    second = scheduler.submit(frame())
-    assert model.encoding.wait(10)
+    second = scheduler.add_request(frame())
+    assert model.prefilling.wait(10)
     assert first.result(10) == FrameResult(())  # while the second is still being looked at
     assert not second.done()
     model.go.set()
@@ -108,8 +108,8 @@ def test_a_frame_that_was_given_up_holds_nobody_up() -> None:
     model = Steps(capacity=2, exclusive=True)
     model.go.clear()
     scheduler = started(model)
-    first, second = scheduler.submit(frame()), scheduler.submit(frame())
-    assert model.encoding.wait(10)
+    first, second = scheduler.add_request(frame()), scheduler.add_request(frame())
+    assert model.prefilling.wait(10)
     second.cancel()
     model.go.set()
     assert first.result(10) == FrameResult(())
@@ -121,7 +121,7 @@ def test_an_answer_that_can_not_begin_costs_itself_alone() -> None:
     model.unwanted = 1
     model.go.clear()
     scheduler = started(model)
-    first, second = scheduler.submit(frame(1)), scheduler.submit(frame(2))
+    first, second = scheduler.add_request(frame(1)), scheduler.add_request(frame(2))
     model.go.set()
     with pytest.raises(ValueError, match="unwanted"):
         first.result(10)
@@ -134,10 +134,10 @@ def test_a_step_that_fails_costs_its_frames_alone() -> None:
     model.broken = True
     scheduler = started(model)
     with pytest.raises(RuntimeError, match="device is lost"):
-        scheduler.submit(frame()).result(10)
+        scheduler.add_request(frame()).result(10)
     model.broken = False
-    assert scheduler.submit(frame()).result(10) == FrameResult(())
-    assert scheduler.under_way == 0
+    assert scheduler.add_request(frame()).result(10) == FrameResult(())
+    assert scheduler.running == 0
     scheduler.close()
 
 
@@ -145,8 +145,8 @@ def test_closing_finishes_what_is_under_way() -> None:
     model = Steps(capacity=1, exclusive=True)
     model.go.clear()
     scheduler = started(model)
-    running, waiting = scheduler.submit(frame()), scheduler.submit(frame())
-    assert model.encoding.wait(10)
+    running, waiting = scheduler.add_request(frame()), scheduler.add_request(frame())
+    assert model.prefilling.wait(10)
     with ThreadPoolExecutor(1) as pool:
         closing = pool.submit(scheduler.close)
         assert wait_for(waiting.cancelled)
@@ -159,15 +159,17 @@ def test_a_place_is_sure_once_it_is_reserved() -> None:
     model = Steps(capacity=1, exclusive=True)
     model.go.clear()
     scheduler = started(model, queue_size=2)
-    running = scheduler.submit(frame())
-    assert model.encoding.wait(10)
+    running = scheduler.add_request(frame())
+    assert model.prefilling.wait(10)
     scheduler.reserve()
-    others = [scheduler.submit(frame()) for _ in range(2)]  # waiting for places that others reserved could be for ever
+    others = [
+        scheduler.add_request(frame()) for _ in range(2)
+    ]  # waiting for places that others reserved could be for ever
     with pytest.raises(BusyError):
         scheduler.reserve()
     with pytest.raises(BusyError):
-        scheduler.submit(frame())
-    mine = scheduler.submit(frame(), reserved=True)
+        scheduler.add_request(frame())
+    mine = scheduler.add_request(frame(), reserved=True)
     assert (scheduler.waiting, scheduler.reserved) == (3, 0)
     model.go.set()
     for result in (running, *others, mine):
@@ -182,8 +184,8 @@ def test_abandoning_fails_even_what_the_model_never_comes_back_from() -> None:
     model = Steps(capacity=1, exclusive=True)
     model.go.clear()
     scheduler = started(model)
-    results = [scheduler.submit(frame()) for _ in range(3)]
-    assert model.encoding.wait(10)
+    results = [scheduler.add_request(frame()) for _ in range(3)]
+    assert model.prefilling.wait(10)
     scheduler.abort_all(NotReadyError("it hangs"))
     for result in results:
         with pytest.raises(NotReadyError, match="it hangs"):
@@ -200,6 +202,6 @@ def test_frames_decoded_together_are_counted_as_alone(florence2: Florence2, monk
     alone = [florence2.detect(one) for one in frames]
     scheduler = started(florence2)
     with ThreadPoolExecutor(6) as pool:
-        together = list(pool.map(lambda one: scheduler.submit(one, timeout=60).result(60), frames * 4))
+        together = list(pool.map(lambda one: scheduler.add_request(one, timeout=60).result(60), frames * 4))
     scheduler.close()
     assert_same_results(together, alone * 4)

@@ -48,11 +48,11 @@ def test_the_folder_describes_itself(converted: Path) -> None:
     assert manifest["verification"] == {"mode": "3 beams", "pictures": 3, "ids_equal": 3, "counts_equal": 3}
     assert manifest["precision"] == "fp16"
     assert manifest["geometry"]["image_size"] == [224, 224]
-    folder = load_manifest(converted)
-    assert folder.name == "tiny"
-    assert (folder.generation.num_beams, folder.generation.no_repeat_ngram_size) == (3, 3)
-    assert folder.generation.early_stopping is True
-    assert folder.generation.max_new_tokens == 255
+    loaded = load_manifest(converted)
+    assert loaded.name == "tiny"
+    assert (loaded.generation.num_beams, loaded.generation.no_repeat_ngram_size) == (3, 3)
+    assert loaded.generation.early_stopping is True
+    assert loaded.generation.max_new_tokens == 255
 
 
 def test_nothing_is_stored_twice_or_wider_than_the_checkpoint(converted: Path) -> None:

@@ -41,7 +41,7 @@ def random_language(seed: int) -> LogProbs:
 class Toy:
     """A decoder of languages, that keeps the rows' prefixes as a cache would."""
 
-    candidates = 2 * VOCABULARY**4
+    num_candidates = 2 * VOCABULARY**4
 
     def __init__(self) -> None:
         self.languages: list[LogProbs] = []
@@ -81,13 +81,13 @@ def decode_together(
     languages: Sequence[LogProbs], wanted: GenerationSettings, arrivals: Sequence[int]
 ) -> dict[int, Decoded]:
     """The answers in several languages, decoded together, each of which comes at its step."""
-    generation: Batch[int, LogProbs] = Batch(Toy())
+    batch: Batch[int, LogProbs] = Batch(Toy())
     answers: dict[int, Decoded] = {}
     for now in itertools.count():
         for key, (language, arrival) in enumerate(zip(languages, arrivals, strict=True)):
             if arrival == now:
-                generation.start(key, language, wanted)
-        for key, decoded in generation.step().items():
+                batch.add(key, language, wanted)
+        for key, decoded in batch.step().items():
             if isinstance(decoded, Exception):
                 raise decoded
             answers[key] = decoded
@@ -280,6 +280,6 @@ def test_same_probabilities_as_transformers(toy: Any, wanted: GenerationSettings
         )
     chosen = [
         float(candidates.log_probs[candidates.token_ids == token_id][0])
-        for token_id, candidates in zip(ours.token_ids, ours.candidates, strict=True)
+        for token_id, candidates in zip(ours.token_ids, ours.top_k, strict=True)
     ]
     assert chosen == pytest.approx(expected[0].tolist()[: len(chosen)], abs=1e-4)

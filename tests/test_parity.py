@@ -100,13 +100,13 @@ def test_every_task_is_asked_and_answered_as_in_transformers(florence2: Florence
         theirs = model.generate(**inputs, no_repeat_ngram_size=size, max_new_tokens=100)
         frame = open_picture((SCENES / name).read_bytes(), (224, 224), 10**8)
         settings = replace(florence2.generation, no_repeat_ngram_size=size, max_new_tokens=100)
-        ours = florence2.decode(florence2.encode(frame, prompt).cross_attention, settings)
+        ours = florence2.decode(florence2.prefill(frame, prompt).cross_attention, settings)
         assert list(ours.token_ids) == theirs[0, 1:].tolist()
 
 
 def log_probs_of(said: Decoded) -> list[float]:
     """The log-probability of each token of an answer."""
-    answer = zip(said.token_ids, said.candidates, strict=True)
+    answer = zip(said.token_ids, said.top_k, strict=True)
     return [float(candidates.log_probs[candidates.token_ids == token_id][0]) for token_id, candidates in answer]
 
 

@@ -58,13 +58,13 @@ def weight_bytes(folder: Path) -> int:
 @pytest.mark.parametrize("kind", KINDS)
 def test_quantised_folders_are_small_and_counts_right(folders: Callable[[str], Path], kind: str) -> None:
     assert weight_bytes(folders(kind)) < 0.57 * weight_bytes(DEFAULT_MODEL)
-    folder = load_manifest(folders(kind))
-    check_hashes(folder)
-    assert folder.precision == KINDS[kind][0]
-    florence2 = load_model(folder, load_settings())
+    loaded = load_manifest(folders(kind))
+    check_hashes(loaded)
+    assert loaded.precision == KINDS[kind][0]
+    florence2 = load_model(loaded, load_settings())
     right = 0
     for name, counts in TRUTH.items():
-        frame = open_picture((SCENES / name).read_bytes(), folder.image_size, 10**8)
+        frame = open_picture((SCENES / name).read_bytes(), loaded.image_size, 10**8)
         labels = [detection.label for detection in florence2.detect(frame).detections]
         right += {label: labels.count(label) for label in set(labels)} == counts
     assert right >= len(TRUTH) - 1

@@ -135,12 +135,12 @@ def test_a_folder_that_was_calibrated_before_is_refused_on_gpus_alone(
 ) -> None:
     shutil.copytree(DEFAULT_MODEL, tmp_path, dirs_exist_ok=True)
     ov.save_model(calibrated_before, tmp_path / "vision.xml", compress_to_fp16=False)
-    folder, core = replace(load_manifest(DEFAULT_MODEL), path=tmp_path), FakeCore(["CPU", "GPU"])
-    runtime = Graphs(folder, RuntimeOptions("AUTO", "f32"), core)
-    assert runtime.devices == {"vision": "CPU", "decoder": "GPU"}
+    manifest, core = replace(load_manifest(DEFAULT_MODEL), path=tmp_path), FakeCore(["CPU", "GPU"])
+    graphs = Graphs(manifest, RuntimeOptions("AUTO", "f32"), core)
+    assert graphs.devices == {"vision": "CPU", "decoder": "GPU"}
     assert "vision does not compile on GPU: The vision graph" in caplog.text
     with pytest.raises(ModelError, match="convert it anew: `python -m convert"):
-        Graphs(folder, RuntimeOptions("GPU", "f32"), core)
+        Graphs(manifest, RuntimeOptions("GPU", "f32"), core)
 
 
 def quantiser(low: float, high: float) -> Any:

@@ -27,7 +27,7 @@ from florence_tagger.schemas import OBJECT_DETECTION, Prompt, Task
 from tests.conftest import ROOT, SCENES, TRUTH, assert_same_results
 from tests.devices import FakeCore
 
-FOLDER = load_manifest(DEFAULT_MODEL)
+MANIFEST = load_manifest(DEFAULT_MODEL)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +53,11 @@ def test_a_device_that_is_not_there(wanted: str) -> None:
 
 
 def load(core: FakeCore, device: str = "AUTO", precision: str = "") -> Florence2:
-    return Florence2(FOLDER, RuntimeOptions(device, precision), FOLDER.generation, core)
+    return Florence2(MANIFEST, RuntimeOptions(device, precision), MANIFEST.generation, core)
 
 
 def count(florence2: Florence2, name: str = "scene00.png") -> dict[str, int]:
-    frame = open_picture((SCENES / name).read_bytes(), FOLDER.image_size, 10**8)
+    frame = open_picture((SCENES / name).read_bytes(), MANIFEST.image_size, 10**8)
     labels = [detection.label for detection in florence2.detect(frame).detections]
     return {label: labels.count(label) for label in sorted(set(labels))}
 
@@ -101,8 +101,8 @@ def test_precision_on_a_gpu_is_its_own_and_a_named_one_goes_for_all() -> None:
 
 
 def test_prompt_embeddings_are_rows_of_the_table(florence2: Florence2) -> None:
-    prompt_ids = Tokenizer(FOLDER.read_text("tokenizer.json")).encode(prompt_text(OBJECT_DETECTION))
-    rows = florence2._runtime._embed(prompt_ids)
+    prompt_ids = Tokenizer(MANIFEST.read_text("tokenizer.json")).encode(prompt_text(OBJECT_DETECTION))
+    rows = florence2._graphs._embed(prompt_ids)
     decoder = CORE.read_model(DEFAULT_MODEL / "decoder.xml")
     tables = [op.data for op in decoder.get_ops() if op.get_type_name() == "Constant" and 1424 in list(op.shape)]
     (table,) = tables
@@ -110,12 +110,12 @@ def test_prompt_embeddings_are_rows_of_the_table(florence2: Florence2) -> None:
 
 
 def test_prompts_of_other_lengths(florence2: Florence2) -> None:
-    frame = open_picture((SCENES / "scene00.png").read_bytes(), FOLDER.image_size, 10**8)
-    tokenizer = Tokenizer(FOLDER.read_text("tokenizer.json"))
+    frame = open_picture((SCENES / "scene00.png").read_bytes(), MANIFEST.image_size, 10**8)
+    tokenizer = Tokenizer(MANIFEST.read_text("tokenizer.json"))
     for prompt in ("dog", "Locate dog in the image.", prompt_text(OBJECT_DETECTION)):
         prompt_ids = tokenizer.encode(prompt)
         shapes = {
-            name: list(tensor.shape) for name, tensor in florence2._runtime.encode(frame.pixels, prompt_ids).items()
+            name: list(tensor.shape) for name, tensor in florence2._graphs.encode(frame.pixels, prompt_ids).items()
         }
         assert shapes["cross_attention.0.value"] == [1, 8, 197 + len(prompt_ids), 24]
     assert count(florence2) == TRUTH["scene00.png"]
@@ -123,14 +123,14 @@ def test_prompts_of_other_lengths(florence2: Florence2) -> None:
 
 def test_what_breaks_in_one_picture_does_not_reach_the_next(florence2: Florence2) -> None:
     """A newcomer begins with a copy of some row's cache, hidden by a mask, through which NaN would pass."""
-    frame = open_picture((SCENES / "scene00.png").read_bytes(), FOLDER.image_size, 10**8)
-    sound = florence2.encode(frame)
+    frame = open_picture((SCENES / "scene00.png").read_bytes(), MANIFEST.image_size, 10**8)
+    sound = florence2.prefill(frame)
     broken = replace(sound, cross_attention={name: values * np.nan for name, values in sound.cross_attention.items()})
     ended: dict[Any, Any] = {}
-    florence2.start("broken", broken)
-    florence2.start("first", sound)
+    florence2.add("broken", broken)
+    florence2.add("first", sound)
     ended |= florence2.step()
-    florence2.start("second", sound)
+    florence2.add("second", sound)
     while len(ended) < 3:
         ended |= florence2.step()
     assert isinstance(ended["broken"], ModelError)
@@ -139,12 +139,12 @@ def test_what_breaks_in_one_picture_does_not_reach_the_next(florence2: Florence2
 
 def test_prompts_of_different_lengths_are_decoded_together(florence2: Florence2) -> None:
     """They come one after the other, the longest in the middle, and leave when they are finished."""
-    frame = open_picture((SCENES / "scene00.png").read_bytes(), FOLDER.image_size, 10**8)
+    frame = open_picture((SCENES / "scene00.png").read_bytes(), MANIFEST.image_size, 10**8)
     vocabulary = Prompt(Task.OPEN_VOCABULARY_DETECTION, "dog"), Prompt(Task.OPEN_VOCABULARY_DETECTION, "a red car " * 9)
     prompts = [Prompt(Task.REGION_PROPOSAL), OBJECT_DETECTION, *vocabulary, Prompt(Task.DENSE_REGION_CAPTION)]
     ended: dict[Any, Any] = {}
     for prompt in prompts:
-        florence2.start(prompt, florence2.encode(frame, prompt))
+        florence2.add(prompt, florence2.prefill(frame, prompt))
         ended |= florence2.step()
     while len(ended) < len(prompts):
         ended |= florence2.step()
@@ -158,21 +158,21 @@ def test_prompts_of_different_lengths_are_decoded_together(florence2: Florence2)
     [("word " * 2000, "too long"), ("dog<loc_5>", "mark of the model's own"), ("</s>", "mark of the model's own")],
 )
 def test_texts_that_can_not_be_asked(florence2: Florence2, text: str, reason: str) -> None:
-    frame = open_picture((SCENES / "scene00.png").read_bytes(), FOLDER.image_size, 10**8)
+    frame = open_picture((SCENES / "scene00.png").read_bytes(), MANIFEST.image_size, 10**8)
     with pytest.raises(DocumentError, match=reason):
-        florence2.encode(frame, Prompt(Task.OPEN_VOCABULARY_DETECTION, text))
+        florence2.prefill(frame, Prompt(Task.OPEN_VOCABULARY_DETECTION, text))
 
 
 def test_settings_go_before_the_checkpoints_own() -> None:
     settings = load_settings({"num_beams": 1, "no_repeat_ngram": 0, "max_new_tokens": 9999, "inference_threads": 1})
-    generation = load_model(FOLDER, settings).generation
+    generation = load_model(MANIFEST, settings).generation
     assert (generation.num_beams, generation.no_repeat_ngram_size) == (1, 0)
-    assert generation.max_new_tokens == FOLDER.max_positions
+    assert generation.max_new_tokens == MANIFEST.max_positions
 
 
 def test_few_tokens_are_told_as_truncated() -> None:
-    florence2 = load_model(FOLDER, load_settings({"max_new_tokens": 7}))
-    frame = open_picture((SCENES / "scene00.png").read_bytes(), FOLDER.image_size, 10**8)
+    florence2 = load_model(MANIFEST, load_settings({"max_new_tokens": 7}))
+    frame = open_picture((SCENES / "scene00.png").read_bytes(), MANIFEST.image_size, 10**8)
     detection = florence2.detect(frame)
     assert detection.truncated
     assert len(detection.detections) == 1
@@ -234,12 +234,12 @@ import gc
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from florence_tagger.config import DEFAULT_MODEL
-from florence_tagger.florence.model import Detector
+from florence_tagger.florence.model import Florence2
 from florence_tagger.florence.devices import RuntimeOptions
-from florence_tagger.florence.manifest import read_folder
+from florence_tagger.florence.manifest import load_manifest
 
-folder = read_folder(DEFAULT_MODEL)
-loaded = [Detector(folder, RuntimeOptions("CPU"), folder.generation) for _ in range(2)]
+manifest = load_manifest(DEFAULT_MODEL)
+loaded = [Florence2(manifest, RuntimeOptions("CPU"), manifest.generation) for _ in range(2)]
 
 
 def end():
@@ -265,9 +265,9 @@ def test_signals_are_handled_after_models_have_ended(ending: str) -> None:
 
 
 def test_the_cache_of_compiled_models(tmp_path: Path) -> None:
-    load_model(FOLDER, load_settings({"cache_dir": tmp_path / "cache"}))
+    load_model(MANIFEST, load_settings({"cache_dir": tmp_path / "cache"}))
     assert list((tmp_path / "cache").iterdir())
-    assert count(load_model(FOLDER, load_settings({"cache_dir": tmp_path / "cache"}))) == TRUTH["scene00.png"]
+    assert count(load_model(MANIFEST, load_settings({"cache_dir": tmp_path / "cache"}))) == TRUTH["scene00.png"]
 
 
 class ErringCore(FakeCore):
@@ -288,14 +288,14 @@ def unban(decoder: Any) -> None:
 
 
 def test_a_gpu_that_computes_like_the_cpu_passes_the_test_at_each_load() -> None:
-    florence2 = load_model(FOLDER, load_settings({"device": "GPU", "precision": "f32"}), FakeCore(["CPU", "GPU"]))
+    florence2 = load_model(MANIFEST, load_settings({"device": "GPU", "precision": "f32"}), FakeCore(["CPU", "GPU"]))
     assert florence2.device_test is not None
     assert florence2.device_test.passed
     assert florence2.devices["decoder"] == "GPU"
 
 
 def test_a_gpu_that_errs_is_named_and_not_used_under_auto(caplog: pytest.LogCaptureFixture) -> None:
-    florence2 = load_model(FOLDER, load_settings({"device": "AUTO"}), ErringCore(["CPU", "GPU"]))
+    florence2 = load_model(MANIFEST, load_settings({"device": "AUTO"}), ErringCore(["CPU", "GPU"]))
     assert set(florence2.devices.values()) == {"CPU"}
     assert florence2.device_test is not None
     assert florence2.device_test.difference.banned > 0
@@ -305,7 +305,7 @@ def test_a_gpu_that_errs_is_named_and_not_used_under_auto(caplog: pytest.LogCapt
 
 def test_a_gpu_that_errs_is_an_error_where_it_is_named() -> None:
     with pytest.raises(ModelError, match=r"GPU computes otherwise than the CPU.* FLORENCE_DEVICE=CPU does without it"):
-        load_model(FOLDER, load_settings({"device": "GPU"}), ErringCore(["CPU", "GPU"]))
+        load_model(MANIFEST, load_settings({"device": "GPU"}), ErringCore(["CPU", "GPU"]))
 
 
 class BlurringCore(FakeCore):
@@ -321,7 +321,9 @@ class BlurringCore(FakeCore):
 
 
 def test_a_gpu_whose_image_features_are_off_is_not_used_under_auto(caplog: pytest.LogCaptureFixture) -> None:
-    florence2 = load_model(FOLDER, load_settings({"device": "AUTO", "precision": "f32"}), BlurringCore(["CPU", "GPU"]))
+    florence2 = load_model(
+        MANIFEST, load_settings({"device": "AUTO", "precision": "f32"}), BlurringCore(["CPU", "GPU"])
+    )
     assert set(florence2.devices.values()) == {"CPU"}
     assert florence2.device_test is not None
     assert florence2.device_test.cosine < COSINE
@@ -350,12 +352,12 @@ class RaisingCore(FakeCore):
 def test_a_gpu_that_fails_while_it_is_loaded_gives_way_to_the_cpu_under_auto(
     where: str, error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    florence2 = load_model(FOLDER, load_settings({"device": "AUTO"}), RaisingCore(where))
+    florence2 = load_model(MANIFEST, load_settings({"device": "AUTO"}), RaisingCore(where))
     assert set(florence2.devices.values()) == {"CPU"}
     assert f"GPU fails: {error}" in caplog.text
     assert f"GPU fails: {DRIVER_ERROR}. The CPU is used instead." in caplog.text
     with pytest.raises(ModelError, match=f"GPU fails: {DRIVER_ERROR}"):
-        load_model(FOLDER, load_settings({"device": "GPU"}), RaisingCore(where))
+        load_model(MANIFEST, load_settings({"device": "GPU"}), RaisingCore(where))
 
 
 class SilentCore(FakeCore):
@@ -374,6 +376,6 @@ def test_a_gpu_whose_driver_fails_is_listed_with_that(caplog: pytest.LogCaptureF
 @pytest.mark.parametrize("pictures", [1, 2])
 def test_the_test_of_a_gpu_fits_any_number_of_pictures_at_a_time(pictures: int) -> None:
     settings = load_settings({"device": "GPU", "precision": "f32", "batch_size": pictures})
-    test = load_model(FOLDER, settings, FakeCore(["CPU", "GPU"])).device_test
+    test = load_model(MANIFEST, settings, FakeCore(["CPU", "GPU"])).device_test
     assert test is not None
     assert test.passed

@@ -136,11 +136,11 @@ def test_the_smallest_object_is_a_change() -> None:
 def test_repeated_frames_are_not_looked_at_again(pipeline: Pipeline) -> None:
     content = video("mp4", "libx264", scenes=[STREET] * 3 + [YARD])
     assert isinstance(pipeline.telemetry, StageCounter)
-    before = pipeline.telemetry.counts[Stage.ENCODE]
+    before = pipeline.telemetry.counts[Stage.PREFILL]
     (result,) = run_pipeline(pipeline, content)
     assert isinstance(result, DocumentResult)
     assert [frame_result.time_s for frame_result in result.frames] == [0, 1, 2, 3]
-    assert pipeline.telemetry.counts[Stage.ENCODE] - before == 2
+    assert pipeline.telemetry.counts[Stage.PREFILL] - before == 2
     assert result.frames[0].detections == result.frames[2].detections != result.frames[3].detections
 
 
@@ -180,7 +180,7 @@ def agreement(pipeline: Pipeline, scenes: int) -> float:
             buffer.seek(0)
             (frame,) = open_frames(buffer, DecodeOptions(SIZE, 10**8, reduced=reduced), Sampling())
             assert (frame.width, frame.height) == (3000, 3000)
-            counts.append(count_document([pipeline.scheduler.submit(frame, timeout=60).result(60)]))
+            counts.append(count_document([pipeline.scheduler.add_request(frame, timeout=60).result(60)]))
         same += counts[0] == counts[1]
     return same / scenes
 

@@ -587,7 +587,7 @@ def test_nothing_is_taken_after_closing(client: FlaskClient, fake_model: FakeMod
     assert wait_for(lambda: scheduler.ready)
     scheduler.close()
     with pytest.raises(NotReadyError, match="stopping"):
-        scheduler.submit(open_picture(PNG, (16, 16), 1000), timeout=10)
+        scheduler.add_request(open_picture(PNG, (16, 16), 1000), timeout=10)
 
 
 def test_a_copy_outlives_the_request_that_had_it_first(fake_model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:

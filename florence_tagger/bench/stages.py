@@ -37,11 +37,11 @@ def measure_inside(
         text = base64.b64encode(path.read_bytes()).decode()
         content = timed("base64", decode_base64, text, len(text))
         rgb = timed("decode_file", open_rgb, content, settings.max_pixels)
-        pixels = timed("preprocess", fit, rgb, florence2.folder.image_size)
+        pixels = timed("preprocess", fit, rgb, florence2.manifest.image_size)
         timed("vision", florence2.image_features, pixels)
-        encoded = timed("encode", florence2.encode, Frame(pixels, rgb.width, rgb.height))
+        encoded = timed("encode", florence2.prefill, Frame(pixels, rgb.width, rgb.height))
         said = timed("decoder", florence2.decode, encoded.cross_attention, florence2.generation)
-        timed("postprocess", florence2.read, said, encoded)
+        timed("postprocess", florence2.postprocess, said, encoded)
         steps = steps_of(said, florence2.generation)
         times.setdefault("decoder_per_token", []).append(times["decoder"][-1] / steps)
         times.setdefault("tokens", []).append(len(said.token_ids))
@@ -67,7 +67,7 @@ def measure_limits(florence2: Florence2, stages: dict[str, float], cross_attenti
     device = florence2.devices["vision"]
     precisions = florence2.precisions
     rates = {name: matmul_gflops(device, name) for name in {precisions["vision"], precisions["encoder"]}}
-    work = work_of(florence2.folder.path, len(florence2.prompt_ids(OBJECT_DETECTION)))
+    work = work_of(florence2.manifest.path, len(florence2.prompt_ids(OBJECT_DETECTION)))
     memory, step = measure_step(florence2, cross_attention)
     return {f"matmul_{name}_gflops": rate for name, rate in rates.items()} | {
         "memory_gb_per_s": memory,

@@ -1,4 +1,4 @@
-"""Answers of several pictures decoded together: each step takes every one of them a token on."""
+"""The sequences that the decoder runs together: each step decodes one token for every one of them."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -12,73 +12,75 @@ Picture = TypeVar("Picture", contravariant=True)
 
 
 class Decoder(Protocol[Picture]):
-    """What answers the queries: a `StatefulDecoder` or a `PackedDecoder`."""
+    """A decoder that computes the top-k tokens of a step: a `StatefulDecoder` or a `PackedDecoder`."""
 
     @property
-    def candidates(self) -> int: ...
+    def num_candidates(self) -> int: ...
     def add(self, picture: Picture, /) -> None: ...
-    def remove(self, place: int) -> None: ...
-    def step(self, queries: Sequence[StepInput]) -> list[TopK]: ...
+    def remove(self, index: int, /) -> None: ...
+    def step(self, step_inputs: Sequence[StepInput], /) -> list[TopK]: ...
 
 
 @dataclass
-class Answer(Generic[Key]):
-    """An answer under way, and what it asks next."""
+class RunningSequence(Generic[Key]):
+    """A sequence that is being decoded, with the input of its next step."""
 
     key: Key
     search: Search
-    query: StepInput
+    step_input: StepInput
 
 
 class Batch(Generic[Key, Picture]):
-    """The answers that a decoder is at; they come when it suits them and leave when they are finished."""
+    """The running sequences of a decoder; a sequence may join before any step and leaves when it is finished."""
 
     def __init__(self, decoder: Decoder[Picture]) -> None:
         self._decoder = decoder
-        self._answers: list[Answer[Key]] = []  # in the order of the decoder's places
+        self._running: list[RunningSequence[Key]] = []  # in the order of the decoder's indices
 
-    def start(self, key: Key, picture: Picture, settings: GenerationSettings) -> None:
-        """Begins the answer for a picture, which `step` will tell by `key`.
+    def add(self, key: Key, picture: Picture, settings: GenerationSettings) -> None:
+        """Add a sequence for an encoded picture; `step` returns its outcome by `key`.
 
         Raises:
-            ModelError: the settings want more beams than the decoder has candidates for.
+            ModelError: the settings have more beams than the decoder has candidates for.
         """
-        if 2 * settings.num_beams > self._decoder.candidates:
-            raise ModelError(f"{settings.num_beams} beams are wanted; {self._decoder.candidates // 2} can be searched.")
-        begun = search(settings)
+        if 2 * settings.num_beams > self._decoder.num_candidates:
+            raise ModelError(
+                f"{settings.num_beams} beams are wanted; {self._decoder.num_candidates // 2} can be searched."
+            )
+        new_search = search(settings)
         self._decoder.add(picture)
-        self._answers.append(Answer(key, begun, next(begun)))
+        self._running.append(RunningSequence(key, new_search, next(new_search)))
 
     def step(self) -> dict[Key, Decoded | Exception]:
-        """Takes all answers a token on; the ones that are finished, or what went wrong with them."""
-        if not self._answers:
+        """Decode one token for every running sequence; return finished and failed sequences by key."""
+        if not self._running:
             return {}
         try:
-            told = self._decoder.step([answer.query for answer in self._answers])
-        except Exception as exc:  # noqa: BLE001 - it has struck all of them, and each belongs to somebody
-            ended: dict[Key, Decoded | Exception] = {answer.key: exc for answer in self._answers}
+            top_k = self._decoder.step([sequence.step_input for sequence in self._running])
+        except Exception as exc:  # noqa: BLE001 - it fails all sequences, each of which has its own caller
+            finished: dict[Key, Decoded | Exception] = {sequence.key: exc for sequence in self._running}
         else:
-            ended = self._go_on(told)
-        for place in reversed(range(len(self._answers))):
-            if self._answers[place].key in ended:
-                self._remove(place)
-        return ended
+            finished = self._advance(top_k)
+        for index in reversed(range(len(self._running))):
+            if self._running[index].key in finished:
+                self._remove(index)
+        return finished
 
-    def _go_on(self, told: Sequence[TopK]) -> dict[Key, Decoded | Exception]:
-        """Hands each search what it asked for; what those that end with it say."""
-        ended: dict[Key, Decoded | Exception] = {}
-        for answer, candidates in zip(self._answers, told, strict=True):
+    def _advance(self, top_k: Sequence[TopK]) -> dict[Key, Decoded | Exception]:
+        """Send each search its top-k tokens; return finished and failed sequences by key."""
+        finished: dict[Key, Decoded | Exception] = {}
+        for sequence, candidates in zip(self._running, top_k, strict=True):
             try:
-                answer.query = answer.search.send(candidates)
+                sequence.step_input = sequence.search.send(candidates)
             except StopIteration as stop:
-                ended[answer.key] = stop.value
-            except Exception as exc:  # noqa: BLE001 - one answer's failure is not that of the others
-                ended[answer.key] = exc
-        return ended
+                finished[sequence.key] = stop.value
+            except Exception as exc:  # noqa: BLE001 - one sequence's failure must not fail the others
+                finished[sequence.key] = exc
+        return finished
 
-    def _remove(self, place: int) -> None:
-        """Forgets an answer; the last one takes its place, here and in the decoder."""
-        self._decoder.remove(place)
-        last = self._answers.pop()
-        if place < len(self._answers):
-            self._answers[place] = last
+    def _remove(self, index: int) -> None:
+        """Remove a sequence; the last one takes its index, here and in the decoder."""
+        self._decoder.remove(index)
+        last = self._running.pop()
+        if index < len(self._running):
+            self._running[index] = last

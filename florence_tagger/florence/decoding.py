@@ -96,12 +96,12 @@ class Decoded:
     Attributes:
         token_ids: after the start token.
         truncated: it was cut off at the most tokens.
-        candidates: for each token, those that it was chosen from; a forced one was the only one.
+        top_k: for each token, those that it was chosen from; a forced one was the only one.
     """
 
     token_ids: tuple[int, ...]
     truncated: bool
-    candidates: tuple[TopK, ...] = field(compare=False)
+    top_k: tuple[TopK, ...] = field(compare=False)
 
 
 @dataclass(frozen=True)

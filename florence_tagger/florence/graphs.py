@@ -58,19 +58,19 @@ class Graphs:
         ModelError: a graph can't be read, or compiles on none of the devices asked for.
     """
 
-    def __init__(self, folder: ModelManifest, options: RuntimeOptions, core: Any = CORE) -> None:
+    def __init__(self, manifest: ModelManifest, options: RuntimeOptions, core: Any = CORE) -> None:
         self._compiler = Compiler(options, core)
-        self._folder, self._options, self._core = folder, options, core
-        is_small = (folder.path / "vision.bin").stat().st_size < SMALL_VISION_BYTES
+        self._manifest, self._options, self._core = manifest, options, core
+        is_small = (manifest.path / "vision.bin").stat().st_size < SMALL_VISION_BYTES
         # A graph that was read keeps its file in memory: none is kept beside what was compiled of it.
         self._vision = self._compiler.compile(self._vision_graph, "vision", "f32" if is_small else "")
         self._image_tokens = self._vision.model.output(0).shape[1]
-        self.most_prompt_tokens = folder.max_positions - self._image_tokens
+        self.max_prompt_tokens = manifest.max_positions - self._image_tokens
         self._encoder = lru_cache(PROMPT_LENGTHS_COMPILED)(self._compile_encoder)
-        table = self._compiler.read(folder.path / "decoder.xml")
+        table = self._compiler.read(manifest.path / "decoder.xml")
         self._embedding = self._compiler.compile_lookup(embedding_of(table)).create_infer_request()
         self._embed = lru_cache(PROMPT_LENGTHS_COMPILED)(self._embed_prompt)
-        self.decoder = make_decoder(self._compiler, folder.path, options)
+        self.decoder = make_decoder(self._compiler, manifest.path, options)
 
     @property
     def devices(self) -> dict[str, str]:
@@ -107,8 +107,8 @@ class Graphs:
         if tested is None:
             return None
         test = DeviceTest(self.devices[tested], self.precisions[tested])
-        exact = Graphs(self._folder, replace(self._options, device="CPU", precision="f32"), self._core)
-        pictures, memory = make_pictures(self._folder.image_size), self.decoder.memory
+        exact = Graphs(self._manifest, replace(self._options, device="CPU", precision="f32"), self._core)
+        pictures, memory = make_pictures(self._manifest.image_size), self.decoder.memory
         try:
             encoded = [self.encode(pixels, prompt_ids) for pixels in pictures]
             on_host = encoded if memory is None else [picture_on_host(one, memory) for one in encoded]
@@ -140,17 +140,17 @@ class Graphs:
         return attended if memory is None else picture_on_host(attended, memory)
 
     def _vision_graph(self, memory: DeviceMemory | None) -> Any:
-        graph = self._compiler.read(self._folder.path / "vision.xml")
+        graph = self._compiler.read(self._manifest.path / "vision.xml")
         if memory is None:
             return graph
-        require_gpu_ranges(graph, self._folder.path, self._folder.precision)
+        require_gpu_ranges(graph, self._manifest.path, self._manifest.precision)
         return retype_outputs(graph, memory.element_type)
 
     def _compile_encoder(self, prompt_tokens: int) -> Compiled:
         return self._compiler.compile(lambda memory: self._encoder_graph(prompt_tokens, memory), "encoder", "f32")
 
     def _encoder_graph(self, prompt_tokens: int, memory: DeviceMemory | None) -> Any:
-        graph = self._compiler.read(self._folder.path / "encoder.xml")
+        graph = self._compiler.read(self._manifest.path / "encoder.xml")
         features, prompt = graph.inputs
         width = prompt.partial_shape[2].get_length()
         graph.reshape({features: features.partial_shape, prompt: [1, prompt_tokens, width]})

@@ -40,7 +40,7 @@ class DecoderGraphs:
 
 
 class PackedDecoder:
-    """The decoder graph and the pictures whose answers are decoded together; see `generation.Decoder`.
+    """The decoder graph and the pictures whose answers are decoded together; see `batch.Decoder`.
 
     Args:
         graphs: compiled for the device of `memory`.
@@ -49,7 +49,7 @@ class PackedDecoder:
     Attributes:
         cache: of self-attention.
         memory: of the device, in which the tensors of pictures must lie.
-        candidates: how many next tokens of each row a step gives.
+        num_candidates: how many next tokens of each row a step gives.
     """
 
     def __init__(self, graphs: DecoderGraphs, memory: DeviceMemory, capacity: int) -> None:
@@ -61,7 +61,7 @@ class PackedDecoder:
         model = graphs.step.get_compiled_model()
         self._types = {port.get_any_name(): port.get_element_type() for port in (*model.inputs, *model.outputs)}
         self._arrays: dict[str, tuple[Any, Any]] = {}
-        self.candidates = int(model.output("log_probabilities").partial_shape[1].get_length())
+        self.num_candidates = int(model.output("log_probabilities").partial_shape[1].get_length())
 
     @property
     def input_bytes(self) -> int:
@@ -90,7 +90,7 @@ class PackedDecoder:
         self._send("input_ids", rows.token_ids)
         self._send("position_ids", rows.positions)
         self._send("banned_ids", ban_table(rows.banned, round_up(max(map(len, rows.banned)), ID_STEP)))
-        log_probs, token_ids = (self._array(name, (len(rows), self.candidates)) for name in OUTPUTS)
+        log_probs, token_ids = (self._array(name, (len(rows), self.num_candidates)) for name in OUTPUTS)
         infer(self._request)
         self._cross.settle()
         self.cache.accept()

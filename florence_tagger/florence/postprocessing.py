@@ -28,7 +28,7 @@ def parse_detections(
     decoded: Decoded, tokenizer: Tokenizer, task: Task, width: int, height: int
 ) -> tuple[Detection, ...]:
     """The detections that the answer to a task describes, in pixels of a picture of `width` and `height`."""
-    answer = zip(decoded.token_ids, decoded.candidates, strict=True)
+    answer = zip(decoded.token_ids, decoded.top_k, strict=True)
     said = [one for one in answer if tokenizer.kind(one[0]) is not Kind.SEQUENCE]
     in_polygons = any(token_id == tokenizer.polygon_start for token_id, _ in said)
     shapes = polygons if in_polygons and task is Task.OPEN_VOCABULARY_DETECTION else boxes

@@ -72,7 +72,7 @@ class CrossAttentionArrays:
 
 
 class StatefulDecoder:
-    """The decoder graph and the pictures whose answers are decoded together; see `generation.Decoder`.
+    """The decoder graph and the pictures whose answers are decoded together; see `batch.Decoder`.
 
     All rows grow the same cache by a token each step. A picture that comes later has no part in the tokens before,
     which a mask hides from it; once no picture has, they are dropped.
@@ -98,7 +98,7 @@ class StatefulDecoder:
         self._sound_row = 0
 
     @property
-    def candidates(self) -> int:
+    def num_candidates(self) -> int:
         """How many next tokens of each row a step gives."""
         return int(self._request.model_outputs[0].partial_shape[1].get_length())
 

@@ -97,19 +97,19 @@ class Metrics(Telemetry):
         if not isinstance(outcome, DocumentError):
             self._tracks.inc(outcome.tracks)
 
-    def took(self, stage: Stage, seconds: float) -> None:
+    def observe_stage(self, stage: Stage, seconds: float) -> None:
         self._stages.labels(stage).observe(seconds)
 
-    def stepped(self, frames: int) -> None:
-        self._batch.observe(frames)
+    def observe_step(self, num_sequences: int) -> None:
+        self._batch.observe(num_sequences)
 
-    def cut(self, tiles: int) -> None:
-        self._tiles.inc(tiles)
+    def observe_tiles(self, num_tiles: int) -> None:
+        self._tiles.inc(num_tiles)
 
-    def detected(self, detection: FrameResult) -> None:
-        self._tokens.inc(detection.tokens)
-        self._objects.inc(len(detection.detections))
-        self._truncated.inc(detection.truncated)
+    def observe_result(self, frame_result: FrameResult) -> None:
+        self._tokens.inc(frame_result.tokens)
+        self._objects.inc(len(frame_result.detections))
+        self._truncated.inc(frame_result.truncated)
 
 
 @dataclass(frozen=True)

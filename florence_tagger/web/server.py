@@ -39,12 +39,12 @@ ANSWERING_SECONDS = 2  # in which the requests of a model that hangs are answere
 class Server(BaseApplication):  # type: ignore[misc]
     """Serves a model folder until it is told to stop."""
 
-    def __init__(self, settings: Settings, folder: ModelManifest) -> None:
+    def __init__(self, settings: Settings, manifest: ModelManifest) -> None:
         self.settings = settings
-        self.folder = folder
+        self.manifest = manifest
         self.decoders: DecoderPool | None = None
         self.scheduler: Scheduler | None = None
-        self._about = ModelInfo(f"{folder.name} ({folder.sha256[:12]})")
+        self._about = ModelInfo(f"{manifest.name} ({manifest.sha256[:12]})")
         self._hung_since: float | None = None
         super().__init__()
 
@@ -74,7 +74,7 @@ class Server(BaseApplication):  # type: ignore[misc]
     def load(self) -> Flask:
         """The application, in the worker; its model loads in the background."""
         share_one_heap()
-        self.decoders = start_decoder_pool(self.settings, self.folder.image_size)  # before there is a model
+        self.decoders = start_decoder_pool(self.settings, self.manifest.image_size)  # before there is a model
         measures = Metrics()
         self.scheduler = Scheduler(self.load_model, self.settings.queue_size, give_up, measures)
         return create_app(self.settings, self.decoders, self.scheduler, measures, lambda: self._about)
@@ -84,7 +84,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         from florence_tagger.florence.model import load_model  # OpenVINO must not be loaded before the fork
 
         started = time.monotonic()
-        florence2 = load_model(self.folder, self.settings)
+        florence2 = load_model(self.manifest, self.settings)
         devices = ", ".join(f"{name} on {device}" for name, device in florence2.devices.items())
         seconds = time.monotonic() - started
         self._about = replace(self._about, device=devices)

@@ -61,7 +61,7 @@ def gauges_of(service: Service) -> GaugeCollector:
             Gauge("florence_ready", "Whether documents are taken.", lambda: scheduler.ready),
             Gauge("florence_waiting", "Frames that wait for the model.", lambda: scheduler.waiting),
             Gauge("florence_reserved", "Places of the queue that requests have reserved.", lambda: scheduler.reserved),
-            Gauge("florence_under_way", "Frames that the model is at.", lambda: scheduler.under_way),
+            Gauge("florence_under_way", "Frames that the model is at.", lambda: scheduler.running),
             Gauge("florence_busy_seconds", "Time since the model began its step.", lambda: scheduler.busy_seconds),
             Gauge("florence_body_bytes", "Bytes of bodies that requests hold.", lambda: service.room.held),
             Gauge("florence_result_cache_hits", "Files that were known.", lambda: results.hits, counts=True),
