@@ -22,6 +22,7 @@ from florence_tagger.assembly import start_decoder_pool
 from florence_tagger.bench.measurements import find_pictures
 from florence_tagger.bench.stages import machine
 from florence_tagger.config import load_settings
+from florence_tagger.context import RequestContext
 from florence_tagger.media.frames import open_frames
 from florence_tagger.media.images import to_jpeg
 from florence_tagger.media.limits import DecodeOptions
@@ -65,7 +66,7 @@ def photos(decoders: DecoderPool, rounds: int) -> Iterator[Row]:
         return lambda: list(open_frames(io.BytesIO(file), limits, Sampling()))
 
     def isolated(file: bytes) -> Callable[[], Any]:
-        return lambda: list(decoders.frames(file, Sampling(), time.monotonic() + 60))
+        return lambda: list(decoders.frames(file, Sampling(), RequestContext.within(60)))
 
     ours, theirs = median_ms(isolated(content), lambda: draft_and_resize(content), rounds)
     what = "photo of 12 megapixels, beside Pillow with draft and resize"
@@ -114,7 +115,7 @@ def videos(decoders: DecoderPool, rounds: int, content: bytes) -> Iterator[Row]:
         for most in (SECONDS, Sampling().max_frames):
 
             def isolated(most: int = most) -> None:
-                frames = list(decoders.frames(content, Sampling(max_frames=most), time.monotonic() + 300))
+                frames = list(decoders.frames(content, Sampling(max_frames=most), RequestContext.within(300)))
                 if len(frames) != most:
                     raise RuntimeError(f"{len(frames)} frames instead of {most}")
 

@@ -18,6 +18,7 @@ from PIL import Image
 from convert.agreement import count_errors
 from florence_tagger import Tagger
 from florence_tagger.bench.processes import peak_rss
+from florence_tagger.context import RequestContext
 from florence_tagger.counting import count_detections
 from florence_tagger.media.drawing import draw_detections
 from florence_tagger.media.images import open_rgb, to_jpeg
@@ -268,10 +269,10 @@ def memory(tagger: Tagger, number: int, seed: int) -> None:
             while not decoders.pids:
                 time.sleep(0.05)
             (pid,) = decoders.pids
-            list(decoders.frames(png(scene.pixels[:64, :64]), Sampling(), time.monotonic() + 60))
+            list(decoders.frames(png(scene.pixels[:64, :64]), Sampling(), RequestContext.within(60)))
             before = peak_rss(pid)
             started = time.perf_counter()
-            frames = sum(1 for _ in decoders.frames(file, Sampling(), time.monotonic() + 300, tiles=(6,)))
+            frames = sum(1 for _ in decoders.frames(file, Sampling(), RequestContext.within(300), tiles=(6,)))
             seconds = time.perf_counter() - started
             used = (peak_rss(pid) - before) / 1e6
             tell(f"100 megapixels, {name}, in 6 x 6 tiles, {frames} looks: memory", f"{used:.0f} MB, {seconds:.1f} s")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 UInt8Array = NDArray[np.uint8]
+Content = str | bytes  # a file in base64, as requests have it, or as it is
 Box = tuple[float, float, float, float]
 Tiles = int | Literal["auto"]  # tiles a side of a picture; as many as a look at the whole calls for
 

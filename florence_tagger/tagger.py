@@ -7,6 +7,7 @@ from threading import BoundedSemaphore
 from types import TracebackType
 from typing import Any, Self
 
+from florence_tagger.admission import MAX_FRAMES_IN_FLIGHT
 from florence_tagger.assembly import build_pipeline, sampling_from, start_decoder_pool
 from florence_tagger.config import Settings, load_settings
 from florence_tagger.counting import ALL_LABELS, MAX_LABELS, as_content, count_document, filter_by_score, max_labels_for
@@ -16,7 +17,6 @@ from florence_tagger.florence.model import Florence2, load_model
 from florence_tagger.labels import read_aliases
 from florence_tagger.media.content import read_file
 from florence_tagger.media.sandbox.pool import DecoderPool
-from florence_tagger.pipeline import FRAMES_UNDER_WAY
 from florence_tagger.prompts import prompt_named
 from florence_tagger.rules import rules_named
 from florence_tagger.scheduler import Scheduler
@@ -42,7 +42,7 @@ class Tagger:
         self._settings = settings
         self._pipeline = build_pipeline(settings, decoders, scheduler)
         # So many files at a time never want more places in the queue than there are: the others wait, none is refused.
-        self._room = BoundedSemaphore(max(settings.queue_size // FRAMES_UNDER_WAY, 1))
+        self._room = BoundedSemaphore(max(settings.queue_size // MAX_FRAMES_IN_FLIGHT, 1))
         self._end = weakref.finalize(self, end, scheduler, decoders)
 
     @classmethod

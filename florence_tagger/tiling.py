@@ -155,6 +155,25 @@ def in_picture(detections: Sequence[Detection], tile: Box, width: int, height: i
     )
 
 
+def merge_tiles(
+    whole: FrameResult, tiles: Sequence[Box], in_tiles: Sequence[FrameResult], by_label: bool
+) -> FrameResult:
+    """Return the result of a picture from those of the whole and of each of its tiles; `by_label` as of `merge`."""
+    if not tiles:
+        return whole
+    looks = [
+        Look(tile, in_picture(result.detections, tile, whole.width, whole.height))
+        for tile, result in zip(tiles, in_tiles, strict=True)
+    ]
+    return replace(
+        whole,
+        detections=merge(Look((0, 0, whole.width, whole.height), whole.detections), looks, by_label),
+        truncated=any(result.truncated for result in in_tiles),
+        tokens=whole.tokens + sum(result.tokens for result in in_tiles),
+        tiles=tuple(tiles),
+    )
+
+
 def merge(whole: Look, looks: Sequence[Look], by_label: bool = True) -> tuple[Detection, ...]:
     """Return what is in a picture by a look at the whole and one at each tile, each object once.
 

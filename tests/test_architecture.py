@@ -26,6 +26,7 @@ RANKS = {
     "labels": 1,
     "rules": 1,
     "telemetry": 1,
+    "context": 1,
     "tiling": 2,
     "media": 3,
     "florence": 3,
@@ -34,7 +35,7 @@ RANKS = {
     "counting": 3,
     "tracking": 3,
 } | {
-    "documents": 4,
+    "admission": 4,
     "refinement": 4,
     "pipeline": 5,
     "assembly": 6,

@@ -12,6 +12,7 @@ import pytest
 
 from florence_tagger.assembly import start_decoder_pool
 from florence_tagger.config import load_settings
+from florence_tagger.context import RequestContext
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.sampling import Sampling
 from florence_tagger.media.sandbox.pool import DecoderPool
@@ -46,7 +47,7 @@ def decoders() -> Iterator[DecoderPool]:
 def decoded(pool: DecoderPool, content: bytes) -> list[Frame] | str:
     """The frames of a file, or why there are none."""
     try:
-        return list(pool.frames(content, Sampling(), time.monotonic() + 60))
+        return list(pool.frames(content, Sampling(), RequestContext.within(60)))
     except DocumentError as exc:
         return str(exc)
 

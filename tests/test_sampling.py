@@ -2,7 +2,6 @@
 
 import io
 import itertools
-from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from florence_tagger.counting import count_document
-from florence_tagger.documents import Part, gather
 from florence_tagger.media.frames import open_frames
 from florence_tagger.media.limits import DecodeOptions
 from florence_tagger.media.sampling import SampledFrames, Sampling
@@ -201,39 +199,6 @@ def test_the_counting_rule() -> None:
     assert count_document([replace(one, time_s=0.0) for one in both]) == {"cat": 2, "dog": 1}
     assert count_document([replace(one, page=page) for page, one in enumerate(both, 1)]) == {"cat": 3, "dog": 1}
     assert count_document(both[:1]) == {"cat": 2}
-
-
-def test_a_document_is_done_with_its_last_frame() -> None:
-    first: Future[FrameResult] = Future()
-    second: Future[FrameResult] = Future()
-    whole = gather([Part(first, time_s=0.0), Part(first, time_s=1.0), Part(second, time_s=2.0)], incomplete=True)
-    second.set_result(found("cat", 3))
-    assert not whole.done()
-    first.set_result(found("cat", 1))
-    result = whole.result(0)
-    assert (count_document(result.frames), len(result.frames), result.incomplete) == ({"cat": 3}, 3, True)
-
-
-def test_a_frame_that_fails_fails_its_document_and_cancels_the_rest() -> None:
-    parts: list[Future[FrameResult]] = [Future() for _ in range(3)]
-    whole = gather([Part(part) for part in parts])
-    parts[1].set_exception(ValueError("broken"))
-    assert isinstance(whole.exception(0), ValueError)
-    assert parts[0].cancelled()
-    parts = [Future() for _ in range(2)]
-    whole = gather([Part(part) for part in parts])
-    parts[0].cancel()
-    assert isinstance(whole.exception(0), CancelledError)
-
-
-def test_a_document_given_up_gives_up_its_frames() -> None:
-    parts: list[Future[FrameResult]] = [Future() for _ in range(2)]
-    parts[0].set_running_or_notify_cancel()
-    whole = gather([Part(part) for part in parts])
-    assert whole.cancel()
-    assert parts[1].cancelled()
-    parts[0].set_result(found("cat", 1))  # nobody wants it, and nothing breaks
-    assert whole.cancelled()
 
 
 def test_a_still_picture_has_neither_page_nor_time() -> None:

@@ -5,7 +5,6 @@ What is counted is four of the scenes side by side, whose counts are known: too 
 
 import io
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image
 from florence_tagger import Tagger
 from florence_tagger.cli import main
 from florence_tagger.config import load_settings
+from florence_tagger.context import RequestContext
 from florence_tagger.errors import RequestError, SettingsError
 from florence_tagger.media.limits import DecodeOptions, SandboxLimits
 from florence_tagger.media.sampling import Sampling
@@ -76,7 +76,7 @@ def decoders_of(image_size: tuple[int, int], memory_bytes: int = 600_000_000) ->
 
 
 def frames(pool: DecoderPool, content: bytes, *tiles: int, **sampling: Any) -> list[Frame]:
-    return list(pool.frames(content, Sampling(**sampling), time.monotonic() + 60, tiles=tiles))
+    return list(pool.frames(content, Sampling(**sampling), RequestContext.within(60), tiles=tiles))
 
 
 # ---- cutting ---------------------------------------------------------------------------------------------------------

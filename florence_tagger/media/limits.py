@@ -7,7 +7,6 @@ from florence_tagger.tiling import WHOLE
 
 MAX_SIDE = 65_535  # pixels; JPEG's own limit. Pillow's resize needs memory that grows with the longer side alone
 OWN_SIZE = (0, 0)  # of frames that are to stay as large as they are; not together with `reduced`
-LOOK_SECONDS = 0.25  # how often one who waits looks whether it is still wanted
 
 
 @dataclass(frozen=True)

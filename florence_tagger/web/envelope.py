@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
+from florence_tagger.context import Outcome
 from florence_tagger.counting import (
     as_content,
     count_document,
@@ -19,7 +20,6 @@ from florence_tagger.counting import (
     top_labels,
 )
 from florence_tagger.errors import DocumentError
-from florence_tagger.pipeline import Outcome
 from florence_tagger.schemas import Detection, DocumentResult, FrameResult
 from florence_tagger.web.request import ProcessRequest
 

@@ -10,8 +10,8 @@ from prometheus_client import generate_latest as in_text
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from florence_tagger.context import Outcome
 from florence_tagger.errors import DocumentError
-from florence_tagger.pipeline import Outcome
 from florence_tagger.schemas import FrameResult
 from florence_tagger.telemetry import Stage, Telemetry
 

@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
-from dataclasses import asdict
+from collections.abc import Generator
+from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from socket import socketpair
@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from florence_tagger.errors import DocumentError
-from florence_tagger.media.limits import LOOK_SECONDS, SandboxLimits
+from florence_tagger.context import RequestContext
+from florence_tagger.errors import ClientDisconnectedError, DocumentError
+from florence_tagger.media.limits import SandboxLimits
 from florence_tagger.media.sampling import Sampling
 from florence_tagger.schemas import Frame, UInt8Array
 from florence_tagger.tiling import WHOLE
@@ -81,78 +82,62 @@ class DecoderHandle:
         return self._process.poll() is None
 
     def frames(
-        self,
-        content: bytes,
-        sampling: Sampling,
-        deadline: float,
-        check: Callable[[], None] = lambda: None,
-        tiles: tuple[int, ...] = WHOLE,
+        self, content: bytes, sampling: Sampling, context: RequestContext, tiles: tuple[int, ...] = WHOLE
     ) -> Generator[Frame]:
-        """The frames of a file, decoded one by one as they are asked for; `tiles` as in `DecodeOptions`.
-
-        `check` is called now and then meanwhile; what it raises costs the process, which is at the file.
+        """Yield the frames of a file, each decoded when it is requested; `tiles` as in `DecodeOptions`.
 
         Raises:
             DocumentError: the file is not accepted or damaged, or it cost the process, possibly after some frames.
-            TimeoutError: the monotonic time `deadline` has come.
+            TimeoutError: the deadline has passed; it costs the process.
+            ClientDisconnectedError: the request is canceled; it costs the process if that has not answered yet.
         """
         os.truncate(self._file, 0)
         write_all(self._file, content)
         pixels: UInt8Array = np.empty(0, np.uint8)
         message: dict[str, Any] = asdict(sampling) | {"tiles": tiles}
-        work_left = self._confinement.seconds
+        seconds_left = self._confinement.seconds
         ended = False
         try:
             while True:
                 started = time.monotonic()
-                answer = self._ask(message, work_left, deadline, check)
-                work_left -= time.monotonic() - started
+                answer = self._ask(message, seconds_left, context)
+                seconds_left -= time.monotonic() - started
                 if ended := "spent" in answer:
                     break
                 pixels = pixels if answer["repeats"] else self._read_pixels()
                 yield frame_of(pixels, answer)
                 message = {"more": True}
         finally:
-            if self.fit and not ended:  # nobody wants the rest
-                answer = self._ask({"more": False}, work_left, deadline)
+            if self.fit and not ended:  # the rest is not requested
+                answer = self._ask({"more": False}, seconds_left, RequestContext(context.deadline))
             if self.fit:
                 os.truncate(self._file, 0)
                 self.fit = not answer["spent"]
         if "error" in answer:
             raise DocumentError(str(answer["error"]))
 
-    def _ask(
-        self, message: dict[str, Any], work_left: float, deadline: float, check: Callable[[], None] = lambda: None
-    ) -> dict[str, Any]:
-        """Sends a message and waits for the answer to it."""
-        time_left = deadline - time.monotonic()
+    def _ask(self, message: dict[str, Any], seconds: float, context: RequestContext) -> dict[str, Any]:
+        """Send a message and return the answer to it, which may take `seconds`."""
+        ends = time.monotonic() + seconds
         try:
             self._channel.send_bytes(json.dumps(message).encode())
-            if self._is_answered(min(work_left, time_left), check):
-                answer: dict[str, Any] = json.loads(self._channel.recv_bytes(MAX_MESSAGE))
-                return answer
+            replace(context, deadline=min(context.deadline, ends)).poll(self._is_answered_within)
+            answer: dict[str, Any] = json.loads(self._channel.recv_bytes(MAX_MESSAGE))
+        except (TimeoutError, ClientDisconnectedError) as exc:
+            self.fit = False  # it still decodes the file
+            if isinstance(exc, ClientDisconnectedError) or context.deadline < ends:
+                raise
+            logger.warning("A decoder process was given up after %g s.", self._confinement.seconds)
+            raise DocumentError(f"The file was not decoded within {self._confinement.seconds:g} seconds.") from None
         except (OSError, EOFError, ValueError) as exc:
             self.fit = False
             logger.warning("A file made its decoder process crash.")
             raise DocumentError("The file made its decoder crash.") from exc
-        self.fit = False
-        if time_left < work_left:
-            raise TimeoutError
-        logger.warning("A decoder process was given up after %g s.", self._confinement.seconds)
-        raise DocumentError(f"The file was not decoded within {self._confinement.seconds:g} seconds.")
+        return answer
 
-    def _is_answered(self, seconds: float, check: Callable[[], None]) -> bool:
-        """Whether there is an answer within so many seconds."""
-        ends = time.monotonic() + seconds
-        while not self._channel.poll(max(min(ends - time.monotonic(), LOOK_SECONDS), 0)):
-            if time.monotonic() >= ends:
-                return False
-            try:
-                check()
-            except Exception:
-                self.fit = False  # it is still at the file
-                raise
-        return True
+    def _is_answered_within(self, seconds: float) -> bool | None:
+        """Return whether there is an answer within `seconds`, None if not."""
+        return self._channel.poll(seconds) or None
 
     def _read_pixels(self) -> UInt8Array:
         """A copy of the pixels that the process has written: uint8 (H, W, 3)."""

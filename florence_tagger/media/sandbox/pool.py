@@ -3,12 +3,12 @@
 import logging
 import queue
 import threading
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 
+from florence_tagger.context import RequestContext
 from florence_tagger.errors import STOPPING, NotReadyError
-from florence_tagger.media.limits import LOOK_SECONDS, SandboxLimits
+from florence_tagger.media.limits import SandboxLimits
 from florence_tagger.media.sampling import Sampling
 from florence_tagger.media.sandbox.handle import DecoderHandle
 from florence_tagger.schemas import Frame
@@ -26,6 +26,7 @@ class DecoderPool:
     """
 
     def __init__(self, processes: int, confinement: SandboxLimits) -> None:
+        self.size = processes
         self._confinement = confinement
         self._idle: queue.LifoQueue[DecoderHandle | None] = queue.LifoQueue()  # the one used last is warm
         self._all: set[DecoderHandle] = set()
@@ -39,24 +40,26 @@ class DecoderPool:
         self,
         content: bytes,
         sampling: Sampling,
-        deadline: float,
-        check: Callable[[], None] = lambda: None,
+        context: RequestContext,
         tiles: tuple[int, ...] = WHOLE,
     ) -> Generator[Frame]:
-        """The frames of a file, decoded one by one as they are asked for, until the monotonic time `deadline`.
+        """Yield the frames of a file, each decoded when it is requested.
 
-        `tiles` says how many each picture is cut into, as in `DecodeOptions`.
-
-        `check` is called now and then while something is waited for, and raises where the file is not wanted any more.
+        Args:
+            content: the file.
+            sampling: of videos and animations.
+            context: of the request that the file belongs to.
+            tiles: per side of each picture, as in `DecodeOptions`.
 
         Raises:
             DocumentError: the file is not accepted or damaged, or it cost its process, possibly after some frames.
-            TimeoutError: the deadline has come.
+            TimeoutError: the deadline has passed.
+            ClientDisconnectedError: the request is canceled.
             NotReadyError: the pool is closed.
         """
-        process = self._take(deadline, check)
+        process = self._take(context)
         try:
-            yield from process.frames(content, sampling, deadline, check, tiles)
+            yield from process.frames(content, sampling, context, tiles)
         finally:
             self._give_back(process)
 
@@ -81,22 +84,23 @@ class DecoderPool:
         self._idle.put(None)
         self._starter.shutdown(cancel_futures=True)
 
-    def _take(self, deadline: float, check: Callable[[], None]) -> DecoderHandle:
-        """A process that is free and alive."""
-        while True:
-            check()
-            try:
-                process = self._idle.get(timeout=max(min(deadline - time.monotonic(), LOOK_SECONDS), 0))
-            except queue.Empty:
-                if time.monotonic() >= deadline:
-                    raise TimeoutError from None
-                continue
-            if process is None or self._closed.is_set():
-                self._idle.put(None)  # for the next one
-                raise NotReadyError(STOPPING)
-            if process.alive:
-                return process
-            self._replace(process)
+    def _take(self, context: RequestContext) -> DecoderHandle:
+        """Return an idle process that is alive, once there is one."""
+        return context.poll(self._take_within)
+
+    def _take_within(self, seconds: float) -> DecoderHandle | None:
+        """Return an idle process; None if there is none within `seconds`, or the one there was has died."""
+        try:
+            process = self._idle.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        if process is None or self._closed.is_set():
+            self._idle.put(None)  # for the next thread that waits
+            raise NotReadyError(STOPPING)
+        if process.alive:
+            return process
+        self._replace(process)
+        return None
 
     def _give_back(self, process: DecoderHandle) -> None:
         if process.fit:

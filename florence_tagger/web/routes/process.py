@@ -2,17 +2,16 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import quote
 
 from flask import Blueprint, Response, g, jsonify, request
 from flask.typing import ResponseReturnValue
 
 from florence_tagger.assembly import sampling_from
+from florence_tagger.context import Outcome, RequestContext, RequestObserver
 from florence_tagger.errors import BusyError, ClientDisconnectedError
-from florence_tagger.pipeline import Outcome, RequestObserver
 from florence_tagger.web.body import Reservation, read_body
 from florence_tagger.web.clients import is_gone
 from florence_tagger.web.envelope import answer
@@ -33,24 +32,19 @@ blueprint = Blueprint("process", __name__)
 class JobObserver(RequestObserver):
     """Writes a request's progress into its job."""
 
-    def __init__(self, service: Service, uid: str, environ: Mapping[str, Any]) -> None:
+    def __init__(self, service: Service, uid: str) -> None:
         self._service = service
         self._uid = uid
-        self._environ = environ
 
-    def begun(self) -> None:
+    def on_begun(self) -> None:
         self._service.jobs.run(self._uid)
 
-    def frame_done(self) -> None:
+    def on_frame_done(self) -> None:
         self._service.jobs.count_frame(self._uid)
 
-    def document_done(self, outcome: Outcome) -> None:
+    def on_document_done(self, outcome: Outcome) -> None:
         self._service.jobs.count_document(self._uid)
         self._service.metrics.count_document(outcome)
-
-    def check(self) -> None:
-        if is_gone(self._environ):
-            raise ClientDisconnectedError("The client is gone.")
 
 
 @blueprint.before_app_request
@@ -104,14 +98,18 @@ def status_of(code: int) -> Status:
 def process() -> ResponseReturnValue:
     """Counts the objects in the documents of an envelope."""
     service = current_service()
-    deadline = time.monotonic() + service.settings.request_seconds
+    context = RequestContext(
+        time.monotonic() + service.settings.request_seconds,
+        partial(is_gone, request.environ),
+        JobObserver(service, g.job),
+    )
     service.scheduler.check()
     if not service.places.acquire(blocking=False):
         raise BusyError("As many requests are treated as are accepted.")
     try:
         with service.room.share() as share:
             wanted = read_request(service, share)
-            return jsonify(answer(wanted, treat(service, wanted, deadline)))
+            return jsonify(answer(wanted, treat(service, wanted, context)))
     finally:
         service.places.release()
 
@@ -129,12 +127,9 @@ def read_request(service: Service, share: Reservation) -> ProcessRequest:
     return parse_request(body, settings.max_documents, sampling_from(settings), settings.tiles)
 
 
-def treat(service: Service, wanted: ProcessRequest, deadline: float) -> list[Outcome]:
+def treat(service: Service, wanted: ProcessRequest, context: RequestContext) -> list[Outcome]:
     """Runs the documents through the pipeline."""
     about = service.about()
     service.jobs.change(g.job, documents=len(wanted.documents), model=about.model, device=about.device)
     contents = [content_of(document) for document in wanted.documents]
-    progress = JobObserver(service, g.job, request.environ)
-    return service.pipeline.run(
-        contents, wanted.sampling, wanted.prompt, progress, deadline, wanted.rules, wanted.tiles
-    )
+    return service.pipeline.run(contents, wanted.sampling, wanted.prompt, context, wanted.rules, wanted.tiles)

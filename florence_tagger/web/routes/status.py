@@ -55,7 +55,7 @@ def metrics() -> Response:
 
 def gauges_of(service: Service) -> GaugeCollector:
     """What the parts of a service count themselves."""
-    scheduler, results, decoders = service.scheduler, service.pipeline.results, service.pipeline.decoders
+    scheduler, results, decoders = service.scheduler, service.pipeline.cache, service.pipeline.decoders
     return GaugeCollector(
         (
             Gauge("florence_ready", "Whether documents are taken.", lambda: scheduler.ready),
