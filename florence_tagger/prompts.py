@@ -1,4 +1,4 @@
-"""What people write of a task and its text -> the prompt that is meant, or what is accepted."""
+"""The name of a task and its text -> a prompt, or an error with the accepted values."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from florence_tagger.errors import RequestError
 from florence_tagger.schemas import Prompt, Task
 
-MAX_TEXT = 2000  # characters; the model reads some 450 tokens, a text of more is only work for the tokenizer
+MAX_TEXT = 2000  # characters; the model uses about 450 tokens, so that a longer text only costs time in the tokenizer
 BLANKS = " \t\r\n"
-SEPARATOR = "<and>"  # between the things that a text names, as Florence-2's users write it: car<and>person
+SEPARATOR = "<and>"  # between the objects in a text, as is usual for Florence-2: car<and>person
 
 
-def task_named(name: Any) -> Any:
-    """A task by its name in any case, with or without its brackets; what is none as it came."""
+def task_for(name: Any) -> Any:
+    """Return the task of a name in any case, with or without its brackets; any other value unchanged."""
     if not isinstance(name, str):
         return name
     bare = name.strip(BLANKS)
@@ -21,7 +21,11 @@ def task_named(name: Any) -> Any:
 
 
 def prompt_for(task: Task, text: str, classes: Sequence[str] = ()) -> Prompt:
-    """A task with its text, which may be classes; RequestError where what it needs is missing, doubled or too long."""
+    """Return the prompt of a task and its text, which can be given as classes.
+
+    Raises:
+        RequestError: the task needs text or classes and has none, both, or too much.
+    """
     if not task.takes_text:
         return Prompt(task)
     text = text.strip(BLANKS)
@@ -31,14 +35,14 @@ def prompt_for(task: Task, text: str, classes: Sequence[str] = ()) -> Prompt:
     if not text.replace(SEPARATOR, "").strip(BLANKS):
         raise RequestError(f"{task} needs text, which says what to look for, or classes.")
     if len(text) > MAX_TEXT:
-        what = "classes, joined by <and>, have" if classes else "text has"
-        raise RequestError(f"The {what} {len(text)} characters; {MAX_TEXT} are accepted.")
+        subject = "classes, joined by <and>, have" if classes else "text has"
+        raise RequestError(f"The {subject} {len(text)} characters; {MAX_TEXT} are accepted.")
     return Prompt(task, text)
 
 
-def prompt_named(name: str, text: str = "", classes: Sequence[str] = ()) -> Prompt:
-    """The prompt that a task's name and a text stand for; RequestError where they stand for none."""
-    task = task_named(name)
+def parse_prompt(name: str, text: str = "", classes: Sequence[str] = ()) -> Prompt:
+    """Return the prompt of a task's name and its text; raise RequestError if a value is not accepted."""
+    task = task_for(name)
     if not isinstance(task, Task):
         raise RequestError(f"There is no task {name}; accepted are {', '.join(Task)}.")
     return prompt_for(task, text, classes)

@@ -17,7 +17,7 @@ from florence_tagger.florence.model import Florence2, load_model
 from florence_tagger.labels import read_aliases
 from florence_tagger.media.content import read_file
 from florence_tagger.media.sandbox.pool import DecoderPool
-from florence_tagger.prompts import prompt_named
+from florence_tagger.prompts import parse_prompt
 from florence_tagger.rules import rules_named
 from florence_tagger.scheduler import Scheduler
 from florence_tagger.schemas import AUTO, MAX_TILES, DocumentResult, Rules, Task, Tiles, VideoCount
@@ -138,7 +138,7 @@ class Tagger:
     ) -> DocumentResult:
         if not isinstance(min_score, int | float) or not 0 <= min_score <= 1:
             raise RequestError(f"min_score is {min_score}; accepted is a number from 0 to 1.")
-        wanted = prompt_named(prompt, text, rules.classes)
+        wanted = parse_prompt(prompt, text, rules.classes)
         sides = self._settings.tiles if tiles is None else check_tiles(tiles)
         with self._room:
             if not self._end.alive:

@@ -17,7 +17,7 @@ import requests
 from werkzeug.exceptions import UnsupportedMediaType
 
 from florence_tagger.errors import RequestError
-from florence_tagger.web.content_encoding import CODINGS, MAX_MEMBERS, PIECE, codings_of, decoded, inflate
+from florence_tagger.web.content_encoding import CODINGS, MAX_MEMBERS, PIECE, decode, inflate, parse_codings
 from tests.conftest import SCENES, TRUTH, RunningServer, content_for, document, start_server, stop_server
 
 PNG = (SCENES / "scene00.png").read_bytes()
@@ -235,7 +235,7 @@ def test_what_comes_out_counts_among_the_bytes_that_are_held(small: RunningServe
 
 
 def undone(encoding: str, parts: Sequence[bytes]) -> list[bytes]:
-    return [*decoded(parts, codings_of(encoding), iter)]
+    return [*decode(parts, parse_codings(encoding), iter)]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1000, 10**9])
@@ -260,7 +260,7 @@ def test_empty_parts_without_end_are_refused() -> None:
 
 
 def test_codings_are_named_in_any_case() -> None:
-    assert codings_of("") == codings_of(" identity, ,Identity") == []
-    assert [coding.name for coding in codings_of("Deflate, X-GZIP")] == ["deflate", "gzip"]
+    assert parse_codings("") == parse_codings(" identity, ,Identity") == []
+    assert [coding.name for coding in parse_codings("Deflate, X-GZIP")] == ["deflate", "gzip"]
     with pytest.raises(UnsupportedMediaType, match="is br, zstd; accepted"):
-        codings_of("br, gzip, zstd")
+        parse_codings("br, gzip, zstd")

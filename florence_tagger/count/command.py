@@ -22,7 +22,7 @@ from florence_tagger.errors import SettingsError
 from florence_tagger.labels import Aliases, name_classes
 from florence_tagger.media.limits import OWN_SIZE, DecodeOptions
 from florence_tagger.pipeline import within_budget
-from florence_tagger.prompts import prompt_named
+from florence_tagger.prompts import parse_prompt
 from florence_tagger.rules import rules_named
 from florence_tagger.schemas import Task, Tiles
 from florence_tagger.tagger import Tagger
@@ -124,7 +124,7 @@ def count_job_for(options: CountOptions, settings: Settings, files: Sequence[Inp
     classes = None if options.classes is None else [name.strip() for name in options.classes.split(",")]
     rules = rules_named(classes, options.merge_iou, options.video_count)
     name_classes(rules.classes, Aliases())  # checked before a model is loaded; with aliases it is checked later
-    prompt = prompt_named(options.prompt, options.text, rules.classes)
+    prompt = parse_prompt(options.prompt, options.text, rules.classes)
     if options.text and not prompt.task.takes_text:
         raise SettingsError(
             f"--text is for tasks that look for it: {', '.join(task for task in Task if task.takes_text)}."

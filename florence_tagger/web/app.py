@@ -1,4 +1,4 @@
-"""The Flask application: its routes, and the envelope that every error comes in."""
+"""The Flask application: its routes, and the envelope of every error."""
 
 import hmac
 import logging
@@ -24,10 +24,10 @@ from florence_tagger.web.state import ModelInfo, Service, install, request_slots
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 1
-PROTECTED = ("/process", "/work/status", "/metrics")  # by the API key, where one is set
+PROTECTED = ("/process", "/work/status", "/metrics")  # by the API key, if one is set
 
-# Of every answer. Another site's page is shown nothing: there are no Access-Control headers (CORS), nothing may be
-# framed, and what is JSON is never read as something else. A route that needs more of a browser says so itself.
+# Of every answer. Other sites' pages have no access: there are no Access-Control headers (CORS), framing is forbidden,
+# and JSON is never interpreted as another type. A route that needs more of a browser overrides these headers.
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -37,7 +37,7 @@ SECURITY_HEADERS = {
     "Cache-Control": "no-store",
 }
 
-# What an error of the whole request means in HTTP; Flask takes the nearest class.
+# The HTTP status of each error of a whole request; Flask calls the handler of the closest base class.
 STATUS_OF_ERROR: dict[type[Exception], HTTPStatus] = {
     RequestError: HTTPStatus.BAD_REQUEST,
     TooManyDocumentsError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -52,25 +52,37 @@ def create_app(
     decoders: DecoderPool,
     scheduler: Scheduler,
     metrics: Metrics | None = None,
-    about: Callable[[], ModelInfo] = ModelInfo,
+    model_info: Callable[[], ModelInfo] = ModelInfo,
 ) -> Flask:
-    """The application on a model that `scheduler` loads, for frames that `decoders` make."""
+    """Return the application for the model that `scheduler` loads and the frames that `decoders` decode.
+
+    Args:
+        settings: of the service.
+        decoders: decode the files.
+        scheduler: runs the model.
+        metrics: of the service; new ones by default.
+        model_info: returns the model and its devices, which are known once the model is loaded.
+
+    Raises:
+        SettingsError: the file of aliases can't be used.
+    """
     app = Flask(__name__, static_folder=None)
-    app.url_map.merge_slashes = app.url_map.redirect_defaults = False  # a redirect would repeat the header Host
-    app.json.sort_keys = False  # type: ignore[attr-defined]  # jobs are the newest first
+    app.url_map.merge_slashes = app.url_map.redirect_defaults = False  # a redirect would echo the header Host
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # jobs are ordered by age
     metrics = metrics or Metrics()
     pipeline = build_pipeline(settings, decoders, scheduler, metrics)
-    room = ByteBudget(int(settings.queue_mb * 1e6))
-    service = Service(settings, scheduler, pipeline, request_slots_for(settings.http_threads), room, metrics, about)
+    request_slots = request_slots_for(settings.http_threads)
+    byte_budget = ByteBudget(int(settings.queue_mb * 1e6))
+    service = Service(settings, scheduler, pipeline, request_slots, byte_budget, metrics, model_info)
     install(app, service)
-    metrics.add(status.gauges_of(service))
+    metrics.register(status.gauges_for(service))
     app.register_blueprint(process.blueprint)
     app.register_blueprint(status.blueprint)
     app.register_blueprint(openapi.blueprint_for(settings))
     app.register_blueprint(page.blueprint)
     if not settings.api_key:
         logger.warning("No API key is set (FLORENCE_API_KEY): whoever reaches the port may send documents.")
-    app.after_request(secured)
+    app.after_request(add_security_headers)
     app.before_request(lambda: check_key(settings.api_key))
     for error in STATUS_OF_ERROR:
         app.register_error_handler(error, on_request_error)
@@ -83,21 +95,21 @@ def create_app(
 
 
 def check_key(api_key: str) -> None:
-    """401 where a key is set and a protected route is asked for without it."""
-    given = request.headers.get("X-API-Key", "").encode("latin-1")  # what came over the wire, in WSGI's reading
-    if api_key and request.path in PROTECTED and not hmac.compare_digest(given, os.fsencode(api_key)):
+    """Raise Unauthorized (401) if a key is set and a request to a protected route lacks it."""
+    sent_key = request.headers.get("X-API-Key", "").encode("latin-1")  # the bytes on the wire: WSGI decodes as latin-1
+    if api_key and request.path in PROTECTED and not hmac.compare_digest(sent_key, os.fsencode(api_key)):
         raise Unauthorized("The header X-API-Key with the service's key is needed.")
 
 
-def secured(response: Response) -> Response:
-    """An answer with the headers that keep browsers from doing more with it than showing it."""
+def add_security_headers(response: Response) -> Response:
+    """Add the headers that restrict what browsers do with an answer, unless the route has set them."""
     for name, value in SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
     return response
 
 
-def failed(status: HTTPStatus, error: str) -> Response:
-    """The envelope of an error as a response."""
+def error_response(status: HTTPStatus, error: str) -> Response:
+    """Return the envelope of an error as a response."""
     response = jsonify(failure(status, error))
     response.status_code = status
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
@@ -106,34 +118,39 @@ def failed(status: HTTPStatus, error: str) -> Response:
 
 
 def on_request_error(error: Exception) -> Response:
-    code = next(STATUS_OF_ERROR[kind] for kind in type(error).__mro__ if kind in STATUS_OF_ERROR)
-    return failed(code, str(error))
+    """Return the envelope of an error in `STATUS_OF_ERROR`."""
+    status = next(STATUS_OF_ERROR[kind] for kind in type(error).__mro__ if kind in STATUS_OF_ERROR)
+    return error_response(status, str(error))
 
 
 def on_http_error(error: HTTPException) -> Response:
-    return failed(HTTPStatus(error.code or 500), error.description or "")
+    """Return the envelope of an error that Flask or a route raises."""
+    return error_response(HTTPStatus(error.code or 500), error.description or "")
 
 
 def on_wrong_method(error: MethodNotAllowed) -> Response:
+    """Return the envelope of 405, with the allowed methods."""
     allowed = ", ".join(sorted(error.valid_methods or ()))
-    response = failed(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.path} takes {allowed}, not {request.method}.")
+    response = error_response(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.path} takes {allowed}, not {request.method}.")
     response.headers["Allow"] = allowed
     return response
 
 
 def on_unknown_path(error: NotFound) -> Response:
-    if request.routing_exception is None:  # a route's own word
+    """Return the envelope of 404."""
+    if request.routing_exception is None:  # raised by a route
         return on_http_error(error)
-    return failed(HTTPStatus.NOT_FOUND, f"There is no {request.path}; documents go to /process.")
+    return error_response(HTTPStatus.NOT_FOUND, f"There is no {request.path}; documents go to /process.")
 
 
 def on_unknown_encoding(error: UnsupportedMediaType) -> Response:
+    """Return the envelope of 415, with the accepted codings."""
     response = on_http_error(error)
     response.headers["Accept-Encoding"] = ACCEPTED  # RFC 7694, 3
     return response
 
 
 def on_unexpected_error(error: Exception) -> Response:
-    """A fault of ours: the log has its trace, the answer has not."""
+    """Return the envelope of 500; log the traceback, which the answer does not contain."""
     logger.exception("A request failed", exc_info=error)
-    return failed(HTTPStatus.INTERNAL_SERVER_ERROR, "The service failed on this request; its log says how.")
+    return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "The service failed on this request; its log says how.")

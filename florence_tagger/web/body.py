@@ -1,4 +1,4 @@
-"""The body of a request, with its bounds: the bytes of one, the bytes of all, and time."""
+"""Reading of a request's body within three limits: bytes of one body, bytes of all bodies, and time."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -10,136 +10,152 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from florence_tagger.errors import BodyTimeoutError, BusyError, ClientDisconnectedError, RequestError
-from florence_tagger.web.content_encoding import codings_of, decoded
+from florence_tagger.web.content_encoding import decode, parse_codings
 
-PART = 1024 * 1024  # bytes that are read at a time
+READ_BYTES = 1024 * 1024  # per read of the stream
 
 
 class Reservation:
     """The bytes that one request holds."""
 
-    def __init__(self, room: "ByteBudget") -> None:
-        self._room = room
+    def __init__(self, budget: "ByteBudget") -> None:
+        self._budget = budget
         self.held = 0
 
-    def take(self, number: int) -> None:
-        """Holds so many more; BusyError where they are too many with those of others."""
-        self._room.change(number, self.held)
-        self.held += number
+    def acquire(self, num_bytes: int) -> None:
+        """Hold more bytes; raise BusyError if they exceed the budget together with those of other requests."""
+        self._budget.adjust(num_bytes, self.held)
+        self.held += num_bytes
 
-    def give_back(self, number: int) -> None:
-        """Holds so many less."""
-        self._room.change(-number, self.held)
-        self.held -= number
+    def release(self, num_bytes: int) -> None:
+        """Hold fewer bytes."""
+        self._budget.adjust(-num_bytes, self.held)
+        self.held -= num_bytes
 
 
 class ByteBudget:
-    """Bounds the bytes that all requests hold, for any thread. One request alone may have more."""
+    """Upper bound of the bytes that all requests hold; thread-safe. A single request alone may exceed it."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self.held = 0
 
-    def check(self, number: int, own: int = 0) -> None:
-        """BusyError where `number` bytes are too many for one that holds `own` already."""
-        others = self.held - own
-        if others and self.held + number > self._most:
+    def check(self, num_bytes: int, already_held: int = 0) -> None:
+        """Raise BusyError if a request that holds `already_held` bytes can't have `num_bytes` more."""
+        held_by_others = self.held - already_held
+        if held_by_others and self.held + num_bytes > self._max_bytes:
             raise BusyError("As many bytes wait as are accepted.")
 
-    def change(self, number: int, own: int) -> None:
-        """Takes bytes for one that holds `own`, or gives some back."""
+    def adjust(self, num_bytes: int, already_held: int) -> None:
+        """Acquire bytes for a request that holds `already_held`, or release some if `num_bytes` is negative.
+
+        Raises:
+            BusyError: the budget does not allow them.
+        """
         with self._lock:
-            if number > 0:
-                self.check(number, own)
-            self.held += number
+            if num_bytes > 0:
+                self.check(num_bytes, already_held)
+            self.held += num_bytes
 
     @contextmanager
-    def share(self) -> Iterator[Reservation]:
-        """What a request holds, until it ends."""
-        share = Reservation(self)
+    def reserve(self) -> Iterator[Reservation]:
+        """Yield the reservation of a request, empty at first; release it at the end."""
+        reservation = Reservation(self)
         try:
-            yield share
+            yield reservation
         finally:
-            self.change(-share.held, share.held)
+            self.adjust(-reservation.held, reservation.held)
 
 
-def read_body(sent: Request, most: int, room: ByteBudget, share: Reservation) -> bytes | bytearray:
-    """The body of a request without its Content-Encoding, at most `most` bytes, held in its share.
+def read_body(request: Request, max_bytes: int, budget: ByteBudget, reservation: Reservation) -> bytes | bytearray:
+    """Return the body of a request, decoded from its Content-Encoding; its bytes are held in `reservation`.
 
-    What the header says is refused before anything is read; bytes count once they are there, so that who announces
-    much and sends little takes nothing from others.
+    A body that is too long by its header is refused before anything is read. Bytes are reserved as they arrive, so that
+    a client that announces many and sends few takes none from others.
+
+    Args:
+        request: its stream is read to the end.
+        max_bytes: of the body, before and after decoding.
+        budget: of all requests.
+        reservation: of this request.
 
     Raises:
-        UnsupportedMediaType: its Content-Encoding is none that is known.
-        RequestEntityTooLarge: it is longer, which one in chunks or a compressed one only shows on its way.
-        BusyError: there is no room for it.
-        LateBodyError: it did not arrive in time.
-        GoneError: the client broke off.
-        RequestError: its chunks are damaged, or it is not what its Content-Encoding says.
+        UnsupportedMediaType: its Content-Encoding is unknown.
+        RequestEntityTooLarge: it is too long, which is known of a chunked or compressed one only while it is read.
+        BusyError: the budget does not allow it.
+        BodyTimeoutError: it did not arrive in time.
+        ClientDisconnectedError: the client closed the connection.
+        RequestError: its chunks are damaged, or it is not in the named Content-Encoding.
     """
-    codings = codings_of(sent.headers.get("Content-Encoding", ""))
-    if (sent.content_length or 0) > most:
-        refuse(most)
-    room.check(sent.content_length or 0)
+    codings = parse_codings(request.headers.get("Content-Encoding", ""))
+    if (request.content_length or 0) > max_bytes:
+        raise_too_large(max_bytes)
+    budget.check(request.content_length or 0)
     parts: list[bytes] = []
-    arriving = kept_in(parts, at_most(most, received(sent)), share)
+    stored = store(limit_size(read_parts(request), max_bytes), parts, reservation)
     if not codings:
-        return b"".join(arriving)
+        return b"".join(stored)
 
-    def decode(compressed: Iterable[bytes]) -> Iterator[bytes]:
-        return decoded(compressed, codings, lambda pieces: at_most(most, pieces))
+    def decode_body(compressed: Iterable[bytes]) -> Iterator[bytes]:
+        return decode(compressed, codings, lambda pieces: limit_size(pieces, max_bytes))
 
-    length = sum(map(len, decode(arriving)))  # nothing of it is kept: what turns out to be too long takes no memory
-    return whole(parts, length, decode, share)
+    length = sum(map(len, decode_body(stored)))  # nothing decoded is kept: a body that is too long takes no memory
+    return join_decoded(parts, length, decode_body, reservation)
 
 
-def whole(
-    parts: list[bytes], length: int, decode: Callable[[Iterable[bytes]], Iterator[bytes]], share: Reservation
+def join_decoded(
+    parts: list[bytes], length: int, decode_body: Callable[[Iterable[bytes]], Iterator[bytes]], reservation: Reservation
 ) -> bytearray:
-    """The `length` bytes that compressed parts come to, held in a share in their place."""
-    share.take(length)
+    """Return the `length` decoded bytes of compressed parts; they replace the parts in the reservation."""
+    reservation.acquire(length)
     body = bytearray(length)
-    place = 0
-    for piece in decode(parts):
-        body[place : place + len(piece)] = piece
-        place += len(piece)
-    share.give_back(sum(map(len, parts)))
+    position = 0
+    for piece in decode_body(parts):
+        body[position : position + len(piece)] = piece
+        position += len(piece)
+    reservation.release(sum(map(len, parts)))
     return body
 
 
-def received(sent: Request) -> Iterator[bytes]:
-    """What arrives of a body, in parts; GoneError where it ends before its length."""
+def read_parts(request: Request) -> Iterator[bytes]:
+    """Yield the parts of a body as they arrive; raise ClientDisconnectedError if it is shorter than announced."""
     length = 0
-    while part := read_part(sent):
+    while part := read_part(request):
         length += len(part)
         yield part
-    if length < (sent.content_length or 0):
+    if length < (request.content_length or 0):
         raise ClientDisconnectedError("The client broke off.")
 
 
-def at_most(most: int, parts: Iterable[bytes]) -> Iterator[bytes]:
-    """The parts; RequestEntityTooLarge once they are more than `most` bytes together."""
+def limit_size(parts: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
+    """Yield the parts; raise RequestEntityTooLarge once they have more than `max_bytes` together."""
     length = 0
     for part in parts:
         length += len(part)
-        if length > most:
-            refuse(most)
+        if length > max_bytes:
+            raise_too_large(max_bytes)
         yield part
 
 
-def kept_in(kept: list[bytes], parts: Iterable[bytes], share: Reservation) -> Iterator[bytes]:
-    """The parts, each held in a share and appended to `kept` before it is handed on."""
+def store(parts: Iterable[bytes], storage: list[bytes], reservation: Reservation) -> Iterator[bytes]:
+    """Yield the parts, each after it is added to the reservation and to `storage`."""
     for part in parts:
-        share.take(len(part))
-        kept.append(part)
+        reservation.acquire(len(part))
+        storage.append(part)
         yield part
 
 
-def read_part(sent: Request) -> bytes:
-    """The next bytes of a body; none at its end."""
+def read_part(request: Request) -> bytes:
+    """Return the next bytes of a body, none at its end.
+
+    Raises:
+        BodyTimeoutError: they did not arrive in time.
+        ClientDisconnectedError: the client closed the connection.
+        RequestError: a chunk is damaged.
+    """
     try:
-        return sent.stream.read(PART)
+        return request.stream.read(READ_BYTES)
     except TimeoutError as exc:
         raise BodyTimeoutError("The request did not arrive in time.") from exc
     except OSError as exc:
@@ -148,5 +164,6 @@ def read_part(sent: Request) -> bytes:
         raise RequestError("The body's chunks are damaged.") from exc
 
 
-def refuse(most: int) -> NoReturn:
-    raise RequestEntityTooLarge(f"The body is larger than {most / 1e6:g} MB, the most for one request.")
+def raise_too_large(max_bytes: int) -> NoReturn:
+    """Raise RequestEntityTooLarge."""
+    raise RequestEntityTooLarge(f"The body is larger than {max_bytes / 1e6:g} MB, the most for one request.")

@@ -1,4 +1,4 @@
-"""Compressed bodies: the codings that `Content-Encoding` names, and a body's bytes -> what they were before, in pieces.
+"""Decoding of compressed bodies: the codings of a header `Content-Encoding`; compressed parts -> decoded pieces.
 
 HTTP's codings are in RFC 9110, 8.4.1; gzip is RFC 1952, and `deflate` is zlib's format (RFC 1950), although some
 clients send it without zlib's frame (RFC 1951).
@@ -14,21 +14,22 @@ from werkzeug.exceptions import UnsupportedMediaType
 
 from florence_tagger.errors import RequestError
 
-PIECE = 256 * 1024  # bytes that come out at a time
-SLICE = 64 * 1024  # bytes that go in at a time: what is left of them is copied for each piece
-MAX_CODINGS = 2  # one over the other; each takes as much work as the body itself
-MAX_MEMBERS = 10_000  # of a gzip file; empty ones cost time and bring nothing
+PIECE = 256 * 1024  # maximum bytes of a decoded piece
+SLICE = 64 * 1024  # maximum bytes of a compressed input: zlib copies the unconsumed ones for each piece
+MAX_CODINGS = 2  # nested; each costs as much time as the body itself
+MAX_MEMBERS = 10_000  # of a gzip file; empty ones cost time without any output
 
 GZIP, ZLIB, RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS  # zlib's names of the formats
 
 
 @dataclass(frozen=True)
 class Coding:
-    """A coding of HTTP.
+    """A content coding of HTTP.
 
     Attributes:
-        format_of: zlib's name of the format, by a body's first two bytes.
-        max_members: how many compressed streams may follow each other.
+        name: in the header.
+        format_of: returns zlib's `wbits` of the format from a body's first two bytes.
+        max_members: maximum number of concatenated compressed streams.
     """
 
     name: str
@@ -37,9 +38,9 @@ class Coding:
 
 
 def deflate_format(head: bytes) -> int:
-    """Return zlib's format where the first two bytes are its header, else that of a bare stream.
+    """Return the format with zlib's frame if the first two bytes are its header, else that of a raw stream.
 
-    A bare stream never begins so: it would be a stored block with padding that is not zero.
+    A raw stream never begins like this: it would be a stored block whose padding is not zero.
     """
     framed = len(head) == 2 and head[0] & 15 == zlib.DEFLATED and int.from_bytes(head, "big") % 31 == 0
     return ZLIB if framed else RAW
@@ -50,13 +51,13 @@ CODINGS = {"gzip": GZIP_CODING, "x-gzip": GZIP_CODING, "deflate": Coding("deflat
 ACCEPTED = "gzip, deflate"
 
 
-def codings_of(header: str) -> list[Coding]:
-    """Return the codings that a header `Content-Encoding` names, in the order in which they were applied.
+def parse_codings(header: str) -> list[Coding]:
+    """Return the codings in a header `Content-Encoding`, in the order in which they were applied.
 
     Raises:
-        UnsupportedMediaType: it names another one, or too many.
+        UnsupportedMediaType: a coding is not supported, or there are too many.
     """
-    names = [name for one in header.split(",") if (name := one.strip().lower()) not in ("", "identity")]
+    names = [name for item in header.split(",") if (name := item.strip().lower()) not in ("", "identity")]
     unknown = [name for name in names if name not in CODINGS]
     if unknown or len(names) > MAX_CODINGS:
         wrong = f"is {', '.join(unknown)[:50]}" if unknown else f"has {len(names)} codings, at most {MAX_CODINGS} do"
@@ -64,42 +65,43 @@ def codings_of(header: str) -> list[Coding]:
     return [CODINGS[name] for name in names]
 
 
-def decoded(
-    parts: Iterable[bytes], codings: Iterable[Coding], bounded: Callable[[Iterable[bytes]], Iterator[bytes]]
+def decode(
+    parts: Iterable[bytes], codings: Iterable[Coding], limit: Callable[[Iterable[bytes]], Iterator[bytes]]
 ) -> Iterator[bytes]:
-    """Undo codings, the last one first; `bounded` watches the bytes that each of them gives.
+    """Return the decoded pieces, undoing the last coding first; `limit` wraps the output of each coding.
 
     Raises:
-        RequestError: the bytes are not what a coding makes.
+        RequestError: the bytes are not in one of the codings, raised while iterating.
     """
-    return reduce(lambda inner, coding: bounded(inflate(inner, coding)), reversed([*codings]), iter(parts))
+    return reduce(lambda inner, coding: limit(inflate(inner, coding)), reversed([*codings]), iter(parts))
 
 
 def inflate(parts: Iterable[bytes], coding: Coding) -> Iterator[bytes]:
-    """Undo one coding, in pieces of at most PIECE bytes."""
+    """Undo one coding; yield pieces of at most PIECE bytes."""
     stream: Any = None
     members = 0
     try:
-        for part in slices(parts):
+        for part in split_parts(parts):
             rest = part
             while rest:
                 if stream is None or stream.eof:
                     members += 1
                     if members > coding.max_members:
-                        raise damaged(coding, f"it goes on after its end, or has more than {coding.max_members} parts")
+                        reason = f"it goes on after its end, or has more than {coding.max_members} parts"
+                        raise coding_error(coding, reason)
                     stream = zlib.decompressobj(coding.format_of(rest[:2]))
                 yield stream.decompress(rest, PIECE)
                 rest = stream.unconsumed_tail or stream.unused_data
-        while stream is not None and (piece := stream.decompress(b"", PIECE)):  # what zlib still held back
+        while stream is not None and (piece := stream.decompress(b"", PIECE)):  # bytes still buffered in zlib
             yield piece
     except zlib.error as exc:
-        raise damaged(coding, "it is damaged, or something else") from exc
+        raise coding_error(coding, "it is damaged, or something else") from exc
     if stream is None or not stream.eof:
-        raise damaged(coding, "it ends too early")
+        raise coding_error(coding, "it ends too early")
 
 
-def slices(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Cut parts into smaller ones; the first has two bytes, unless there are no more."""
+def split_parts(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield slices of at most SLICE bytes; the first has at least two bytes unless there are fewer in all."""
     head = b""
     for part in parts:
         part = head + part
@@ -110,6 +112,6 @@ def slices(parts: Iterable[bytes]) -> Iterator[bytes]:
         yield head
 
 
-def damaged(coding: Coding, why: str) -> RequestError:
-    """Return what is said of a body that is not what its header says."""
-    return RequestError(f"The body is not {coding.name}, as its Content-Encoding says: {why}.")
+def coding_error(coding: Coding, reason: str) -> RequestError:
+    """Return the error of a body that is not in the coding of its header."""
+    return RequestError(f"The body is not {coding.name}, as its Content-Encoding says: {reason}.")

@@ -1,6 +1,6 @@
-"""Detect's envelope: what became of the documents of a request -> the answer in its form.
+"""Detect's envelope: the outcomes of a request's documents -> the answer to the request.
 
-The user's own document (tests/contract) has the last word on names and forms.
+The user's own document (tests/contract) is authoritative for names and types.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from florence_tagger.web.request import ProcessRequest
 
 
 class IndexResponse(BaseModel):
-    """The form of every answer of `/process`; names, types and defaults are those of the user's document."""
+    """Schema of every answer of `/process`; names, types and defaults are those of the user's document."""
 
     model_config = ConfigDict(
         title="Index_Response",
@@ -54,41 +54,41 @@ class IndexResponse(BaseModel):
     ram_used: str = Field("", description="The machine's used memory, GB (10^9 bytes).", examples=["6.43"])
 
 
-def name_of(document: Any, place: int) -> str:
-    """What a document is called among the untreated ones: its id, or its place where it has none."""
+def document_name(document: Any, index: int) -> str:
+    """Return the name of a document among the untreated ones: its id, or its index if it has none."""
     identity = document.get("id") if isinstance(document, dict) else None
     if isinstance(identity, str | int | float) and not isinstance(identity, bool) and identity != "":
         return str(identity)
-    return f"documents[{place}]"
+    return f"documents[{index}]"
 
 
 def answer(request: ProcessRequest, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The envelope of a request that was treated, its documents one by one."""
+    """Return the envelope of a request whose documents were processed, each with its own outcome."""
     data: list[Any] = []
     untreated: list[dict[str, str]] = []
-    for place, (document, outcome) in enumerate(zip(request.documents, outcomes, strict=True)):
+    for index, (document, outcome) in enumerate(zip(request.documents, outcomes, strict=True)):
         if isinstance(outcome, DocumentError):
-            untreated.append({name_of(document, place): str(outcome)})
+            untreated.append({document_name(document, index): str(outcome)})
         else:
-            data.append(treated(document, outcome, request))
+            data.append(answer_document(document, outcome, request))
     return envelope(HTTPStatus.OK, "Success", data=data, untreated=untreated)
 
 
-def treated(document: dict[str, Any], result: DocumentResult, request: ProcessRequest) -> dict[str, Any]:
-    """A document with its content replaced by what was found in it, everything else as it came."""
+def answer_document(document: dict[str, Any], result: DocumentResult, request: ProcessRequest) -> dict[str, Any]:
+    """Return a document with its content replaced by its counts or probabilities; all other fields are unchanged."""
     frame_results = filter_by_score(result.frames, request.min_score)
-    source = document["source"] | {"content": found_in(frame_results, request)}
+    source = document["source"] | {"content": document_content(frame_results, request)}
     if request.return_boxes:
-        places = [place_of(frame, frame_result) for frame, frame_result in enumerate(frame_results)]
-        tiles = [{"tiles": [list(tile) for tile in one.tiles]} if one.tiles else {} for one in frame_results]
+        positions = [frame_position(index, frame_result) for index, frame_result in enumerate(frame_results)]
         source["detections"] = [
-            detection_of(detection) | place
-            for place, frame_result in zip(places, frame_results, strict=True)
+            detection_fields(detection) | position
+            for position, frame_result in zip(positions, frame_results, strict=True)
             for detection in frame_result.detections
         ]
-        source["frames"] = [
-            place | cut for place, cut in zip(places, tiles, strict=True)
-        ]  # those with nothing in them, too
+        source["frames"] = [  # all of them, also those without detections
+            position | tile_fields(frame_result)
+            for position, frame_result in zip(positions, frame_results, strict=True)
+        ]
         if result.truncated:
             source["truncated"] = True
         if result.incomplete:
@@ -96,33 +96,40 @@ def treated(document: dict[str, Any], result: DocumentResult, request: ProcessRe
     return document | {"source": source}
 
 
-def detection_of(detection: Detection) -> dict[str, Any]:
-    """A detection as an answer lists it, with the number of its track where it has one."""
+def detection_fields(detection: Detection) -> dict[str, Any]:
+    """Return a detection as in an answer, with the number of its track if it has one."""
     track = {} if detection.track is None else {"track": detection.track}
     return {"label": detection.label, "score": detection.score, "box": list(detection.box)} | track
 
 
-def found_in(frame_results: Sequence[FrameResult], request: ProcessRequest) -> list[dict[str, Any]]:
-    """Counts in the order of the alphabet, or labels and their probabilities, the most probable first."""
-    most = max_labels_for(request.num_labels, request.rules)
+def tile_fields(frame_result: FrameResult) -> dict[str, Any]:
+    """Return the tiles of a frame as in an answer, nothing if it was not cut."""
+    return {"tiles": [list(tile) for tile in frame_result.tiles]} if frame_result.tiles else {}
+
+
+def document_content(frame_results: Sequence[FrameResult], request: ProcessRequest) -> list[dict[str, Any]]:
+    """Return the counts in alphabetical order of the label, or the probabilities, the most probable label first."""
+    max_labels = max_labels_for(request.num_labels, request.rules)
     if request.output == "probabilities":
         probabilities = label_probabilities(frame_results, request.rules.classes)
-        return [{"label": label, "probability": probabilities[label]} for label in top_labels(probabilities, most)]
-    return as_content(count_document(frame_results, request.rules), most)
+        return [
+            {"label": label, "probability": probabilities[label]} for label in top_labels(probabilities, max_labels)
+        ]
+    return as_content(count_document(frame_results, request.rules), max_labels)
 
 
-def place_of(frame: int, frame_result: FrameResult) -> dict[str, Any]:
-    """Where in a document a frame is: its frame from 0, the page from 1 or the time in seconds."""
-    place: dict[str, Any] = {"frame": frame}
+def frame_position(index: int, frame_result: FrameResult) -> dict[str, Any]:
+    """Return the position of a frame in its document: index from 0, page from 1, time in seconds."""
+    position: dict[str, Any] = {"frame": index}
     if frame_result.page is not None:
-        place["page"] = frame_result.page
+        position["page"] = frame_result.page
     if frame_result.time_s is not None:
-        place["time_s"] = round(frame_result.time_s, 3)
-    return place
+        position["time_s"] = round(frame_result.time_s, 3)
+    return position
 
 
 def failure(status: HTTPStatus, error: str) -> dict[str, Any]:
-    """The envelope of a request that could not be treated at all."""
+    """Return the envelope of a request that failed as a whole."""
     return envelope(status, status.phrase, error=error)
 
 
@@ -133,9 +140,9 @@ def envelope(
     untreated: Sequence[dict[str, str]] = (),
     error: str = "",
 ) -> dict[str, Any]:
-    """The form of every answer of `/process`."""
+    """Return an answer of `/process`, with the current use of memory."""
     memory = psutil.virtual_memory()
-    form = IndexResponse.model_construct(  # what we say ourselves needs no checks
+    response = IndexResponse.model_construct(  # not validated: all values are the service's own
         status={"code": int(status), "message": message},
         data=list(data),
         error=error,
@@ -145,4 +152,4 @@ def envelope(
         memory_used=f"{memory.percent:.1f}",
         ram_used=f"{memory.used / 1e9:.2f}",
     )
-    return dict(form)
+    return dict(response)

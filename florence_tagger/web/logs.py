@@ -1,4 +1,4 @@
-"""The form of the log's lines, each with the job that it is about. The only user of python-json-logger."""
+"""Format of the log's lines, each with the id of its job. The only module that uses python-json-logger."""
 
 import logging
 from contextvars import ContextVar
@@ -7,16 +7,17 @@ from typing import Any, Literal
 from gunicorn.glogging import Logger
 from pythonjsonlogger.json import JsonFormatter
 
-job_id: ContextVar[str] = ContextVar("job_id", default="")  # of the request that the thread at hand treats
+job_id: ContextVar[str] = ContextVar("job_id", default="")  # of the request that the current thread handles
 
 TEXT = "%(asctime)s %(levelname)s %(name)s%(in_job)s: %(message)s"
 RENAMED = {"levelname": "level", "name": "logger", "asctime": "time"}
 
 
 class JobFilter(logging.Filter):
-    """Adds the job to each record."""
+    """A filter that adds the id of the job to each record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Add the id of the job and keep the record."""
         job = job_id.get()
         record.in_job = f" job {job}" if job else ""
         if job:
@@ -25,15 +26,16 @@ class JobFilter(logging.Filter):
 
 
 class JsonLines(JsonFormatter):
-    """One JSON object a line."""
+    """A format of one JSON object per line."""
 
     def process_log_record(self, log_data: dict[str, object]) -> dict[str, object]:
+        """Drop the field of the text format."""
         log_data.pop("in_job", None)
         return log_data
 
 
 def configure_logs(log_format: Literal["text", "json"]) -> None:
-    """Sends the log to standard error in the form that is wanted."""
+    """Write the log to standard error in the given format."""
     handler = logging.StreamHandler()
     handler.addFilter(JobFilter())
     if log_format == "json":
@@ -44,9 +46,10 @@ def configure_logs(log_format: Literal["text", "json"]) -> None:
 
 
 class Logs(Logger):  # type: ignore[misc]
-    """gunicorn's own lines, sent where all others go."""
+    """The logger of gunicorn, whose lines go to the log of the service."""
 
     def setup(self, cfg: Any) -> None:
+        """Replace gunicorn's handlers by those of the root logger."""
         super().setup(cfg)
         self.error_log.handlers.clear()
         self.error_log.propagate = True

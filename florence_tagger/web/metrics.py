@@ -1,4 +1,4 @@
-"""What the service counts, in Prometheus' words; `docs/operations.md` has the names. The only user of its library."""
+"""Metrics of the service for Prometheus, listed in `docs/operations.md`. The only module that uses its library."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from florence_tagger.telemetry import Stage, Telemetry
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-CLIENT_GONE = 499  # nginx' code for it; only the log and the metrics see it
+CLIENT_GONE = 499  # as in nginx; it occurs in the log and the metrics only
 FRAMES = (1, 2, 4, 8, 16, 32, 64)
 
-# What becomes of requests; codes that are not listed are one reason, so that their number is bounded.
+# Labels of requests by status; all other codes share one label, so that the number of labels is bounded.
 REASONS = {
     HTTPStatus.OK: "ok",
     HTTPStatus.BAD_REQUEST: "bad_request",
@@ -36,7 +36,7 @@ REASONS = {
 
 
 class Metrics(Telemetry):
-    """Counters and histograms of one service, for any thread."""
+    """Counters and histograms of one service; thread-safe."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -77,36 +77,40 @@ class Metrics(Telemetry):
             self._stages.labels(stage)
         ProcessCollector(registry=registry)
 
-    def add(self, collector: Collector) -> None:
-        """Has numbers that are kept elsewhere told with the others."""
+    def register(self, collector: Collector) -> None:
+        """Add the metrics of a collector to the output."""
         self._registry.register(collector)
 
     def text(self) -> bytes:
-        """All numbers, as Prometheus reads them."""
+        """Return all metrics in the text format of Prometheus."""
         return in_text(self._registry)
 
     def count_request(self, code: int, seconds: float) -> None:
-        """A request was answered with an HTTP code after so many seconds."""
+        """Count a request by the HTTP code of its answer, and observe its duration."""
         reason = REASONS.get(code, "other")
         self._requests.labels(reason).inc()
         self._request_seconds.labels(reason).observe(seconds)
 
     def count_document(self, outcome: Outcome) -> None:
-        """A document is done with."""
+        """Count a finished document by its outcome."""
         self._documents.labels(outcome.reason if isinstance(outcome, DocumentError) else "treated").inc()
         if not isinstance(outcome, DocumentError):
             self._tracks.inc(outcome.tracks)
 
     def observe_stage(self, stage: Stage, seconds: float) -> None:
+        """Observe the duration of a stage."""
         self._stages.labels(stage).observe(seconds)
 
     def observe_step(self, num_sequences: int) -> None:
+        """Observe the number of sequences in a decode step."""
         self._batch.observe(num_sequences)
 
     def observe_tiles(self, num_tiles: int) -> None:
+        """Count the tiles of a document."""
         self._tiles.inc(num_tiles)
 
     def observe_result(self, frame_result: FrameResult) -> None:
+        """Count the tokens and objects of a frame, and a truncated answer."""
         self._tokens.inc(frame_result.tokens)
         self._objects.inc(len(frame_result.detections))
         self._truncated.inc(frame_result.truncated)
@@ -114,30 +118,38 @@ class Metrics(Telemetry):
 
 @dataclass(frozen=True)
 class Gauge:
-    """A number that is read where it is kept, when it is asked for."""
+    """A metric whose value is read when Prometheus scrapes it.
+
+    Attributes:
+        name: of the metric.
+        description: for Prometheus.
+        read: returns the value.
+        is_counter: the value never decreases.
+    """
 
     name: str
-    meaning: str
+    description: str
     read: Callable[[], float]
-    counts: bool = False  # it only grows
+    is_counter: bool = False
 
 
 class GaugeCollector(Collector):
-    """Tells readings, and what the service consists of."""
+    """Collector of gauges, and of the versions and devices of a service."""
 
-    def __init__(self, readings: tuple[Gauge, ...], info: Callable[[], dict[str, str]]) -> None:
-        self._readings = readings
+    def __init__(self, gauges: tuple[Gauge, ...], info: Callable[[], dict[str, str]]) -> None:
+        self._gauges = gauges
         self._info = info
 
     def collect(self) -> Iterator[Metric]:
-        for one in self._readings:
-            family = CounterMetricFamily if one.counts else GaugeMetricFamily
-            yield family(one.name, one.meaning, one.read())
+        """Yield the current value of each gauge, and the info metric."""
+        for gauge in self._gauges:
+            family = CounterMetricFamily if gauge.is_counter else GaugeMetricFamily
+            yield family(gauge.name, gauge.description, gauge.read())
         yield InfoMetricFamily("florence_model", "What treats the documents.", self._info())
 
 
-def memory_of(pids: list[int]) -> float:
-    """The resident memory of processes, bytes; those that ended meanwhile have none."""
+def resident_memory(pids: list[int]) -> float:
+    """Return the resident memory of processes, bytes, without those that have ended."""
     total = 0
     for pid in pids:
         try:

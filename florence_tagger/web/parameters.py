@@ -1,4 +1,4 @@
-"""The JSON object that `/process` takes: parser of its parameters and, by pydantic, their schema in /openapi.json."""
+"""The JSON object in a request to `/process`: validation of its parameters, and their schema in /openapi.json."""
 
 import re
 from functools import lru_cache
@@ -19,21 +19,21 @@ from pydantic import (
 from florence_tagger.config import TilesField
 from florence_tagger.counting import DEFAULT_LABELS, MAX_LABELS
 from florence_tagger.media.sampling import Sampling
-from florence_tagger.prompts import MAX_TEXT, task_named
+from florence_tagger.prompts import MAX_TEXT, task_for
 from florence_tagger.rules import MAX_CLASSES, MAX_NAME
 from florence_tagger.schemas import Task, Tiles, VideoCount
 
-BLANK = r"[ \t\r\n]"  # BLANKS as an expression
+BLANK = r"[ \t\r\n]"  # the characters of `prompts.BLANKS`
 NOT_BLANK = BLANK.replace("[", "[^")
 
-# What a string has to look like to stand for a number, in the part of the language that JSON Schema shares with Python.
+# Patterns of strings that are accepted as numbers, in the regular expressions that JSON Schema shares with Python.
 NUMERALS = {
     int: rf"^{BLANK}*[0-9]+{BLANK}*$",
     float: rf"^{BLANK}*([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?{BLANK}*$",
 }
 MAX_NUMERAL = 20  # characters
 
-# A picture of one pixel: the examples in the documentation can be sent as they are.
+# A picture of one pixel, so that the examples in the documentation can be sent.
 EXAMPLE_FILE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
 EXAMPLE = {
     "id": "7587bcb2-4ea6-4a64-a426-040b40bf414b",
@@ -48,40 +48,44 @@ EXAMPLE = {
 }
 
 
-def written(text: str) -> str:
-    """A text that can be written as UTF-8; JSON also has half characters, which can't."""
+def check_encodable(text: str) -> str:
+    """Return the text; raise UnicodeEncodeError if it has lone surrogates, which JSON allows and UTF-8 does not."""
     text.encode()
     return text
 
 
-def video_count_named(name: Any) -> Any:
-    """Return what stands for a count in a video by its name; what is none as it came."""
-    return next((one for one in VideoCount if one == name), name)
+def video_count_for(name: Any) -> Any:
+    """Return the `VideoCount` of a name, or any other value unchanged."""
+    return next((video_count for video_count in VideoCount if video_count == name), name)
 
 
 def add_leniencies(schema: dict[str, Any]) -> None:
-    """Adds to the schema of `RequestBody` what else is understood, and which tasks need a text or classes.
+    """Add the other accepted values of each field to a schema of `RequestBody`, and which tasks need text or classes.
 
-    What a field really is comes first, and what else it may be are plain types: of an `enum` for null and the empty
-    string generators of clients make a class for each field.
+    The exact type of a field comes first. The alternatives are plain types: for an `enum` of null and the empty string,
+    generators of clients make a class for each field.
     """
-    del schema["properties"]["num_classes"]["default"]  # generated clients send defaults: num_labels would not do alone
+    del schema["properties"]["num_classes"]["default"]  # generated clients send it, even beside num_labels
     for name, field in schema["properties"].items():
         if name != "documents":
             exact = {key: field.pop(key) for key in tuple(field) if key not in ("description", "default", "title")}
             alternatives = exact.get("anyOf", [exact])
             field["anyOf"] = [*alternatives, *strings_for(alternatives[0]), {"type": "null"}]
-    schema["if"] = {"properties": {"prompt": {"enum": [t for t in Task if t.takes_text]}}, "required": ["prompt"]}
+    tasks = [task for task in Task if task.takes_text]
+    schema["if"] = {"properties": {"prompt": {"enum": tasks}}, "required": ["prompt"]}
     text = {"properties": {"text": {"type": "string", "pattern": NOT_BLANK}}, "required": ["text"]}
     classes = {"properties": {"classes": {"type": "array"}}, "required": ["classes"]}
     schema["then"] = {"oneOf": [text, classes]}
 
 
 def strings_for(exact: dict[str, Any]) -> list[dict[str, Any]]:
-    """The strings that are understood in the place of what a schema describes: numerals, and the empty one."""
+    """Return the schemas of strings that are accepted instead of a value: numerals, and the empty string."""
     if numeral := {"integer": NUMERALS[int], "number": NUMERALS[float]}.get(exact["type"]):
         return [{"type": "string", "pattern": f"^$|{numeral}", "maxLength": MAX_NUMERAL}]
     return [] if exact["type"] == "string" and "enum" not in exact else [{"const": ""}]
+
+
+ClassName = Annotated[str, Field(max_length=MAX_NAME, pattern=NOT_BLANK), AfterValidator(check_encodable)]
 
 
 class RequestBody(BaseModel):
@@ -111,19 +115,19 @@ class RequestBody(BaseModel):
         description="Another name of num_labels; where both are given they must be equal.",
     )
     prompt: Annotated[
-        Task, BeforeValidator(task_named), WithJsonSchema({"type": "string", "enum": [str(task) for task in Task]})
+        Task, BeforeValidator(task_for), WithJsonSchema({"type": "string", "enum": [str(task) for task in Task]})
     ] = Field(
         Task.OBJECT_DETECTION,
         description="The task of Florence-2; its name may be in lower case and in <brackets>, too.",
     )
-    text: Annotated[str, AfterValidator(written)] = Field(
+    text: Annotated[str, AfterValidator(check_encodable)] = Field(
         "",
         max_length=MAX_TEXT,
         description="What to look for, of the tasks that need it: "
         + " and ".join(task for task in Task if task.takes_text)
         + ". Several things have <and> between them.",
     )
-    classes: list[Annotated[str, Field(max_length=MAX_NAME, pattern=NOT_BLANK), AfterValidator(written)]] = Field(
+    classes: list[ClassName] = Field(
         default_factory=list,
         min_length=1,
         max_length=MAX_CLASSES,
@@ -151,8 +155,8 @@ class RequestBody(BaseModel):
     )
     video_count: Annotated[
         VideoCount,
-        BeforeValidator(video_count_named),
-        WithJsonSchema({"type": "string", "enum": [str(one) for one in VideoCount]}),
+        BeforeValidator(video_count_for),
+        WithJsonSchema({"type": "string", "enum": [str(video_count) for video_count in VideoCount]}),
     ] = Field(
         VideoCount.PEAK,
         description="Of a video, the most in any one frame, or how many different ones pass; detections then have the "
@@ -164,32 +168,39 @@ class RequestBody(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def understand(cls, values: Any) -> Any:
-        """Leaves out what stands for a default (null and the empty string) and reads the numbers in strings."""
+    def normalize(cls, values: Any) -> Any:
+        """Leave out null and empty strings, which stand for the defaults, and convert strings to numbers."""
         if not isinstance(values, dict):
             return values
-        given = {name: values[name] for name in cls.model_fields if values.get(name) not in (None, "")}
-        return {name: number_in(value, cls.model_fields[name].annotation) for name, value in given.items()}
+        explicit = {name: values[name] for name in cls.model_fields if values.get(name) not in (None, "")}
+        return {name: parse_number(value, cls.model_fields[name].annotation) for name, value in explicit.items()}
 
 
-def number_in(value: Any, kind: Any) -> Any:
-    """A value of a field of a kind: the number that a string says or a fraction comes to; anything else as it is."""
-    kind = int if kind == TilesField else kind
-    if kind not in NUMERALS:
+def parse_number(value: Any, field_type: Any) -> Any:
+    """Return the number of a numeral or of an integral float, according to the type of the field; else the value."""
+    number_type = int if field_type == TilesField else field_type
+    if number_type not in NUMERALS:
         return value
-    if isinstance(value, str) and len(value) <= MAX_NUMERAL and re.search(NUMERALS[kind], value):
-        return kind(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
+    if isinstance(value, str) and len(value) <= MAX_NUMERAL and re.search(NUMERALS[number_type], value):
+        return number_type(value)
+    if number_type is int and isinstance(value, float) and value.is_integer():
         return int(value)  # JSON Schema calls 5.0 an integer
     return value
 
 
 @lru_cache
 def body_type(max_documents: int, sampling: Sampling, tiles: Tiles = 1) -> type[RequestBody]:
-    """`RequestBody` with the bounds and defaults of a service: at most `max_documents`, frames as of `sampling`."""
-    fields = {"documents": bounded("documents", MaxLen(max_documents), ...), "tiles": with_default("tiles", tiles)} | {
-        name: bounded(name, Le(most), most)
-        for name, most in (
+    """Return `RequestBody` with the bounds and defaults of a service.
+
+    Args:
+        max_documents: in a request.
+        sampling: of videos; requests may ask for fewer frames.
+        tiles: default number per side.
+    """
+    fields = {"documents": with_bound("documents", MaxLen(max_documents), ...), "tiles": with_default("tiles", tiles)}
+    fields |= {
+        name: with_bound(name, Le(maximum), maximum)
+        for name, maximum in (
             ("video_fps", sampling.fps),
             ("video_max_frames", sampling.max_frames),
             ("video_max_seconds", sampling.max_seconds),
@@ -199,13 +210,13 @@ def body_type(max_documents: int, sampling: Sampling, tiles: Tiles = 1) -> type[
 
 
 def with_default(name: str, default: Any) -> Any:
-    """A field of `RequestBody` with another default, as `create_model` wants it."""
+    """Return a field of `RequestBody` with another default, in the form for `create_model`."""
     field = RequestBody.model_fields[name]
     return field.annotation, Field(default, description=field.description)
 
 
-def bounded(name: str, bound: BaseMetadata, default: Any) -> Any:
-    """A field of `RequestBody` with one bound more, as `create_model` wants it."""
+def with_bound(name: str, bound: BaseMetadata, default: Any) -> Any:
+    """Return a field of `RequestBody` with an additional bound and another default, in the form for `create_model`."""
     field = RequestBody.model_fields[name]
     return (
         Annotated[(field.annotation, *field.metadata, bound)],
@@ -214,6 +225,6 @@ def bounded(name: str, bound: BaseMetadata, default: Any) -> Any:
 
 
 @lru_cache
-def schema_of(kind: type[RequestBody]) -> dict[str, Any]:
-    """The JSON schema of a body."""
-    return kind.model_json_schema()
+def body_schema(model: type[RequestBody]) -> dict[str, Any]:
+    """Return the JSON schema of a request's body."""
+    return model.model_json_schema()

@@ -1,7 +1,7 @@
-"""A request to `/process`: its bytes -> what is meant, or what is wrong with them and what is accepted.
+"""Parsing of a request to `/process`: bytes -> `ProcessRequest`, or an error with the accepted values.
 
-JSON is read by the standard library, which is as fast as any here, keeps integers of any size, and lets the numbers be
-refused that JSON has not. The parameters are `RequestBody`'s.
+JSON is parsed by the standard library, which is as fast as other parsers here, keeps integers of any size, and allows
+to refuse numbers that JSON does not have. The parameters are those of `RequestBody`.
 """
 
 import json
@@ -19,11 +19,11 @@ from florence_tagger.media.formats import HEAD_BYTES, find_format
 from florence_tagger.media.sampling import Sampling
 from florence_tagger.prompts import prompt_for
 from florence_tagger.schemas import Prompt, Rules, Tiles
-from florence_tagger.web.parameters import RequestBody, body_type, schema_of
+from florence_tagger.web.parameters import RequestBody, body_schema, body_type
 from florence_tagger.wording import json_words
 
-MAX_VALUES = 500  # a document may have, on average over as many as are accepted; Detect's have a dozen
-# Objects and lists in one another: what is deeper might be read, and treated, and then not be written again.
+MAX_VALUES = 500  # per document, on average over the accepted number of documents; those of Detect have a dozen
+# Nested objects and lists: a deeper document might be parsed and processed, but could not be serialized again.
 MAX_DEPTH = 200
 TOO_DEEP = f"The body is nested too deeply: {MAX_DEPTH} objects and lists in one another are accepted."
 
@@ -32,18 +32,18 @@ NO_REQUEST = 'The body must be a JSON object with a list "documents", each with 
 
 @dataclass(frozen=True)
 class ProcessRequest:
-    """A request to `/process`, as it is meant.
+    """A validated request to `/process`.
 
     Attributes:
-        documents: as they came, echoed in the answer.
-        prompt: what the model is asked.
-        output: what stands for a document's content, `counts` or `probabilities`.
-        num_labels: at most so many labels for a document, 0 for all.
-        min_score: boxes of a lower score are left out.
-        return_boxes: whether the answer lists the boxes, too.
+        documents: as in the request; the answer repeats them.
+        prompt: for the model.
+        output: content of a document in the answer, `counts` or `probabilities`.
+        num_labels: maximum number of labels for a document, 0 for all.
+        min_score: detections of a lower score are left out.
+        return_boxes: the answer lists the boxes, too.
         sampling: of videos.
-        rules: how detections become counts.
-        tiles: a side that pictures are looked at in.
+        rules: for counting.
+        tiles: per side of a picture.
     """
 
     documents: list[Any]
@@ -58,70 +58,75 @@ class ProcessRequest:
 
 
 def parse_request(body: bytes | bytearray, max_documents: int, sampling: Sampling, tiles: Tiles = 1) -> ProcessRequest:
-    """Reads the body of a request, which may ask for less than `sampling` and for other `tiles`.
+    """Parse and validate the body of a request.
+
+    Args:
+        body: JSON.
+        max_documents: in the request.
+        sampling: of videos; the request may ask for fewer frames.
+        tiles: per side of a picture, if the request has no others.
 
     Raises:
-        RequestError: it is not JSON, has no list `documents`, or a parameter has a value that is not accepted.
-        TooManyDocumentsError: more documents than `max_documents`.
+        RequestError: the body is not JSON, has no list `documents`, or a parameter has a value that is not accepted.
+        TooManyDocumentsError: there are more documents than `max_documents`.
     """
     try:
         check_values(body, MAX_VALUES * max_documents)
         values = parse_json(body)
     except RequestError as exc:
-        if mistaken := mistaken_for(bytes(body[:HEAD_BYTES])):
-            raise RequestError(f"The body is {mistaken}, not JSON. {NO_REQUEST}") from exc
+        if actual_format := guess_format(bytes(body[:HEAD_BYTES])):
+            raise RequestError(f"The body is {actual_format}, not JSON. {NO_REQUEST}") from exc
         raise
     check_depth(values)
-    kind = body_type(max_documents, sampling, tiles)
+    model = body_type(max_documents, sampling, tiles)
     try:
-        wanted = kind.model_validate(values)
+        parameters = model.model_validate(values)
     except ValidationError as exc:
-        raise refusal(kind, values, [error["loc"] for error in exc.errors(include_url=False)]) from None
+        raise validation_error(model, values, [error["loc"] for error in exc.errors(include_url=False)]) from None
     return ProcessRequest(
-        wanted.documents,
-        prompt_for(wanted.prompt, wanted.text, wanted.classes),
-        wanted.output,
-        num_labels_of(wanted),
-        wanted.min_score,
-        wanted.return_boxes,
-        Sampling(wanted.video_fps, wanted.video_max_frames, wanted.video_max_seconds),
-        Rules(tuple(wanted.classes), wanted.merge_iou, wanted.video_count),
-        wanted.tiles,
+        parameters.documents,
+        prompt_for(parameters.prompt, parameters.text, parameters.classes),
+        parameters.output,
+        num_labels_for(parameters),
+        parameters.min_score,
+        parameters.return_boxes,
+        Sampling(parameters.video_fps, parameters.video_max_frames, parameters.video_max_seconds),
+        Rules(tuple(parameters.classes), parameters.merge_iou, parameters.video_count),
+        parameters.tiles,
     )
 
 
-def check_values(body: bytes | bytearray, most: int) -> None:
-    """RequestError where a JSON text has more values than `most`, more or less, by the marks that they are set off by.
+def check_values(body: bytes | bytearray, max_values: int) -> None:
+    """Raise RequestError if a JSON text has more than about `max_values` values, by its number of delimiters.
 
-    A value takes some thirty times the memory of its two bytes, and none of the other threads runs while it is read.
-    Base64 has none of the marks.
+    A value takes about thirty times the memory of its two bytes, and parsing holds the GIL. Base64 has no delimiters.
     """
-    if sum(body.count(mark) for mark in (b"{", b"[", b",")) > most:
-        raise RequestError(f"The body has more than the {most:,} values accepted.")
+    if sum(body.count(delimiter) for delimiter in (b"{", b"[", b",")) > max_values:
+        raise RequestError(f"The body has more than the {max_values:,} values accepted.")
 
 
 def parse_json(body: bytes | bytearray) -> Any:
-    """The value of a JSON text; RequestError where it is not one (NaN and Infinity are none)."""
+    """Return the value of a JSON text; raise RequestError if it is not JSON, which has no NaN and Infinity."""
 
     def refuse(constant: str) -> NoReturn:
         raise RequestError(f"The body is not JSON: {constant} is not JSON.")
 
-    def finite(number: str) -> float:
+    def parse_finite(number: str) -> float:
         value = float(number)
-        if math.isinf(value):  # it could not be written again
+        if math.isinf(value):  # it could not be serialized again
             raise RequestError(f"The body is not JSON: {number[:20]} is beyond the range of numbers.")
         return value
 
     try:
-        return json.loads(body, parse_constant=refuse, parse_float=finite)
+        return json.loads(body, parse_constant=refuse, parse_float=parse_finite)
     except RecursionError:
         raise RequestError(TOO_DEEP) from None
-    except ValueError as exc:  # JSON, UTF-8, or an integer of too many digits
+    except ValueError as exc:  # invalid JSON or UTF-8, or an integer with too many digits
         raise RequestError(f"The body is not JSON: {json_words(exc)}. {NO_REQUEST}") from exc
 
 
-def mistaken_for(head: bytes) -> str:
-    """What a body that is not JSON is instead, by its first bytes; empty where that is not known."""
+def guess_format(head: bytes) -> str:
+    """Return the format of a body that is not JSON, by its first bytes; empty if it is unknown."""
     if head.startswith(b"--"):
         return "a form in parts (multipart)"
     if head.startswith(b"\x1f\x8b"):
@@ -137,55 +142,61 @@ def mistaken_for(head: bytes) -> str:
 
 
 def check_depth(values: Any) -> None:
-    """RequestError where more objects and lists than MAX_DEPTH are in one another."""
+    """Raise RequestError if more than MAX_DEPTH objects and lists are nested."""
     level = containers_in([values])
     for _ in range(MAX_DEPTH):
-        level = [inner for one in level for inner in containers_in(one)]
+        level = [inner for outer in level for inner in containers_in(outer)]
     if level:
         raise RequestError(TOO_DEEP)
 
 
 def containers_in(container: dict[str, Any] | list[Any]) -> list[dict[str, Any] | list[Any]]:
-    """The objects and lists that are values of one."""
+    """Return the objects and lists among the values of an object or list."""
     values = container.values() if isinstance(container, dict) else container
     return [value for value in values if isinstance(value, dict | list)]
 
 
-def refusal(kind: type[RequestBody], values: Any, places: list[tuple[int | str, ...]]) -> RequestError:
-    """What is wrong with a body's fields at `places`, and what is accepted there."""
-    names = dict.fromkeys(str(place[0]) for place in places if place)
+def validation_error(model: type[RequestBody], values: Any, locations: list[tuple[int | str, ...]]) -> RequestError:
+    """Return the error of a body whose fields at `locations` are invalid, with their values and the accepted ones."""
+    names = dict.fromkeys(str(location[0]) for location in locations if location)
     if not names or "documents" in names:
         documents = values.get("documents") if isinstance(values, dict) else None
         if not isinstance(documents, list):
             return RequestError(NO_REQUEST)
-        (most,) = (bound.max_length for bound in kind.model_fields["documents"].metadata)
-        return TooManyDocumentsError(f"The request has {len(documents)} documents; {most} are accepted.")
-    properties = schema_of(kind)["properties"]
-    return RequestError(" ".join(f"{name} is {shown(values[name])}; {rule(name, properties[name])}" for name in names))
+        (max_documents,) = (bound.max_length for bound in model.model_fields["documents"].metadata)
+        return TooManyDocumentsError(f"The request has {len(documents)} documents; {max_documents} are accepted.")
+    properties = body_schema(model)["properties"]
+    reasons = (f"{name} is {excerpt(values[name])}; {accepted_values(name, properties[name])}" for name in names)
+    return RequestError(" ".join(reasons))
 
 
-def rule(name: str, schema: dict[str, Any]) -> str:
-    """What is accepted for a field."""
+def accepted_values(name: str, schema: dict[str, Any]) -> str:
+    """Return a sentence with the accepted values of a field."""
     source = ", the service's setting" if name in ("video_fps", "video_max_frames", "video_max_seconds") else ""
     return f"accepted is {accepted(schema)}{source}."
 
 
-def shown(value: Any) -> str:
-    """A value for an error message, not too long."""
+def excerpt(value: Any) -> str:
+    """Return a value as JSON for an error message, at most 50 characters."""
     text = json.dumps(value)
     return text if len(text) <= 50 else f"{text[:47]}..."
 
 
-def num_labels_of(wanted: RequestBody) -> int:
-    """`num_labels`, or the name that the user's document also has for it, `num_classes`."""
-    given = {getattr(wanted, name) for name in ("num_labels", "num_classes") if name in wanted.model_fields_set}
-    if len(given) > 1:
+def num_labels_for(parameters: RequestBody) -> int:
+    """Return `num_labels`, which the user's document also calls `num_classes`.
+
+    Raises:
+        RequestError: both are given and differ.
+    """
+    names = [name for name in ("num_labels", "num_classes") if name in parameters.model_fields_set]
+    values = {getattr(parameters, name) for name in names}
+    if len(values) > 1:
         raise RequestError("num_labels and num_classes are the same setting but have different values.")
-    return given.pop() if given else DEFAULT_LABELS
+    return values.pop() if values else DEFAULT_LABELS
 
 
 def content_of(document: Any) -> str | DocumentError:
-    """The base64 text of a document's file, or why it has none."""
+    """Return the base64 text of a document's file, or the error of a document without one."""
     if not isinstance(document, dict):
         return DocumentError("The document is not an object.")
     source = document.get("source")

@@ -1,4 +1,4 @@
-"""What the routes of an application share."""
+"""State that the routes of an application share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ _NAME = "florence_tagger"
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What treats the documents: the model's name with the start of its hash, and the device of each graph."""
+    """The model's name with the start of its hash, and the device of each graph."""
 
     model: str = ""
     device: str = ""
@@ -29,33 +29,37 @@ class Service:
     """The parts of a running service.
 
     Attributes:
-        places: of requests to `/process`; fewer than threads, so that some are always left for the others.
-        room: for the bytes of their bodies.
-        metrics: what is counted.
-        about: tells what treats the documents; the devices are known once the model is loaded.
+        settings: of the service.
+        scheduler: runs the model.
+        pipeline: processes the documents of a request.
+        request_slots: permits for requests to `/process`; fewer than threads, so that other routes always have some.
+        byte_budget: for the bodies of requests.
+        metrics: of the service.
+        model_info: returns the model and its devices, which are known once the model is loaded.
+        jobs: of the service, running and ended.
     """
 
     settings: Settings
     scheduler: Scheduler
     pipeline: Pipeline
-    places: BoundedSemaphore
-    room: ByteBudget
+    request_slots: BoundedSemaphore
+    byte_budget: ByteBudget
     metrics: Metrics
-    about: Callable[[], ModelInfo]
+    model_info: Callable[[], ModelInfo]
     jobs: JobRegistry = field(default_factory=JobRegistry)
 
 
 def request_slots_for(threads: int) -> BoundedSemaphore:
-    """All but a tenth of the threads, and all but two at least."""
+    """Return permits for all threads except a tenth, and except two at least."""
     return BoundedSemaphore(threads - max(threads // 10, 2))
 
 
 def install(app: Flask, service: Service) -> None:
-    """Makes `service` what the routes of `app` find."""
+    """Make `service` available to the routes of `app`."""
     app.extensions[_NAME] = service
 
 
 def current_service() -> Service:
-    """The service of the application that treats the request at hand."""
+    """Return the service of the application that handles the current request."""
     service: Service = current_app.extensions[_NAME]
     return service

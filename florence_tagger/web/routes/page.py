@@ -1,10 +1,10 @@
-"""The page for people, `/`: files that are served as they are. What it shows it asks of /process, in the browser."""
+"""The web page `/`: static files, whose script sends requests to /process."""
 
 from flask import Blueprint, Response, send_from_directory
 
 from florence_tagger.config import SAMPLES
 
-# Its own files, and what the browser itself makes of a file that was chosen (blob:). Scripts may not write markup.
+# Own files, and those that the browser makes of a chosen file (blob:). Scripts may not write markup.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -16,7 +16,7 @@ blueprint = Blueprint("page", __name__, static_folder="page", static_url_path="/
 
 @blueprint.get("/")
 def page() -> Response:
-    """The page itself."""
+    """Return the page."""
     response = send_from_directory(str(blueprint.static_folder), "index.html")
     response.headers["Content-Security-Policy"] = POLICY
     return response
@@ -24,5 +24,5 @@ def page() -> Response:
 
 @blueprint.get("/page/samples/<name>")
 def sample(name: str) -> Response:
-    """A picture or video to try it with."""
+    """Return a sample picture or video."""
     return send_from_directory(SAMPLES, name)

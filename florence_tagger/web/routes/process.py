@@ -104,14 +104,14 @@ def process() -> ResponseReturnValue:
         JobObserver(service, g.job),
     )
     service.scheduler.check()
-    if not service.places.acquire(blocking=False):
+    if not service.request_slots.acquire(blocking=False):
         raise BusyError("As many requests are treated as are accepted.")
     try:
-        with service.room.share() as share:
-            wanted = read_request(service, share)
+        with service.byte_budget.reserve() as reservation:
+            wanted = read_request(service, reservation)
             return jsonify(answer(wanted, treat(service, wanted, context)))
     finally:
-        service.places.release()
+        service.request_slots.release()
 
 
 @blueprint.errorhandler(ClientDisconnectedError)
@@ -120,16 +120,16 @@ def on_gone(error: ClientDisconnectedError) -> ResponseReturnValue:
     return "", CLIENT_GONE
 
 
-def read_request(service: Service, share: Reservation) -> ProcessRequest:
-    """What a request wants; its bytes are held in `share`."""
+def read_request(service: Service, reservation: Reservation) -> ProcessRequest:
+    """Return the parsed request; its bytes are held in `reservation`."""
     settings = service.settings
-    body = read_body(request, int(settings.max_body_mb * 1e6), service.room, share)
+    body = read_body(request, int(settings.max_body_mb * 1e6), service.byte_budget, reservation)
     return parse_request(body, settings.max_documents, sampling_from(settings), settings.tiles)
 
 
 def treat(service: Service, wanted: ProcessRequest, context: RequestContext) -> list[Outcome]:
     """Runs the documents through the pipeline."""
-    about = service.about()
-    service.jobs.change(g.job, documents=len(wanted.documents), model=about.model, device=about.device)
+    model_info = service.model_info()
+    service.jobs.change(g.job, documents=len(wanted.documents), model=model_info.model, device=model_info.device)
     contents = [content_of(document) for document in wanted.documents]
     return service.pipeline.run(contents, wanted.sampling, wanted.prompt, context, wanted.rules, wanted.tiles)

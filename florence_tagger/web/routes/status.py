@@ -1,4 +1,4 @@
-"""The routes that report how the service is: /test, /health-check, /work/status and /metrics."""
+"""The routes that report the state of the service: /test, /health-check, /work/status and /metrics."""
 
 from dataclasses import asdict
 from http import HTTPStatus
@@ -9,7 +9,7 @@ from werkzeug.exceptions import NotFound
 
 from florence_tagger import __version__
 from florence_tagger.errors import NOT_READY
-from florence_tagger.web.metrics import CONTENT_TYPE, Gauge, GaugeCollector, memory_of
+from florence_tagger.web.metrics import CONTENT_TYPE, Gauge, GaugeCollector, resident_memory
 from florence_tagger.web.state import Service, current_service
 
 blueprint = Blueprint("status", __name__)
@@ -17,13 +17,13 @@ blueprint = Blueprint("status", __name__)
 
 @blueprint.get("/test")
 def test() -> ResponseReturnValue:
-    """Whether HTTP works."""
+    """Return OK if HTTP works."""
     return jsonify({"test endpoint is": "OK"})
 
 
 @blueprint.get("/health-check")
 def health_check() -> ResponseReturnValue:
-    """Whether documents can be treated: 503 while the model loads and when it hangs."""
+    """Return OK if documents can be processed, 503 while the model loads and when it hangs."""
     service = current_service()
     scheduler = service.scheduler
     if scheduler.busy_seconds > service.settings.hang_seconds:
@@ -36,12 +36,12 @@ def health_check() -> ResponseReturnValue:
 
 @blueprint.get("/work/status")
 def work_status() -> ResponseReturnValue:
-    """The jobs by their ids, the newest first; `?id=` gives one."""
+    """Return the jobs by their ids, the newest first, or with `?id=` one job."""
     jobs = current_service().jobs
     uid = request.args.get("id")
     if uid is None:
         return jsonify(jobs.all())
-    job = jobs.one(uid)
+    job = jobs.get(uid)
     if job is None:
         raise NotFound(f"There is no job {uid}.")
     return jsonify(job)
@@ -49,12 +49,12 @@ def work_status() -> ResponseReturnValue:
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    """What the service counts."""
+    """Return the metrics of the service for Prometheus."""
     return Response(current_service().metrics.text(), content_type=CONTENT_TYPE)
 
 
-def gauges_of(service: Service) -> GaugeCollector:
-    """What the parts of a service count themselves."""
+def gauges_for(service: Service) -> GaugeCollector:
+    """Return the collector of the values that the parts of a service keep themselves."""
     scheduler, results, decoders = service.scheduler, service.pipeline.cache, service.pipeline.decoders
     return GaugeCollector(
         (
@@ -63,13 +63,15 @@ def gauges_of(service: Service) -> GaugeCollector:
             Gauge("florence_reserved", "Places of the queue that requests have reserved.", lambda: scheduler.reserved),
             Gauge("florence_under_way", "Frames that the model is at.", lambda: scheduler.running),
             Gauge("florence_busy_seconds", "Time since the model began its step.", lambda: scheduler.busy_seconds),
-            Gauge("florence_body_bytes", "Bytes of bodies that requests hold.", lambda: service.room.held),
-            Gauge("florence_result_cache_hits", "Files that were known.", lambda: results.hits, counts=True),
-            Gauge("florence_result_cache_misses", "Files that were not.", lambda: results.misses, counts=True),
+            Gauge("florence_body_bytes", "Bytes of bodies that requests hold.", lambda: service.byte_budget.held),
+            Gauge("florence_result_cache_hits", "Files that were known.", lambda: results.hits, is_counter=True),
+            Gauge("florence_result_cache_misses", "Files that were not.", lambda: results.misses, is_counter=True),
             Gauge("florence_result_cache_entries", "Files whose answers are kept.", lambda: len(results)),
             Gauge(
-                "florence_decoder_memory_bytes", "Memory of the decoder processes.", lambda: memory_of(decoders.pids)
+                "florence_decoder_memory_bytes",
+                "Memory of the decoder processes.",
+                lambda: resident_memory(decoders.pids),
             ),
         ),
-        lambda: {"version": __version__} | asdict(service.about()),
+        lambda: {"version": __version__} | asdict(service.model_info()),
     )
