@@ -196,7 +196,7 @@ def json_content(schema: dict[str, Any]) -> dict[str, Any]:
 
 def blueprint_for(settings: Settings) -> Blueprint:
     """Return the routes /openapi.json and /docs of a service with these settings."""
-    blueprint = Blueprint("openapi", __name__, static_folder="swagger", static_url_path="/docs/swagger")
+    blueprint = Blueprint("openapi", __name__, static_folder="../swagger", static_url_path="/docs/swagger")
     document = describe(settings)
 
     @blueprint.get("/openapi.json")

@@ -11,7 +11,7 @@ POLICY = (
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 
-blueprint = Blueprint("page", __name__, static_folder="page", static_url_path="/page")
+blueprint = Blueprint("page", __name__, static_folder="../page", static_url_path="/page")
 
 
 @blueprint.get("/")
