@@ -66,7 +66,7 @@ def test_a_device_that_fails_while_it_works_is_a_fault(
     def fail(*args: object) -> None:
         raise RuntimeError("Exception from somewhere:1:\nCL_OUT_OF_RESOURCES\n")
 
-    monkeypatch.setattr(doctor, "load_detector", fail)
+    monkeypatch.setattr(doctor, "load_model", fail)
     last = list(check_installation(load_settings()))[-1]
     assert (last.ok, last.what) == (False, "model")
     assert last.text == "it can't be tried: OpenVINO or a driver reports an error, and the log has it"
