@@ -1,1 +1,1 @@
-"""Converts Florence-2 checkpoints to the OpenVINO model folders that `florence_tagger` serves (needs torch)."""
+"""Conversion of Florence-2 checkpoints to the OpenVINO model folders that `florence_tagger` serves (needs torch)."""

@@ -1,4 +1,4 @@
-"""`python -m convert --model CHECKPOINT --output ov_models/NAME`."""
+"""The converter's command line: `python -m convert --model CHECKPOINT --output ov_models/NAME`."""
 
 import logging
 import signal
@@ -46,19 +46,19 @@ def main(
     """
     if calibration and precision not in ("int8", "int4"):
         raise click.UsageError("--calibration goes with --precision int8 or int4.")
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C does: what was begun is removed
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, signal.default_int_handler)
+    for signal_number in (signal.SIGTERM, signal.SIGHUP):  # handled like Ctrl-C: unfinished output is removed
+        if signal.getsignal(signal_number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(signal_number, signal.default_int_handler)
     if verbose:
         logging.basicConfig(format="%(message)s")
         logging.getLogger("convert").setLevel(logging.DEBUG)
     try:
         with Bar() as bar:
             quiet_libraries()
-            # takes seconds: --help does not wait for it
-            from convert.conversion import ConversionOptions, convert, stages_of
+            # Imported here because it takes seconds, which --help need not wait for.
+            from convert.conversion import ConversionOptions, convert, num_stages
 
-            bar.expect(stages_of(precision))
+            bar.set_total(num_stages(precision))
             convert(ConversionOptions(model, output, precision, calibration, revision), bar)
     except ConversionError as exc:
         logger.debug("The conversion ends", exc_info=exc)

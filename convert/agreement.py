@@ -1,4 +1,4 @@
-"""How far two sides' answers for the same pictures agree: token ids, counts, boxes. No side is loaded here."""
+"""Agreement of two models' answers for the same pictures: token ids, counts and boxes; loads no model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from florence_tagger.schemas import Box, Detection
 
 @dataclass(frozen=True)
 class Answer:
-    """What one side says of a picture, and how long it took."""
+    """One model's answer for a picture, and the seconds it took."""
 
     token_ids: tuple[int, ...]
     detections: tuple[Detection, ...]
@@ -21,28 +21,35 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Both sides' answers for a picture, and the cosine of their image features (mean over tokens)."""
+class AnswerPair:
+    """The answers of a model and of the reference for a picture, and the cosine of their image features.
+
+    Attributes:
+        features_cosine: mean over the tokens.
+    """
 
     picture: str
-    ours: Answer
-    theirs: Answer
+    answer: Answer
+    reference: Answer
     features_cosine: float
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far both sides agree in a mode of decoding.
+    """The agreement of a model with the reference in one decoding mode.
 
     Attributes:
-        pictures: compared; ids_equal, counts_equal: of them.
-        tokens: that the reference said.
-        count_error: mean difference of a label's count in a picture, over the labels that either side found;
-            count_errors: the same for each label.
+        pictures: number of pictures compared.
+        ids_equal: number of pictures with equal token ids.
+        counts_equal: number of pictures with equal counts.
+        tokens: number of tokens that the reference generated.
+        count_error: mean difference of a label's count in a picture, over the labels that either model detected.
+        count_errors: the same for each label.
         box_iou: mean over the reference's boxes of the best overlap with a box of the same label.
-        features_cosine: mean over pictures.
-        seconds, reference_seconds: mean of a picture.
-        differing: the pictures whose token ids differ.
+        features_cosine: mean over the pictures.
+        seconds: mean per picture.
+        reference_seconds: mean per picture.
+        differing: the names of the pictures whose token ids differ.
     """
 
     mode: str
@@ -59,56 +66,61 @@ class Agreement:
     differing: tuple[str, ...]
 
 
-def sum_up(mode: str, pairs: Sequence[Pair]) -> Agreement:
-    """The agreement of the pairs of a mode, of which there must be one at least."""
-    differing = tuple(pair.picture for pair in pairs if pair.ours.token_ids != pair.theirs.token_ids)
-    counts = [[count_detections(side.detections) for side in (pair.ours, pair.theirs)] for pair in pairs]
-    apart = [count_errors(ours, theirs) for ours, theirs in counts]
-    errors: dict[str, list[int]] = {}
-    for of_pair in apart:
-        for label, error in of_pair.items():
-            errors.setdefault(label, []).append(error)
+def summarize(mode: str, pairs: Sequence[AnswerPair]) -> Agreement:
+    """Return the agreement over the answers of a decoding mode; `pairs` must not be empty."""
+    differing = tuple(pair.picture for pair in pairs if pair.answer.token_ids != pair.reference.token_ids)
+    pair_errors = [
+        count_errors(count_detections(pair.answer.detections), count_detections(pair.reference.detections))
+        for pair in pairs
+    ]
+    label_errors: dict[str, list[int]] = {}
+    for errors in pair_errors:
+        for label, error in errors.items():
+            label_errors.setdefault(label, []).append(error)
     overlaps = [overlap for pair in pairs for overlap in best_overlaps(pair)]
     return Agreement(
         mode=mode,
         pictures=len(pairs),
         ids_equal=len(pairs) - len(differing),
-        counts_equal=sum(not any(of_pair.values()) for of_pair in apart),
-        tokens=sum(len(pair.theirs.token_ids) for pair in pairs),
-        count_error=mean([error for one in errors.values() for error in one], empty=0.0),
-        count_errors={label: mean(errors[label], empty=0.0) for label in sorted(errors)},
+        counts_equal=sum(not any(errors.values()) for errors in pair_errors),
+        tokens=sum(len(pair.reference.token_ids) for pair in pairs),
+        count_error=mean([error for errors in label_errors.values() for error in errors], empty=0.0),
+        count_errors={label: mean(label_errors[label], empty=0.0) for label in sorted(label_errors)},
         box_iou=mean(overlaps, empty=1.0),
         features_cosine=mean([pair.features_cosine for pair in pairs], empty=1.0),
-        seconds=mean([pair.ours.seconds for pair in pairs], empty=0.0),
-        reference_seconds=mean([pair.theirs.seconds for pair in pairs], empty=0.0),
+        seconds=mean([pair.answer.seconds for pair in pairs], empty=0.0),
+        reference_seconds=mean([pair.reference.seconds for pair in pairs], empty=0.0),
         differing=differing,
     )
 
 
 def mean(values: Sequence[float], empty: float) -> float:
-    """The mean, or `empty` where there is nothing to take it of."""
+    """Return the mean of the values, or `empty` if there are none."""
     return float(np.mean(values)) if values else empty
 
 
 def count_errors(counts: Mapping[str, int], others: Mapping[str, int]) -> dict[str, int]:
-    """Return by how much the counts of each label differ that either side found."""
+    """Return the absolute difference of the two counts of each label that occurs in either."""
     return {label: abs(counts.get(label, 0) - others.get(label, 0)) for label in counts.keys() | others.keys()}
 
 
-def best_overlaps(pair: Pair) -> list[float]:
-    """For each box of the reference the best intersection over union with one of ours of the same label."""
+def best_overlaps(pair: AnswerPair) -> list[float]:
+    """Return the best intersection over union of each reference box with a box of the same label in the answer."""
+    boxes: dict[str, list[Box]] = {}
+    for detection in pair.answer.detections:
+        boxes.setdefault(detection.label, []).append(detection.box)
     return [
-        max((overlap(one.box, other.box) for other in pair.ours.detections if other.label == one.label), default=0.0)
-        for one in pair.theirs.detections
+        max((overlap(expected.box, box) for box in boxes.get(expected.label, ())), default=0.0)
+        for expected in pair.reference.detections
     ]
 
 
 def overlap(box: Box, other: Box) -> float:
-    """Return intersection over union, 1 for equal boxes even if they have no area."""
+    """Return the intersection over union; 1 for equal boxes, even if they have no area."""
     return 1.0 if box == other else iou(box, other)
 
 
 def cosine(a: FloatArray, b: FloatArray) -> float:
-    """The cosine of two arrays' vectors along the last axis, mean over the others."""
+    """Return the cosine of the vectors along the last axis of two arrays, averaged over the other axes."""
     products = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
     return float(products.mean())

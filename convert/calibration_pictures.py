@@ -1,4 +1,4 @@
-"""The pictures of a folder, to calibrate with and to compare on; the service's own code opens them."""
+"""Pictures of a folder for calibration and comparison, decoded by the service's own code."""
 
 from pathlib import Path
 from typing import Any
@@ -13,31 +13,35 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 MAX_PIXELS = 100_000_000
 
 
-def find_pictures(folder: Path, limit: int | None = None, least: int = 1) -> list[Path]:
-    """The first `limit` pictures of a folder, by name; ConversionError where it has fewer than `least`."""
+def find_pictures(folder: Path, limit: int | None = None, min_pictures: int = 1) -> list[Path]:
+    """Return the first `limit` pictures of a folder, by name.
+
+    Raises:
+        ConversionError: the folder can't be read, or has fewer than `min_pictures` pictures.
+    """
     try:
-        found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()]
+        paths = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()]
     except OSError as exc:
         raise ConversionError(f"{folder} can't be read: {system_words(exc)}.") from exc
-    if len(found) < least:
+    if len(paths) < min_pictures:
         raise ConversionError(
-            f"{folder} has {len(found)} pictures ({', '.join(SUFFIXES)}); {least} or more are needed."
+            f"{folder} has {len(paths)} pictures ({', '.join(SUFFIXES)}); {min_pictures} or more are needed."
         )
-    return sorted(found)[:limit]
+    return sorted(paths)[:limit]
 
 
 def read_frame(path: Path, image_size: tuple[int, int]) -> Frame:
-    """The picture in a file at the model's input size (height, width); DocumentError where it can't be read."""
+    """Return the picture in a file at the model's input size (height, width); DocumentError if it can't be read."""
     return open_picture(read_bytes(path), image_size, MAX_PIXELS)
 
 
 def read_rgb(path: Path) -> Any:
-    """The picture in a file in its own size, as Pillow's; DocumentError where it can't be read."""
+    """Return the picture in a file at its original size, as a Pillow image; DocumentError if it can't be read."""
     return open_rgb(read_bytes(path), MAX_PIXELS)
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a picture's file; DocumentError where there is none."""
+    """Return the content of a picture's file; DocumentError if it can't be read."""
     try:
         return path.read_bytes()
     except OSError as exc:

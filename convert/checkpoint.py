@@ -1,7 +1,7 @@
-"""A Florence-2 checkpoint folder in either format: settings checked before anything is computed, weights strictly.
+"""Florence-2 checkpoint folders in either format: all settings are checked first, weights are loaded strictly.
 
 Native is the format of transformers' own `Florence2ForConditionalGeneration` (florence-community on the hub), original
-that of Microsoft's repositories. Whatever the format, the model is the native class. No code of a checkpoint ever runs.
+that of Microsoft's repositories. Both are loaded into the native class. No code of a checkpoint ever runs.
 """
 
 from collections.abc import Set
@@ -15,7 +15,7 @@ from transformers import Florence2Config, Florence2ForConditionalGeneration, Gen
 
 from convert import original
 from convert.conversion_error import VERBOSE, ConversionError
-from convert.disagreements import disagreements
+from convert.disagreements import find_disagreements
 from convert.settings import (
     IMAGE_PROCESSOR,
     PROCESSOR,
@@ -26,7 +26,7 @@ from convert.settings import (
     read_preprocessing,
     refuse_pointer,
 )
-from convert.vision import image_tokens
+from convert.vision import num_image_tokens
 from convert.weights import State, find_weights, fingerprint, read_weights, stored_types
 from florence_tagger.errors import ModelError
 from florence_tagger.florence.decoding import GenerationSettings
@@ -35,21 +35,21 @@ from florence_tagger.wording import system_words
 
 Format = Literal["native", "original"]
 
-# What the text model is called; florence2_language is the original code's name of it.
-TEXT_MODELS = (None, "", "bart", "florence2_language")
+# Accepted types of the text model; florence2_language is the original code's name.
+TEXT_MODEL_TYPES = (None, "", "bart", "florence2_language")
 
-LICENCE_NAMES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")
+LICENSE_PATTERNS = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")
 
-# What transformers and torch raise on configurations with values of other types, lengths or sizes than they expect.
-ODD_CONFIGURATION = (
+# Errors that transformers and torch raise on configuration values of unexpected types, lengths or sizes.
+CONFIGURATION_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
     StrictDataclassError,
 )
 
-# What torch puts into the names of tensors: for a model on several devices, and for a compiled one.
+# Prefixes of tensor names that torch adds: for a model on several devices, and for a compiled one.
 WRAPPERS = ("module", "_orig_mod")
 
-# One tensor under four names, of which a checkpoint may store any.
+# Four names of one tensor; a checkpoint may store any of them.
 TIED_WEIGHTS = (
     "model.language_model.shared.weight",
     "model.language_model.encoder.embed_tokens.weight",
@@ -60,12 +60,12 @@ TIED_WEIGHTS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose settings were read and found fit to be converted.
+    """A checkpoint whose settings were read and can be converted.
 
     Attributes:
-        weights: the files that hold the tensors.
-        tokenizer_json: the tokenizer's file, complete with the tokens of the tasks.
-        notes: what the person who converts should know, such as files that disagree.
+        weights: the files of the tensors.
+        tokenizer_json: content of the tokenizer's file, including the tokens of the tasks.
+        notes: remarks for the user, such as files that disagree.
     """
 
     path: Path
@@ -78,55 +78,55 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
     @property
-    def licences(self) -> list[Path]:
-        """The licence files that came with the checkpoint."""
-        return sorted({path for pattern in LICENCE_NAMES for path in self.path.glob(pattern) if path.is_file()})
+    def license_files(self) -> list[Path]:
+        """The checkpoint's license files."""
+        return sorted({path for pattern in LICENSE_PATTERNS for path in self.path.glob(pattern) if path.is_file()})
 
     @property
     def max_positions(self) -> int:
+        """Number of positions of the encoder and of the decoder."""
         return int(self.config.text_config.max_position_embeddings)
 
     @property
     def tokenizer(self) -> Tokenizer:
+        """The tokenizer of `tokenizer_json`."""
         return Tokenizer(self.tokenizer_json)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads every setting of the checkpoint folder `path`; ConversionError names what is missing or unfit."""
+    """Read all settings of the checkpoint folder `path`; ConversionError if one is missing or unsupported."""
     if not path.is_dir():
         raise ConversionError(f"There is no checkpoint folder {path}.")
     refuse_adapter(path)
     values = read_json(path / "config.json")
     weights = find_weights(path)
-    form = format_of(values, path)
-    config = read_config(values, form, path)
+    checkpoint_format = detect_format(values, path)
+    config = read_config(values, checkpoint_format, path)
     refuse_without_processor(path, values)
-    tokenizer_json = read_tokenizer(path, form)
+    tokenizer_json = read_tokenizer(path, checkpoint_format)
     check_vision(config, path)
     preprocessing = read_preprocessing(path)
-    tokens, most = (
-        image_tokens(config.vision_config, preprocessing.image_size),
-        config.text_config.max_position_embeddings,
-    )
-    if not 1 < tokens < most:
-        raise ConversionError(f"A picture becomes {tokens} tokens; the encoder has {most} positions.")
+    num_tokens = num_image_tokens(config.vision_config, preprocessing.image_size)
+    max_positions = config.text_config.max_position_embeddings
+    if not 1 < num_tokens < max_positions:
+        raise ConversionError(f"A picture becomes {num_tokens} tokens; the encoder has {max_positions} positions.")
     rows = config.text_config.vocab_size
     if (size := Tokenizer(tokenizer_json).size) > rows:
         raise ConversionError(f"The tokenizer has {size} tokens, the model's embedding only {rows} rows.")
     return Checkpoint(
         path,
-        form,
+        checkpoint_format,
         config,
-        read_generation(path, form, config),
+        read_generation(path, checkpoint_format, config),
         preprocessing,
         tuple(weights),
         tokenizer_json,
-        tuple(disagreements(path, values, form, Tokenizer(tokenizer_json))),
+        tuple(find_disagreements(path, values, checkpoint_format, Tokenizer(tokenizer_json))),
     )
 
 
 def refuse_adapter(path: Path) -> None:
-    """ConversionError where a folder has an adapter, by itself or beside the model that it would change."""
+    """Raise ConversionError if a folder has an adapter, with or without the model that it modifies."""
     if (path / "adapter_config.json").is_file():
         raise ConversionError(
             f"{path} holds an adapter (LoRA). Merge it into its model first, with peft: "
@@ -135,7 +135,7 @@ def refuse_adapter(path: Path) -> None:
 
 
 def refuse_without_processor(path: Path, config: dict[str, Any]) -> None:
-    """ConversionError where a folder lacks the tokenizer or the image processor, with where these may be had."""
+    """Raise ConversionError if a folder lacks the tokenizer or the image processor; the text says how to get them."""
     missing = [] if (path / "tokenizer.json").is_file() else ["tokenizer.json"]
     if not any((path / name).is_file() for name in (PROCESSOR, IMAGE_PROCESSOR)):
         missing.append(PROCESSOR)
@@ -152,22 +152,22 @@ def refuse_without_processor(path: Path, config: dict[str, Any]) -> None:
 
 
 def check_vision(config: Florence2Config, path: Path) -> None:
-    """ConversionError where the vision tower's settings do not go together."""
+    """Raise ConversionError if the vision tower's settings are inconsistent."""
     vision = config.vision_config
-    lists = ("embed_dim", "num_heads", "num_groups", "depths", "patch_size", "patch_stride", "patch_padding")
-    values = {name: list(getattr(vision, name)) for name in (*lists, "patch_prenorm")}
+    names = ("embed_dim", "num_heads", "num_groups", "depths", "patch_size", "patch_stride", "patch_padding")
+    values = {name: list(getattr(vision, name)) for name in (*names, "patch_prenorm")}
     if len({len(value) for value in values.values()}) > 1:
         raise ConversionError(f"{path / 'config.json'}: {', '.join(values)} have not the same number of stages.")
-    positive = [name for name in lists if name != "patch_padding" and min(values[name]) < 1]
-    if positive or min(values["patch_padding"]) < 0 or vision.window_size < 1:
-        raise ConversionError(f"{path / 'config.json'}: {', '.join(positive) or 'the window'} must be positive.")
+    too_small = [name for name in names if name != "patch_padding" and min(values[name]) < 1]
+    if too_small or min(values["patch_padding"]) < 0 or vision.window_size < 1:
+        raise ConversionError(f"{path / 'config.json'}: {', '.join(too_small) or 'the window'} must be positive.")
     for name in ("num_heads", "num_groups"):
         if any(width % parts for width, parts in zip(values["embed_dim"], values[name], strict=True)):
             raise ConversionError(f"{path / 'config.json'}: embed_dim can't be divided by {name}.")
 
 
-def format_of(values: dict[str, Any], path: Path) -> Format:
-    """The format of a configuration, by what is in it."""
+def detect_format(values: dict[str, Any], path: Path) -> Format:
+    """Return the format of a configuration, by its content."""
     if values.get("model_type") != "florence2":
         raise ConversionError(f"{path / 'config.json'} has model_type {values.get('model_type')!r}, not 'florence2'.")
     if not all(isinstance(values.get(part), dict) for part in ("vision_config", "text_config")):
@@ -175,48 +175,48 @@ def format_of(values: dict[str, Any], path: Path) -> Format:
     return "original" if original.is_original(values) else "native"
 
 
-def read_config(values: dict[str, Any], form: Format, path: Path) -> Florence2Config:
-    """The model's configuration."""
+def read_config(values: dict[str, Any], checkpoint_format: Format, path: Path) -> Florence2Config:
+    """Return the model's configuration."""
     try:
         return Florence2Config.from_dict(
-            original.native_config(values, path) if form == "original" else with_bart(values, path)
+            original.native_config(values, path) if checkpoint_format == "original" else with_bart(values, path)
         )
-    except ODD_CONFIGURATION as exc:
+    except CONFIGURATION_ERRORS as exc:
         raise ConversionError(f"{path / 'config.json'} is no Florence-2 configuration; {VERBOSE}.") from exc
 
 
 def with_bart(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A native configuration whose text model is BART by the name that transformers has for it."""
-    named = values["text_config"].get("model_type")
-    if named not in TEXT_MODELS:
-        raise ConversionError(f"{path / 'config.json'}: text_config.model_type is {named!r}; it must be 'bart'.")
+    """Return a native configuration whose text model has the type `bart`, as transformers requires."""
+    model_type = values["text_config"].get("model_type")
+    if model_type not in TEXT_MODEL_TYPES:
+        raise ConversionError(f"{path / 'config.json'}: text_config.model_type is {model_type!r}; it must be 'bart'.")
     return values | {"text_config": values["text_config"] | {"model_type": "bart"}}
 
 
-def read_generation(path: Path, form: Format, config: Florence2Config) -> GenerationSettings:
-    """The generation settings that are in effect when the checkpoint is used as published."""
+def read_generation(path: Path, checkpoint_format: Format, config: Florence2Config) -> GenerationSettings:
+    """Return the generation settings that are in effect when the checkpoint is used as published."""
     try:
-        if form == "original":
+        if checkpoint_format == "original":
             values = original.generation_config(path)
         elif (path / "generation_config.json").is_file():
             stored = read_json(path / "generation_config.json")
-            early_stopping(stored.get("early_stopping"))  # which transformers refuses without naming it as we do
+            early_stopping(stored.get("early_stopping"))  # transformers' own error does not name the setting
             values = GenerationConfig.from_dict(stored)
         else:
-            # as `from_pretrained` of a model does it, which also finds what only old configurations have
+            # As a model's `from_pretrained` does: it also reads the settings that only old configurations have.
             values = GenerationConfig.from_pretrained(path, config_file_name="config.json", _from_model_config=True)
-    except ODD_CONFIGURATION as exc:
+    except CONFIGURATION_ERRORS as exc:
         raise ConversionError(f"The generation settings of {path} are not transformers'; {VERBOSE}.") from exc
     return generation_settings(values, config.text_config)
 
 
-def read_tokenizer(path: Path, form: Format) -> str:
-    """The checkpoint's tokenizer, which must have Florence-2's marks and locations, as the text of its file."""
+def read_tokenizer(path: Path, checkpoint_format: Format) -> str:
+    """Return the text of the tokenizer's file; the tokenizer must have Florence-2's special and location tokens."""
     file = path / "tokenizer.json"
     refuse_pointer(file)
     try:
         text = file.read_text(encoding="utf-8")
-        text = original.complete_tokenizer(text) if form == "original" else text
+        text = original.complete_tokenizer(text) if checkpoint_format == "original" else text
         Tokenizer(text)
     except ModelError as exc:
         raise ConversionError(f"{path}: {exc}") from exc
@@ -228,11 +228,11 @@ def read_tokenizer(path: Path, form: Format) -> str:
 
 
 def load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Florence2ForConditionalGeneration:
-    """The model with the checkpoint's weights in `dtype`, in evaluation mode with plain ("eager") attention.
+    """Return the model with the checkpoint's weights in `dtype`, in evaluation mode with plain ("eager") attention.
 
     Raises:
-        ConversionError: the weights can't be read, are not finite in `dtype`, or tensors are missing, surplus or of
-            another shape.
+        ConversionError: the weights can't be read or are not finite in `dtype`, or a tensor is missing, unexpected or
+            of another shape.
     """
     model = empty_model(checkpoint)
     state = native_state(checkpoint, model)
@@ -247,23 +247,23 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Florence2ForCondit
 
 
 def empty_model(checkpoint: Checkpoint) -> Florence2ForConditionalGeneration:
-    """The model that the configuration describes, without memory for its weights."""
+    """Return the model that the configuration describes, on the meta device: without memory for its weights."""
     try:
         with torch.device("meta"):
             return Florence2ForConditionalGeneration(checkpoint.config)
-    except ODD_CONFIGURATION as exc:
+    except CONFIGURATION_ERRORS as exc:
         raise ConversionError(f"{checkpoint.path / 'config.json'} describes no model; {VERBOSE}.") from exc
 
 
 def describe_weights(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The types in which the weights are stored, and a hash that does not depend on format and files."""
+    """Return the dtypes of the stored weights, and a hash that does not depend on the format and the files."""
     state = native_state(checkpoint, empty_model(checkpoint))
     unique = {name: tensor for name, tensor in state.items() if name not in TIED_WEIGHTS[1:]}
     return {"dtypes": stored_types(state), "weights_sha256": fingerprint(unique)}
 
 
 def native_state(checkpoint: Checkpoint, model: Florence2ForConditionalGeneration) -> State:
-    """The stored tensors by their native names; ConversionError unless they are exactly those of the empty `model`."""
+    """Return the stored tensors by their native names; ConversionError unless they are exactly those of `model`."""
     expected = model.state_dict()
     is_original = checkpoint.format == "original"
     names = {name: original.stored_name(name) if is_original else name for name in expected}
@@ -276,31 +276,31 @@ def native_state(checkpoint: Checkpoint, model: Florence2ForConditionalGeneratio
     return {name: stored[names[name]] for name in expected}
 
 
-def without_wrappers(stored: State, wanted: Set[str]) -> State:
-    """The tensors by their names in the model, where they were stored by those in what was around it.
+def without_wrappers(stored: State, expected: Set[str]) -> State:
+    """Return the tensors by their names in the model, without the prefixes of wrappers around it.
 
-    That is PyTorch's own wrappers, and any one object whose attribute the model was.
+    A wrapper is one of PyTorch's own, or a single object that had the model as an attribute.
     """
-    plain: State = {}
+    unwrapped: State = {}
     for name, tensor in stored.items():
-        own = ".".join(part for part in name.split(".") if part not in WRAPPERS)
-        if own in plain:
-            raise ConversionError(f"{own} is stored twice, once as {name}.")
-        plain[own] = tensor
-    inner = {name.partition(".")[2]: tensor for name, tensor in plain.items()}
-    around = {name.partition(".")[0] for name in plain}
-    surplus = {name for name in plain if name not in wanted and not is_bias(name)}
-    fits = all(name in wanted or is_bias(name) for name in inner)
-    return inner if surplus and len(around) == 1 and fits else plain
+        unwrapped_name = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+        if unwrapped_name in unwrapped:
+            raise ConversionError(f"{unwrapped_name} is stored twice, once as {name}.")
+        unwrapped[unwrapped_name] = tensor
+    inner = {name.partition(".")[2]: tensor for name, tensor in unwrapped.items()}
+    prefixes = {name.partition(".")[0] for name in unwrapped}
+    unexpected = {name for name in unwrapped if name not in expected and not is_bias(name)}
+    fits = all(name in expected or is_bias(name) for name in inner)
+    return inner if unexpected and len(prefixes) == 1 and fits else unwrapped
 
 
 def is_bias(name: str) -> bool:
-    """Whether a tensor is BART's buffer of what is added to the logits."""
+    """Return whether a tensor is BART's buffer of biases for the logits."""
     return name.rpartition(".")[2] == "final_logits_bias"
 
 
 def without_bias(stored: State) -> State:
-    """The tensors without what is added to the logits; ConversionError where that is not nothing."""
+    """Return the tensors without the logits' biases; ConversionError if these are not zero."""
     for name in filter(is_bias, stored):
         if torch.count_nonzero(stored[name]):
             raise ConversionError(f"{name} is not zero: what it adds to each token's logit can't be converted.")
@@ -308,27 +308,29 @@ def without_bias(stored: State) -> State:
 
 
 def fill_tied(stored: State, tied: list[str]) -> State:
-    """Completes the names of the tied embedding from whichever are stored; ConversionError where they differ."""
+    """Return the tensors with the tied embedding under all its names; ConversionError if stored copies differ."""
     copies = [(name, stored[name]) for name in tied if name in stored]
     if not copies:
         return stored
-    first, embedding = copies[0]
+    first_name, embedding = copies[0]
     for name, copy in copies[1:]:
         if copy.shape == embedding.shape and not torch.equal(copy, embedding):
-            raise ConversionError(f"{first} and {name} differ: models with an untied output layer are not supported.")
+            raise ConversionError(
+                f"{first_name} and {name} differ: models with an untied output layer are not supported."
+            )
     return stored | dict.fromkeys(tied, embedding)
 
 
 def check_tensors(stored: State, expected: State) -> None:
-    """ConversionError unless `stored` has exactly the expected names and shapes."""
-    wrong = [f"{name} is missing" for name in expected.keys() - stored.keys()]
-    wrong += [f"{name} is not part of the model" for name in stored.keys() - expected.keys()]
-    wrong += [
+    """Raise ConversionError unless `stored` has exactly the expected names and shapes."""
+    problems = [f"{name} is missing" for name in expected.keys() - stored.keys()]
+    problems += [f"{name} is not part of the model" for name in stored.keys() - expected.keys()]
+    problems += [
         f"{name} has shape {list(stored[name].shape)}, the configuration wants {list(expected[name].shape)}"
         for name in stored.keys() & expected.keys()
         if stored[name].shape != expected[name].shape
     ]
-    if wrong:
-        shown = "; ".join(sorted(wrong)[:5])
-        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+    if problems:
+        shown = "; ".join(sorted(problems)[:5])
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ConversionError(f"The weights do not fit the configuration: {shown}{more}.")

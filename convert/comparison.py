@@ -1,6 +1,6 @@
-"""A checkpoint in PyTorch beside the model folder made from it: the same pictures through both.
+"""Comparison of a checkpoint in PyTorch with the model folder made from it, on the same pictures.
 
-Both sides' answers are read by the runtime's own parsers, so that what differs is what the models say.
+The runtime's parsers read the answers of both, so that all differences come from the models.
 """
 
 import time
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from convert.agreement import Answer, Pair, cosine
+from convert.agreement import Answer, AnswerPair, cosine
 from convert.calibration_pictures import read_frame
 from convert.checkpoint import Checkpoint, describe_weights, read_checkpoint
 from convert.conversion_error import ConversionError
@@ -27,72 +27,73 @@ class Comparison:
     """A checkpoint folder and a model folder, both loaded.
 
     Raises:
-        ConversionError: the folder was not made from the checkpoint: weights, size of pictures, tokenizer or generation
-            settings are others.
-        ModelError: a file of the folder is not as its manifest says.
+        ConversionError: the folder was not made from the checkpoint: its weights, picture size, tokenizer or generation
+            settings differ.
+        ModelError: a file of the folder does not match the manifest.
     """
 
     def __init__(self, checkpoint: Path, ir: Path, options: RuntimeOptions) -> None:
-        original = read_checkpoint(checkpoint)
+        source = read_checkpoint(checkpoint)
         self._manifest = load_manifest(ir)
-        check_origin(original, self._manifest)
-        self._reference = Reference(original)
+        check_origin(source, self._manifest)
+        self._reference = Reference(source)
         self._florence2 = Florence2(self._manifest, options, self._manifest.generation)
         self._cosines: dict[Path, float] = {}
         self._tokenizer = Tokenizer(self._manifest.read_text("tokenizer.json"))
 
     def modes(self, max_new_tokens: int | None) -> dict[str, GenerationSettings]:
-        """Greedy and the checkpoint's own settings, by a name for each."""
-        own = self._florence2.generation
-        own = replace(own, max_new_tokens=min(max_new_tokens or own.max_new_tokens, own.max_new_tokens))
-        greedy = replace(own, num_beams=1)
-        return {"greedy": greedy} | ({f"{own.num_beams} beams": own} if own.num_beams > 1 else {})
+        """Return the settings of each decoding mode, by its name: greedy, and the checkpoint's beams if it has any."""
+        settings = self._florence2.generation
+        limit = min(max_new_tokens or settings.max_new_tokens, settings.max_new_tokens)
+        settings = replace(settings, max_new_tokens=limit)
+        beams = {f"{settings.num_beams} beams": settings} if settings.num_beams > 1 else {}
+        return {"greedy": replace(settings, num_beams=1)} | beams
 
-    def pair(self, picture: Path, settings: GenerationSettings) -> Pair:
-        """Both sides' answers for a picture; DocumentError where it can't be read."""
+    def pair(self, picture: Path, settings: GenerationSettings) -> AnswerPair:
+        """Return the model's and the reference's answers for a picture; DocumentError if it can't be read."""
         frame = read_frame(picture, self._manifest.image_size)
         started = time.perf_counter()
-        ours = self._florence2.generate(frame.pixels, settings)
-        between = time.perf_counter()
-        theirs = certainly(self._reference.generate(picture, settings))
+        answer = self._florence2.generate(frame.pixels, settings)
+        answered = time.perf_counter()
+        reference = certainly(self._reference.generate(picture, settings))
         ended = time.perf_counter()
-        if picture not in self._cosines:  # which no mode of decoding changes
+        if picture not in self._cosines:  # image features do not depend on the decoding mode
             features = self._florence2.image_features(frame.pixels), self._reference.image_features(picture)
             self._cosines[picture] = cosine(*features)
-        read = partial(
+        parse = partial(
             parse_detections,
             tokenizer=self._tokenizer,
             task=Task.OBJECT_DETECTION,
             width=frame.width,
             height=frame.height,
         )
-        return Pair(
+        return AnswerPair(
             picture.name,
-            Answer(ours.token_ids, read(ours), between - started),
-            Answer(theirs.token_ids, read(theirs), ended - between),
+            Answer(answer.token_ids, parse(answer), answered - started),
+            Answer(reference.token_ids, parse(reference), ended - answered),
             self._cosines[picture],
         )
 
 
 def check_origin(checkpoint: Checkpoint, manifest: ModelManifest) -> None:
-    """ConversionError where a model folder was made from something else than a checkpoint."""
+    """Raise ConversionError if a model folder was made from another checkpoint than this one."""
     check_hashes(manifest)
     source = read_json(manifest.path / MANIFEST).get("source")
-    made_from = source.get("weights_sha256") if isinstance(source, dict) else None
+    source_sha256 = source.get("weights_sha256") if isinstance(source, dict) else None
     differing = {
-        "weights": made_from != describe_weights(checkpoint)["weights_sha256"],
+        "weights": source_sha256 != describe_weights(checkpoint)["weights_sha256"],
         "size of pictures": manifest.image_size != checkpoint.preprocessing.image_size,
         "tokenizer": manifest.read_text("tokenizer.json") != checkpoint.tokenizer_json,
         "generation settings": manifest.generation != checkpoint.generation,
     }
     if any(differing.values()):
-        named = ", ".join(name for name, differs in differing.items() if differs)
+        names = ", ".join(name for name, differs in differing.items() if differs)
         raise ConversionError(
-            f"{manifest.path} was made from another checkpoint than {checkpoint.path}: other {named}."
+            f"{manifest.path} was made from another checkpoint than {checkpoint.path}: other {names}."
         )
 
 
 def is_lossless(manifest: dict[str, Any]) -> bool:
-    """Whether a model folder stores the weights of its checkpoint unrounded, so that token ids must be equal."""
-    precision, stored = manifest.get("precision"), manifest.get("source", {}).get("dtypes")
-    return precision == "fp32" or (precision == "fp16" and stored == ["float16"])
+    """Return whether a model folder stores its checkpoint's weights without rounding: then token ids must be equal."""
+    precision, dtypes = manifest.get("precision"), manifest.get("source", {}).get("dtypes")
+    return precision == "fp32" or (precision == "fp16" and dtypes == ["float16"])

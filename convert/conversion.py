@@ -1,4 +1,4 @@
-"""Checkpoint to model folder: export, quantise, settings beside the graphs, compare, a manifest; all or nothing."""
+"""Checkpoint to model folder: export, quantize, write settings and manifest, compare; all or nothing."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ from typing import Any, Protocol
 import psutil
 import torch
 
-from convert.agreement import sum_up
+from convert.agreement import summarize
 from convert.calibration_pictures import find_pictures
 from convert.checkpoint import Checkpoint, describe_weights, empty_model, load_model, read_checkpoint
 from convert.comparison import Comparison, is_lossless
 from convert.conversion_error import VERBOSE, ConversionError
 from convert.export import export_graphs
 from convert.hub import Source, find_source
-from convert.precision import QUANTIZED, quantize, read_pictures, record
+from convert.precision import QUANTIZED, optimum_config, quantize, read_pictures
 from florence_tagger import __version__
 from florence_tagger.config import SAMPLES
 from florence_tagger.errors import ModelError
@@ -33,28 +33,28 @@ from florence_tagger.wording import system_words
 
 logger = logging.getLogger(__name__)
 
-# What the graphs are exported at; int8 and int4 are made from fp16 afterwards.
+# Weight types of the exported graphs; int8 and int4 are made from fp16 afterwards.
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float16, "int4": torch.float16}
 BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "int8": 1.1, "int4": 0.9}
-# Bytes at the peak, a fit to what was measured with base and large: for each weight, for what PyTorch computes of each
-# pixel, and for the libraries.
+# Peak memory in bytes, fitted to measurements with base and large: per weight, per pixel for PyTorch's activations,
+# and for the libraries.
 MEMORY_PER_WEIGHT = 10
 MEMORY_PER_PIXEL = 4400
 MEMORY_OF_LIBRARIES = 1.2e9
-VERIFIED_TOKENS = 32
+VERIFICATION_TOKENS = 32
 RECORDED_VERSIONS = ("nncf", "openvino", "optimum", "optimum-intel", "torch", "transformers")
 
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """What to convert.
+    """Options of a conversion.
 
     Attributes:
         model: a checkpoint folder, or the name of a repository on the hub.
-        output: the model folder to write; one that holds a converted model is replaced.
-        precision: of the stored weights, a key of `DTYPES`.
-        calibration: a folder of pictures, from which int8 activations of the vision tower are made.
-        revision: of the repository.
+        output: the model folder to write; a converted model in it is replaced.
+        precision: precision of the stored weights, a key of `DTYPES`.
+        calibration: a folder of pictures, with which the vision tower's activations are quantized to int8.
+        revision: revision of the repository.
     """
 
     model: str
@@ -65,33 +65,34 @@ class ConversionOptions:
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What a conversion takes, bytes: on disk for the result, in memory at the peak."""
+class Requirements:
+    """The bytes that a conversion needs: on disk for the result, in memory at the peak."""
 
     disk: float
     memory: float
 
 
 class Progress(Protocol):
-    """Who is told how a conversion goes."""
+    """Receiver of a conversion's stages and notes."""
 
     def stage(self, name: str) -> None:
-        """A stage begins; there are `stages_of` a conversion."""
+        """Report that a stage begins; a conversion has `num_stages` of them."""
 
     def note(self, text: str) -> None:
-        """Something that the person who converts should know."""
+        """Report a remark for the user."""
 
 
-def stages_of(precision: str) -> int:
-    """How many stages a conversion has."""
+def num_stages(precision: str) -> int:
+    """Return the number of stages of a conversion."""
     return 10 if precision in QUANTIZED else 7
 
 
 def convert(options: ConversionOptions, progress: Progress) -> None:
-    """Converts a checkpoint.
+    """Convert a checkpoint.
 
     Raises:
-        ConversionError: the checkpoint can't be had or converted, or the output written; nothing is left behind.
+        ConversionError: the checkpoint can't be obtained or converted, or the output can't be written; nothing is left
+            behind.
     """
     progress.stage(f"finding {options.model}")
     source = find_source(options.model, options.revision)
@@ -101,79 +102,82 @@ def convert(options: ConversionOptions, progress: Progress) -> None:
         progress.note(f"Note: {note}")
     pictures = read_pictures(options.calibration, checkpoint.preprocessing.image_size) if options.calibration else []
     with replaced_folder(options.output.resolve()) as folder:
-        check_needs(estimate(checkpoint, options.precision), folder, progress)
+        check_requirements(estimate_requirements(checkpoint, options.precision), folder, progress)
         progress.stage("loading the weights")
         export(checkpoint, folder, options.precision, progress)
         if options.precision in QUANTIZED:
             quantize_graphs(folder, options.precision, pictures, progress)
         write_settings(checkpoint, folder, options)
-        manifest = describe(checkpoint, source, folder, options)
+        manifest = build_manifest(checkpoint, source, folder, options)
         write_json(folder / MANIFEST, manifest)
         progress.stage("comparing with PyTorch")
-        agreement = verification(checkpoint, folder)
-        write_json(folder / MANIFEST, manifest | {"verification": agreement})
-        if doubt := doubt_of(agreement, is_lossless(manifest)):
-            progress.note(f"Warning: on the sample pictures the result and PyTorch differ: {doubt}.")
+        verification = verify(checkpoint, folder)
+        write_json(folder / MANIFEST, manifest | {"verification": verification})
+        if mismatch := describe_mismatch(verification, is_lossless(manifest)):
+            progress.note(f"Warning: on the sample pictures the result and PyTorch differ: {mismatch}.")
 
 
-def verification(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
-    """How a finished folder compares with its checkpoint on the bundled pictures, decoded with its own settings.
+def verify(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
+    """Compare a finished folder with its checkpoint on the bundled pictures, decoded with the checkpoint's settings.
 
-    What depends on the time it takes is left out.
+    Returns:
+        The part of the manifest about the comparison, without times, which differ from run to run.
     """
     pictures = find_pictures(SAMPLES, None)
     try:
         comparison = Comparison(checkpoint.path, folder, RuntimeOptions("CPU", "f32"))
-        mode, settings = list(comparison.modes(VERIFIED_TOKENS).items())[-1]
-        agreement = sum_up(mode, [comparison.pair(picture, settings) for picture in pictures])
+        mode, settings = list(comparison.modes(VERIFICATION_TOKENS).items())[-1]
+        agreement = summarize(mode, [comparison.pair(picture, settings) for picture in pictures])
     except Exception as exc:
         logger.debug("The comparison failed", exc_info=exc)
         return {"pictures": len(pictures), "error": f"the comparison failed; {VERBOSE}"}
     return {name: getattr(agreement, name) for name in ("mode", "pictures", "ids_equal", "counts_equal")}
 
 
-def doubt_of(agreement: dict[str, Any], lossless: bool) -> str:
-    """What is wrong with a comparison, in words; empty where all is as it should be."""
-    if "error" in agreement:
-        return str(agreement["error"])
-    equal, what = ("ids_equal", "token ids") if lossless else ("counts_equal", "counts")
-    right, pictures = agreement[equal], agreement["pictures"]
-    return "" if right == pictures else f"{what} are equal on {right} of {pictures}"
+def describe_mismatch(verification: dict[str, Any], lossless: bool) -> str:
+    """Return the problem that a comparison revealed, in words; empty if there is none."""
+    if "error" in verification:
+        return str(verification["error"])
+    key, compared = ("ids_equal", "token ids") if lossless else ("counts_equal", "counts")
+    num_equal, num_pictures = verification[key], verification["pictures"]
+    return "" if num_equal == num_pictures else f"{compared} are equal on {num_equal} of {num_pictures}"
 
 
-def check_needs(needs: Needs, folder: Path, progress: Progress) -> None:
-    """Tells what the conversion will take; ConversionError where the disk of `folder` has no room for it."""
+def check_requirements(requirements: Requirements, folder: Path, progress: Progress) -> None:
+    """Report the requirements of a conversion; ConversionError if the disk of `folder` lacks space."""
     disk, memory = shutil.disk_usage(folder).free, psutil.virtual_memory().available
     progress.note(
-        f"Needs about {needs.disk / 1e6:.0f} MB of disk ({disk / 1e6:.0f} MB free) and {needs.memory / 1e9:.1f} GB of "
-        f"memory ({memory / 1e9:.1f} GB free)."
+        f"Needs about {requirements.disk / 1e6:.0f} MB of disk ({disk / 1e6:.0f} MB free) and "
+        f"{requirements.memory / 1e9:.1f} GB of memory ({memory / 1e9:.1f} GB free)."
     )
-    if disk < needs.disk:
-        raise ConversionError(f"The result needs {needs.disk / 1e6:.0f} MB of disk; {disk / 1e6:.0f} MB are free.")
-    if memory < needs.memory:
+    if disk < requirements.disk:
+        raise ConversionError(
+            f"The result needs {requirements.disk / 1e6:.0f} MB of disk; {disk / 1e6:.0f} MB are free."
+        )
+    if memory < requirements.memory:
         progress.note("Warning: that may be more memory than there is.")
 
 
-def estimate(checkpoint: Checkpoint, precision: str) -> Needs:
-    """What a conversion will take, from the number of weights."""
-    weights = sum(parameter.numel() for parameter in empty_model(checkpoint).parameters())
+def estimate_requirements(checkpoint: Checkpoint, precision: str) -> Requirements:
+    """Estimate the requirements of a conversion from the numbers of weights and pixels."""
+    num_weights = sum(parameter.numel() for parameter in empty_model(checkpoint).parameters())
     height, width = checkpoint.preprocessing.image_size
-    memory = weights * MEMORY_PER_WEIGHT + height * width * MEMORY_PER_PIXEL + MEMORY_OF_LIBRARIES
-    return Needs(weights * BYTES_PER_WEIGHT[precision], memory)
+    memory = num_weights * MEMORY_PER_WEIGHT + height * width * MEMORY_PER_PIXEL + MEMORY_OF_LIBRARIES
+    return Requirements(num_weights * BYTES_PER_WEIGHT[precision], memory)
 
 
 def export(checkpoint: Checkpoint, folder: Path, precision: str, progress: Progress) -> None:
-    """Writes the graphs with float weights."""
+    """Write the graphs with float weights."""
     model = load_model(checkpoint, DTYPES[precision])
     try:
         for name in export_graphs(model, folder, checkpoint.preprocessing):
             progress.stage(f"exporting the {name}")
-    except RuntimeError as exc:  # torch's and OpenVINO's word for everything: a full disk, memory, shapes
+    except RuntimeError as exc:  # torch and OpenVINO raise it for everything: a full disk, lack of memory, shapes
         raise ConversionError(f"The graphs can't be exported, for want of memory, disk or else; {VERBOSE}.") from exc
 
 
 def quantize_graphs(folder: Path, precision: str, pictures: Sequence[UInt8Array], progress: Progress) -> None:
-    """Rewrites the graphs with smaller weights."""
+    """Rewrite the graphs with quantized weights."""
     try:
         for name in quantize(folder, precision, pictures):
             progress.stage(f"quantising the {name}")
@@ -182,22 +186,23 @@ def quantize_graphs(folder: Path, precision: str, pictures: Sequence[UInt8Array]
 
 
 def write_settings(checkpoint: Checkpoint, folder: Path, options: ConversionOptions) -> None:
-    """Writes what belongs beside the graphs."""
-    for path in checkpoint.licences:
+    """Write the files beside the graphs: licenses, tokenizer, generation and preprocessing settings."""
+    for path in checkpoint.license_files:
         shutil.copyfile(path, folder / path.name)
     (folder / "tokenizer.json").write_text(checkpoint.tokenizer_json, encoding="utf-8")
     write_json(folder / GENERATION, asdict(checkpoint.generation))
     write_json(folder / PREPROCESSING, checkpoint.preprocessing.as_published())
-    record(options.precision, options.calibration is not None).save_pretrained(folder)
+    optimum_config(options.precision, options.calibration is not None).save_pretrained(folder)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write an object to a JSON file."""
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 @contextmanager
 def replaced_folder(output: Path) -> Iterator[Path]:
-    """A new folder beside `output` that takes its place when the block ends well, and vanishes when it does not."""
+    """Yield a new folder beside `output` that replaces it when the block succeeds and is removed when it fails."""
     try:
         if output.exists() and not is_replaceable(output):
             raise ConversionError(f"{output} exists and is not a converted model: remove it or choose another output.")
@@ -208,15 +213,15 @@ def replaced_folder(output: Path) -> Iterator[Path]:
     try:
         yield folder
         folder.chmod(0o755)
-        put_in_place(folder, output)
+        move_folder(folder, output)
     except OSError as exc:
         raise ConversionError(f"{output} can't be written: {system_words(exc)}.") from exc
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def put_in_place(folder: Path, output: Path) -> None:
-    """Renames a finished folder to `output`; one that is there already goes, but comes back if that fails."""
+def move_folder(folder: Path, output: Path) -> None:
+    """Rename a finished folder to `output`; an existing `output` is removed, but restored if renaming fails."""
     if not output.exists():
         folder.rename(output)
         return
@@ -231,19 +236,19 @@ def put_in_place(folder: Path, output: Path) -> None:
 
 
 def is_replaceable(path: Path) -> bool:
-    """Whether a folder is empty, or a converted model and nothing else."""
+    """Return whether a folder is empty, or holds a converted model and nothing else."""
     if not path.is_dir():
         return False
-    names = {inside.name for inside in path.iterdir()}
+    names = {entry.name for entry in path.iterdir()}
     try:
         return not names or names <= {MANIFEST, *read_files(path)}
     except ModelError:
         return False
 
 
-def describe(checkpoint: Checkpoint, source: Source, folder: Path, options: ConversionOptions) -> dict[str, Any]:
-    """The manifest of a finished folder; nothing in it depends on where or when it was made."""
-    text = checkpoint.config.text_config
+def build_manifest(checkpoint: Checkpoint, source: Source, folder: Path, options: ConversionOptions) -> dict[str, Any]:
+    """Return the manifest of a finished folder; it does not depend on the place and time of the conversion."""
+    text_config = checkpoint.config.text_config
     return {
         "format": FORMAT,
         "name": options.output.name,
@@ -252,29 +257,29 @@ def describe(checkpoint: Checkpoint, source: Source, folder: Path, options: Conv
             "revision": source.revision,
             "format": checkpoint.format,
             **describe_weights(checkpoint),
-            "files": facts_of([checkpoint.path / "config.json", *checkpoint.weights]),
+            "files": file_entries([checkpoint.path / "config.json", *checkpoint.weights]),
         },
         "precision": options.precision,
         "calibrated": options.calibration is not None,
         "geometry": {
             "image_size": list(checkpoint.preprocessing.image_size),
-            "d_model": text.d_model,
-            "encoder_layers": text.encoder_layers,
-            "decoder_layers": text.decoder_layers,
-            "vocab_size": text.vocab_size,
+            "d_model": text_config.d_model,
+            "encoder_layers": text_config.encoder_layers,
+            "decoder_layers": text_config.decoder_layers,
+            "vocab_size": text_config.vocab_size,
             "max_positions": checkpoint.max_positions,
         },
         "versions": {"florence_tagger": __version__} | {name: version(name) for name in RECORDED_VERSIONS},
-        "files": facts_of(sorted(folder.iterdir())),
+        "files": file_entries(sorted(folder.iterdir())),
     }
 
 
-def facts_of(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Size in bytes and hash of each file, by its name."""
+def file_entries(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Return the size in bytes and the hash of each file, by its name."""
     return {path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in paths}
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of a file's content, hexadecimal."""
+    """Return the SHA-256 hash of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,12 +1,13 @@
-"""What can go wrong when converting, in words for the person who converts."""
+"""The converter's error, whose text is shown to the user."""
 
 from florence_tagger.errors import TaggerError
 
-VERBOSE = "the same command with --verbose shows what the library says"  # where a library's words are all there is
+# Part of messages of failures that only the library's own message explains.
+VERBOSE = "the same command with --verbose shows what the library says"
 
 
 class ConversionError(TaggerError):
-    """A checkpoint can't be converted, or the result can't be written; its text says why and what is accepted.
+    """A checkpoint can't be converted, or the result can't be written; the text gives the reason and what is accepted.
 
-    What a library said is its cause, and not in its text.
+    A library's own message is in the cause, never in the text.
     """

@@ -1,6 +1,6 @@
-"""Where two files of a checkpoint say different things of what is used: which of them goes first, in words."""
+"""Notes on settings that two files of a checkpoint give different values, and on which file takes precedence."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -21,52 +21,62 @@ GENERATION = (
 )
 
 
-def disagreements(
-    path: Path, config: dict[str, Any], form: Literal["native", "original"], tokenizer: Tokenizer
+def find_disagreements(
+    path: Path, config: dict[str, Any], checkpoint_format: Literal["native", "original"], tokenizer: Tokenizer
 ) -> Iterator[str]:
-    """A sentence for each pair of files of the checkpoint folder `path` that disagree; `config` is its config.json."""
-    yield from compared(
-        (PROCESSOR, image_processor(path)), (IMAGE_PROCESSOR, optional(path / IMAGE_PROCESSOR)), PREPROCESSING
+    """Yield a sentence for each pair of files in the checkpoint folder that disagree.
+
+    Args:
+        path: the checkpoint folder.
+        config: the content of its config.json.
+        checkpoint_format: the folder's format.
+        tokenizer: the tokenizer of its tokenizer.json.
+    """
+    yield from compare_files(
+        (PROCESSOR, image_processor(path)), (IMAGE_PROCESSOR, read_optional(path / IMAGE_PROCESSOR)), PREPROCESSING
     )
     configured = "config.json", config | config["text_config"]
-    generation = GENERATION_FILE, optional(path / GENERATION_FILE)
-    used, other = (configured, generation) if form == "original" else (generation, configured)
-    yield from compared(used, other, GENERATION)
-    for name, tokens in tokens_of(path).items():
-        ids = {token: tokenizer.id_of(token) for token in tokens}
-        yield from compared(("tokenizer.json", ids), (name, tokens), sorted(tokens))
+    generation = GENERATION_FILE, read_optional(path / GENERATION_FILE)
+    used, unused = (configured, generation) if checkpoint_format == "original" else (generation, configured)
+    yield from compare_files(used, unused, GENERATION)
+    for name, token_ids in read_token_ids(path).items():
+        used_ids = {token: tokenizer.id_of(token) for token in token_ids}
+        yield from compare_files(("tokenizer.json", used_ids), (name, token_ids), sorted(token_ids))
 
 
-def compared(used: tuple[str, dict[str, Any]], other: tuple[str, dict[str, Any]], names: Any) -> Iterator[str]:
-    """What two files, each its name and values, say differently of what both of them say anything of."""
+def compare_files(
+    used: tuple[str, dict[str, Any]], unused: tuple[str, dict[str, Any]], keys: Sequence[str]
+) -> Iterator[str]:
+    """Yield a sentence if two files, each a name and its values, set one of the keys differently."""
+    (used_name, used_values), (unused_name, unused_values) = used, unused
     differing = [
-        f"{name} ({used[1][name]!r}, {other[1][name]!r})"
-        for name in names
-        if None not in (used[1].get(name), other[1].get(name)) and used[1][name] != other[1][name]
+        f"{key} ({used_values[key]!r}, {unused_values[key]!r})"
+        for key in keys
+        if None not in (used_values.get(key), unused_values.get(key)) and used_values[key] != unused_values[key]
     ]
     if differing:
-        shown, more = ", ".join(differing[:5]), len(differing) - 5
-        rest = f" and {more} more" if more > 0 else ""
-        yield f"{used[0]} and {other[0]} disagree on {shown}{rest}; {used[0]} is used."
+        shown, num_hidden = ", ".join(differing[:5]), len(differing) - 5
+        rest = f" and {num_hidden} more" if num_hidden > 0 else ""
+        yield f"{used_name} and {unused_name} disagree on {shown}{rest}; {used_name} is used."
 
 
-def tokens_of(path: Path) -> dict[str, dict[str, Any]]:
-    """The ids of tokens by the files beside tokenizer.json that name some."""
-    named = optional(path / "tokenizer_config.json").get("added_tokens_decoder")
+def read_token_ids(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the token ids in each file beside tokenizer.json that may define some."""
+    decoder = read_optional(path / "tokenizer_config.json").get("added_tokens_decoder")
     added = {
-        fields["content"]: int(identity)
-        for identity, fields in (named.items() if isinstance(named, dict) else ())
-        if isinstance(fields, dict) and isinstance(fields.get("content"), str) and identity.isdecimal()
+        fields["content"]: int(token_id)
+        for token_id, fields in (decoder.items() if isinstance(decoder, dict) else ())
+        if isinstance(fields, dict) and isinstance(fields.get("content"), str) and token_id.isdecimal()
     }
     return {
         "tokenizer_config.json": added,
-        "added_tokens.json": optional(path / "added_tokens.json"),
-        "vocab.json": optional(path / "vocab.json"),
+        "added_tokens.json": read_optional(path / "added_tokens.json"),
+        "vocab.json": read_optional(path / "vocab.json"),
     }
 
 
-def optional(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one where it can't be read, since it is not what is used."""
+def read_optional(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, or an empty one if it can't be read, because another file is used."""
     with suppress(ConversionError):
         return read_json(path)
     return {}

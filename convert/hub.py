@@ -1,4 +1,4 @@
-"""Checkpoints from the Hugging Face hub: what `--model` names, as a folder on this machine."""
+"""Checkpoints from the Hugging Face hub, downloaded to a local folder."""
 
 import re
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ from convert.conversion_error import ConversionError
 from florence_tagger.wording import system_words
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-# No code: what a checkpoint's own Python files say is never run, so they need not be here.
+# A checkpoint's Python files are never run, so they are not downloaded.
 SAFETENSORS, PICKLES = "model*.safetensors", "pytorch_model*.bin"
 NEEDED_FILES = ("*.json", SAFETENSORS, PICKLES, "*.txt", "LICEN[SC]E*", "NOTICE*", "COPYING*")
-# What huggingface_hub lets through; RuntimeError is httpx's, where one of several downloads fails to connect.
-UNREACHABLE = (HfHubHTTPError, LocalEntryNotFoundError, OSError, RuntimeError, ValueError, httpx.HTTPError)
+# Errors that huggingface_hub lets through; httpx raises RuntimeError if one of several downloads fails to connect.
+DOWNLOAD_ERRORS = (HfHubHTTPError, LocalEntryNotFoundError, OSError, RuntimeError, ValueError, httpx.HTTPError)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint folder and where it came from; `revision` is a commit of the hub, or empty for a folder."""
+    """A checkpoint folder and its origin; `revision` is a commit on the hub, or empty for a local folder."""
 
     path: Path
     name: str
@@ -38,13 +38,13 @@ class Source:
 
 
 def find_source(model: str, revision: str | None) -> Source:
-    """The folder `model`, or the repository of that name on the hub, downloaded unless it is cached.
+    """Return the folder `model`, or download the repository of that name from the hub unless it is cached.
 
-    huggingface_hub does the download: resumable, with a progress bar, into its cache; it reads HF_TOKEN, HF_HOME and
-    HF_ENDPOINT.
+    huggingface_hub downloads into its cache, with a progress bar, and resumes interrupted downloads; it reads HF_TOKEN,
+    HF_HOME and HF_ENDPOINT.
 
     Raises:
-        ConversionError: neither a folder nor a repository that can be had; says what to do.
+        ConversionError: `model` is neither a folder nor a repository that can be downloaded; the text says what to do.
     """
     if is_folder(model):
         if revision:
@@ -67,17 +67,17 @@ def find_source(model: str, revision: str | None) -> Source:
         raise ConversionError(f"The hub has no repository {model}, or HF_TOKEN must be set to see it.") from exc
     except RevisionNotFoundError as exc:
         raise ConversionError(f"{model} has no revision {revision}.") from exc
-    except UNREACHABLE as exc:
+    except DOWNLOAD_ERRORS as exc:
         raise ConversionError(
-            f"{model} can't be downloaded ({why_not(exc)}). A download that broke off goes on where it stopped when "
-            "the command is run again. Where the hub is out of reach, get the files elsewhere "
+            f"{model} can't be downloaded ({download_failure(exc)}). A download that broke off goes on where it "
+            "stopped when the command is run again. Where the hub is out of reach, get the files elsewhere "
             f"(`hf download {model} --local-dir DIR`) and give their folder as --model."
         ) from exc
     return Source(path, model, path.name)
 
 
-def why_not(error: Exception) -> str:
-    """What keeps a repository from being downloaded, in words."""
+def download_failure(error: Exception) -> str:
+    """Return the reason why a repository can't be downloaded, in words."""
     if isinstance(error, HFValidationError):
         return "the hub allows no such name"
     if isinstance(error, HfHubHTTPError) and error.response is not None:
@@ -88,16 +88,17 @@ def why_not(error: Exception) -> str:
 
 
 def is_folder(model: str) -> bool:
+    """Return whether `model` is a local folder."""
     try:
         return Path(model).is_dir()
-    except OSError:  # a name too long for one
+    except OSError:  # the name is too long for a path
         return False
 
 
 def has_safetensors(model: str, revision: str | None) -> bool:
-    """Whether a repository has its weights as safetensors, so that a second copy of them need not be fetched."""
+    """Return whether a repository has its weights as safetensors: then pickles of them need not be downloaded."""
     try:
         files = HfApi().model_info(model, revision=revision or DEFAULT_REVISION).siblings or []
-    except UNREACHABLE:  # the download says what is wrong, or does without the hub
+    except DOWNLOAD_ERRORS:  # the download reports the error, or works from the cache
         return False
     return any(fnmatch(file.rfilename, SAFETENSORS) for file in files)

@@ -1,6 +1,6 @@
-"""The original format of Microsoft's repositories, which needs remote code to run: its settings and names in ours.
+"""The original format of Microsoft's repositories, which otherwise needs remote code, mapped to the native format.
 
-What the native class calls each tensor, and what the published configuration leaves to the code beside it.
+Covers the native names of the tensors, and the defaults that published configurations leave to the code beside them.
 """
 
 import re
@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 from convert.conversion_error import ConversionError
 from convert.settings import early_stopping, read_json
 
-# Native name to original name, each rule on what the rules before it left.
+# From native to original names; each rule applies to the result of the rules before it.
 NAME_RULES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -33,9 +33,9 @@ NAME_RULES = tuple(
         (r"^lm_head\.", "language_model.lm_head."),
     )
 )
-TRANSPOSED = "image_projection"  # a bare parameter there, used as x @ W
+TRANSPOSED = "image_projection"  # a bare parameter in the original code, used as x @ W
 
-# What the original processor adds to the published tokenizer when it is loaded, in this order.
+# Tokens that the original processor adds to the published tokenizer at loading, in this order.
 EXTRA_TOKENS = (
     *("<od>", "</od>", "<ocr>", "</ocr>"),
     *(f"<loc_{index}>" for index in range(1000)),
@@ -44,7 +44,7 @@ EXTRA_TOKENS = (
     *("<proposal>", "</proposal>", "<poly>", "</poly>", "<and>"),
 )
 
-# What the code beside the published checkpoints offers and this project's graphs have in one form only.
+# Settings of the original code of which the exported graphs support one value only.
 EXPECTED_VISION: dict[str, Any] = {
     "visual_temporal_embedding.type": "COSINE",
     "image_pos_embed.type": "learned_abs_2d",
@@ -52,36 +52,35 @@ EXPECTED_VISION: dict[str, Any] = {
 }
 EXPECTED_TEXT: dict[str, Any] = {"normalize_before": False, "add_final_layer_norm": False, "add_bias_logits": False}
 
-SAME_IN_VISION = (
+UNCHANGED_VISION_KEYS = (
     *("depths", "drop_path_rate", "num_groups", "num_heads", "patch_padding", "patch_prenorm", "patch_size"),
     *("patch_stride", "projection_dim", "window_size"),
 )
 
-
-# What the configuration class beside the published checkpoints assumes where text_config is silent.
+# Defaults of the original configuration class for values that text_config does not set.
 TOKEN_DEFAULTS = {"bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": 2}
-UNSET_LENGTH = 20  # what older versions of transformers write as max_length where nobody has set it
+UNSET_LENGTH = 20  # older versions of transformers write this as max_length if it was not set
 
 
 def is_original(config: dict[str, Any]) -> bool:
-    """Whether a configuration is in the original format."""
+    """Return whether a configuration is in the original format."""
     return "dim_embed" in config["vision_config"]
 
 
 def stored_name(native: str) -> str:
-    """What the original format calls a tensor of the native model."""
+    """Return the original name of a tensor of the native model."""
     for pattern, replacement in NAME_RULES:
         native = pattern.sub(replacement, native)
     return native
 
 
 def native_tensor(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """An original tensor as the native model wants it."""
+    """Convert a tensor from the original format to the native one."""
     return tensor.T.contiguous() if name == TRANSPOSED and tensor.ndim == 2 else tensor
 
 
 def native_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """An original configuration in the native form; ConversionError names what the native model can't be."""
+    """Convert an original configuration to the native format; ConversionError if a setting is not supported."""
     vision, text = dict(config["vision_config"]), dict(config["text_config"])
     check_expected(vision, EXPECTED_VISION, folder)
     check_expected(text, EXPECTED_TEXT, folder)
@@ -89,15 +88,15 @@ def native_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {
         "model_type": "florence2",
         "text_config": text,
-        "vision_config": {name: vision[name] for name in SAME_IN_VISION if name in vision}
+        "vision_config": {name: vision[name] for name in UNCHANGED_VISION_KEYS if name in vision}
         | {
             "model_type": "florence_vision",
             "embed_dim": vision["dim_embed"],
-            "max_temporal_embeddings": nested(vision, "visual_temporal_embedding.max_temporal_embeddings", 100),
-            "max_position_embeddings": nested(vision, "image_pos_embed.max_pos_embeddings", 50),
+            "max_temporal_embeddings": get_nested(vision, "visual_temporal_embedding.max_temporal_embeddings", 100),
+            "max_position_embeddings": get_nested(vision, "image_pos_embed.max_pos_embeddings", 50),
         },
-        # The original has no image token: features are put before the prompt. The native class wants one in its table;
-        # the last token, <and>, does not occur in the one prompt that it is asked here, that of object detection.
+        # The original has no image token: features are put before the prompt. The native class needs one in its table;
+        # the last token, <and>, does not occur in the only prompt used here, that of object detection.
         "image_token_id": text.get("vocab_size", 1) - 1,
         **{name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config},
         "tie_word_embeddings": True,
@@ -105,41 +104,41 @@ def native_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def check_expected(values: dict[str, Any], expected: dict[str, Any], folder: Path) -> None:
-    """ConversionError where a setting is there and has another value than the expected one."""
-    for path, wanted in expected.items():
-        if (value := nested(values, path, wanted)) != wanted:
-            raise ConversionError(f"{folder / 'config.json'}: {path} is {value!r}; only {wanted!r} is supported.")
+    """Raise ConversionError if a setting is present and differs from its expected value."""
+    for path, supported in expected.items():
+        if (value := get_nested(values, path, supported)) != supported:
+            raise ConversionError(f"{folder / 'config.json'}: {path} is {value!r}; only {supported!r} is supported.")
 
 
-def nested(values: dict[str, Any], path: str, default: Any) -> Any:
-    """A value by a dotted path, or the default where a part of the path is missing."""
-    found: Any = values
-    for name in path.split("."):
-        if not isinstance(found, dict) or name not in found:
+def get_nested(values: dict[str, Any], path: str, default: Any) -> Any:
+    """Return the value at a dotted path, or the default if a part of the path is missing."""
+    value: Any = values
+    for key in path.split("."):
+        if not isinstance(value, dict) or key not in value:
             return default
-        found = found[name]
-    return found
+        value = value[key]
+    return value
 
 
 def generation_config(folder: Path) -> GenerationConfig:
-    """The effective generation settings: those in text_config.
+    """Return the effective generation settings, which are those in text_config.
 
     The outer model of the original code calls the inner one's `generate`, whose settings come from text_config;
-    generation_config.json is never looked at.
+    generation_config.json is never read.
     """
     text = TOKEN_DEFAULTS | read_json(folder / "config.json")["text_config"]
     if text.get("max_length") == UNSET_LENGTH:
         del text["max_length"]
-    early_stopping(text.get("early_stopping"))  # which transformers refuses without naming it as we do
-    known = GenerationConfig().to_dict().keys()
-    return GenerationConfig(**{name: value for name, value in text.items() if name in known})
+    early_stopping(text.get("early_stopping"))  # transformers' own error does not name the setting
+    known_keys = GenerationConfig().to_dict().keys()
+    return GenerationConfig(**{key: value for key, value in text.items() if key in known_keys})
 
 
 def complete_tokenizer(tokenizer_json: str) -> str:
-    """The tokenizer with the tokens that the original processor adds when it is loaded, unless it has them."""
+    """Return the tokenizer with the tokens that the original processor adds at loading; no change if it has them."""
     try:
         tokenizer = Tokenizer.from_str(tokenizer_json)
-    except Exception as exc:  # the library raises nothing more exact
+    except Exception as exc:  # the library raises nothing more specific
         raise ConversionError("tokenizer.json is not a tokenizer that the library tokenizers reads.") from exc
     if tokenizer.token_to_id(EXTRA_TOKENS[-1]) is None:
         tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in EXTRA_TOKENS])

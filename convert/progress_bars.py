@@ -1,4 +1,4 @@
-"""How far a conversion is, for the person who waits for it, and how large what it wrote."""
+"""Progress bars, and the size of a written folder, for the terminal."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -8,18 +8,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def counting_bar(**options: Any) -> Progress:
-    """A bar with its description, how many of how many, and the time it took; `options` are those of Progress."""
+    """Return a progress bar with description, steps of their total, and elapsed time; `options` go to Progress."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, **options)
 
 
 def megabytes(folder: Path) -> float:
-    """The size of a folder's files, MB (10^6)."""
+    """Return the total size of a folder's files in MB (10^6 bytes)."""
     return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
 
 
 class Bar:
-    """Shows the stages of a conversion: a bar where there is a terminal, and a line for each as it begins."""
+    """The stages of a conversion on stderr: a progress bar if it is a terminal, and a line for each stage."""
 
     def __init__(self) -> None:
         self._progress = counting_bar(console=Console(stderr=True), transient=True)
@@ -32,13 +32,16 @@ class Bar:
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
-    def expect(self, stages: int) -> None:
+    def set_total(self, stages: int) -> None:
+        """Set the total number of stages."""
         self._progress.update(self._task, total=stages)
 
     def stage(self, name: str) -> None:
+        """Print a line with the elapsed time, and advance the bar."""
         elapsed = self._progress.tasks[self._task].elapsed or 0
         self.note(f"{elapsed:6.1f} s  {name}")
         self._progress.update(self._task, description=name, advance=1)
 
     def note(self, text: str) -> None:
+        """Print a line above the bar."""
         self._progress.console.print(text, highlight=False, soft_wrap=True)

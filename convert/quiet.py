@@ -1,11 +1,11 @@
-"""Keeps what the libraries tell their developers from the people who convert."""
+"""Suppression of the libraries' messages, which are meant for their developers."""
 
 import logging
 import warnings
 
 
 def quiet_libraries() -> None:
-    """Silences deprecations inside torch, notes of the tracer, transformers' and optimum's information and progress."""
+    """Silence deprecation warnings of torch, notes of its tracer, and transformers' and optimum's logs and progress."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
     from transformers.utils import logging as transformers_logging
 

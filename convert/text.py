@@ -1,7 +1,7 @@
-"""The text graphs: the encoder that prepares cross-attention, and one step of the decoder (BART, post-norm).
+"""The text graphs: the encoder with the cross-attention cache, and one step of the decoder (BART, post-norm).
 
-The weights are those of transformers' `BartEncoder` and `BartDecoder`. The encoder has no mask, since the serving side
-never pads its input; the decoder is fed one token a step.
+The weights are those of transformers' `BartEncoder` and `BartDecoder`. The encoder has no mask, because its input is
+never padded in serving; the decoder takes one token per step.
 """
 
 from typing import Any, cast
@@ -12,21 +12,21 @@ from torch.nn import functional
 
 from convert.layers import attention, layer_norm, linear
 
-CANDIDATES = 32  # beam search looks at two for each beam, and has 16 beams at most
-CHUNK = 64  # of the vocabulary; Florence-2's 51,328 are 802 of them
+CANDIDATES = 32  # beam search needs two for each beam, and has at most 16 beams
+CHUNK = 64  # tokens; Florence-2's vocabulary of 51,328 has 802 chunks
 
 
 def feed_forward(x: Tensor, layer: Any) -> Tensor:
-    """The residual two-layer perceptron that ends an encoder or decoder layer."""
+    """Apply the residual two-layer perceptron at the end of an encoder or decoder layer."""
     hidden = linear(layer.activation_fn(linear(x, layer.fc1)), layer.fc2)
     return layer_norm(x + hidden, layer.final_layer_norm)
 
 
 class EncoderGraph(nn.Module):
-    """Image features (1, tokens, d_model) and prompt embeddings (1, P, d_model) to what the decoder attends to.
+    """The encoder graph: image features (1, tokens, d_model) and prompt embeddings (1, P, d_model) to cross-attention.
 
-    Returns key 0, value 0, key 1, … of the decoder's cross-attention layers: keys (1, heads, head_dim, tokens + P),
-    transposed and scaled for the product with the query, which spares both at each step, and values
+    The outputs are key 0, value 0, key 1, … of the decoder's cross-attention layers: keys (1, heads, head_dim,
+    tokens + P), transposed and scaled for the product with the query, which saves both in each step, and values
     (1, heads, tokens + P, head_dim).
     """
 
@@ -36,6 +36,7 @@ class EncoderGraph(nn.Module):
         self.cross = nn.ModuleList(layer.encoder_attn for layer in cast(Any, language_model.decoder).layers)
 
     def forward(self, image_features: Tensor, prompt_embeddings: Tensor) -> tuple[Tensor, ...]:
+        """Return keys and values of all cross-attention layers."""
         x = torch.cat([image_features, prompt_embeddings], dim=1)
         table = self.encoder.embed_positions
         positions = table.weight[table.offset : table.offset + x.shape[1]].float()
@@ -54,22 +55,28 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """One step of the decoder for R rows: as many for each of D pictures, one for each beam, picture after picture.
+    """One step of the decoder for R rows: one row for each beam, an equal number for each of D pictures, in order.
 
-    `forward` takes of each row the last token (R), its position (R), what of the cache belongs to it as an additive
-    mask (R, 1, 1, T + 1), the tokens that may not come next (R, bans), where -1 is none, and what of the encoder's
-    tokens belongs to each picture, whose prompts differ in length, as another mask (D, 1, 1, E). Then come key and
-    value of each layer: those of cross-attention as `EncoderGraph` gives them, one picture after the other (D, …), and
-    the self-attention cache, each (R, heads, T, head_dim). It returns the `CANDIDATES` most likely next tokens, their
-    log-probabilities and their ids, each (R, candidates) and the best first; the embeddings (R, d_model) of the tokens,
-    which is how the runtime gets at the table for its prompts; and the grown cache.
+    Inputs of `forward`:
+        input_ids: the last token of each row, (R).
+        position_ids: its position, (R).
+        attention_mask: additive mask of the cached tokens of each row, (R, 1, 1, T + 1).
+        banned_ids: the tokens that must not come next, padded with -1, (R, bans).
+        encoder_mask: additive mask of the encoder's tokens of each picture, since prompts differ in length,
+            (D, 1, 1, E).
+        cross_attention: key and value of each layer as `EncoderGraph` returns them, concatenated over pictures, (D, …).
+        self_key_values: the self-attention cache, key and value of each layer, each (R, heads, T, head_dim).
+
+    Its outputs are the log-probabilities and the ids of the `CANDIDATES` most likely next tokens, each (R, candidates)
+    with the best first; the embeddings (R, d_model) of the input tokens, from which the runtime gets the embeddings of
+    its prompts; and the grown cache.
     """
 
     def __init__(self, language_model: nn.Module) -> None:
         super().__init__()
         self.decoder = cast(Any, language_model.decoder)
         self.projections: Any = nn.ModuleList(query_key_value(layer.self_attn) for layer in self.decoder.layers)
-        self.vocabulary = self.decoder.embed_tokens.weight.shape[0]
+        self.vocab_size = self.decoder.embed_tokens.weight.shape[0]
 
     def forward(
         self,
@@ -81,6 +88,7 @@ class DecoderGraph(nn.Module):
         cross_attention: list[tuple[Tensor, Tensor]],
         self_key_values: list[tuple[Tensor, Tensor]],
     ) -> tuple[Tensor, ...]:
+        """Return candidates, embeddings and the grown cache."""
         table, positions = self.decoder.embed_tokens, self.decoder.embed_positions
         embeddings = functional.embedding(input_ids, table.weight.float()) * table.embed_scale
         x = embeddings + functional.embedding(position_ids + positions.offset, positions.weight.float())
@@ -88,63 +96,64 @@ class DecoderGraph(nn.Module):
         present: list[Tensor] = []
         layers = zip(self.decoder.layers, self.projections, cross_attention, self_key_values, strict=True)
         for layer, projection, cross, past in layers:
-            y, *grown = attend_to_self(x, layer.self_attn, projection, attention_mask, *past)
+            y, *grown = self_attention(x, layer.self_attn, projection, attention_mask, *past)
             x = layer_norm(x + y, layer.self_attn_layer_norm)
-            y = attend_to_picture(x, layer.encoder_attn, encoder_mask, *cross)
+            y = attend_to_encoder(x, layer.encoder_attn, encoder_mask, *cross)
             x = feed_forward(layer_norm(x + y, layer.encoder_attn_layer_norm), layer)
             present += grown
         logits = functional.linear(x, table.weight.float())
-        return *likeliest(logits, banned_ids, self.vocabulary), embeddings, *present
+        return *top_log_probs(logits, banned_ids, self.vocab_size), embeddings, *present
 
 
-def likeliest(logits: Tensor, banned_ids: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """The `CANDIDATES` likeliest tokens of each row that are not banned: their log-probabilities and ids.
+def top_log_probs(logits: Tensor, banned_ids: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
+    """Return the log-probabilities and ids of the `CANDIDATES` most likely tokens of each row that are not banned.
 
-    As in transformers' `generate`, bans apply to log-probabilities, which are not normalised again.
+    As in transformers' `generate`, bans apply to log-probabilities, which are not normalized again.
     """
-    most = logits.amax(-1, keepdim=True)
-    log_total = torch.log(torch.exp(logits - most).sum(-1, keepdim=True))
+    max_logits = logits.amax(-1, keepdim=True)
+    log_total = torch.log(torch.exp(logits - max_logits).sum(-1, keepdim=True))
     bans = torch.where(banned_ids < 0, 0.0, -torch.inf)
-    values, token_ids = top_tokens(logits.scatter_add(1, banned_ids.clamp(min=0), bans), vocabulary)
-    return values - most - log_total, token_ids
+    values, token_ids = top_logits(logits.scatter_add(1, banned_ids.clamp(min=0), bans), vocab_size)
+    return values - max_logits - log_total, token_ids
 
 
-def top_tokens(logits: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """The `CANDIDATES` largest of logits (R, vocabulary) and their ids, the largest first.
+def top_logits(logits: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
+    """Return the `CANDIDATES` largest of logits (R, vocab_size) and their token ids, the largest first.
 
-    They lie in the chunks with the largest maxima, so that only those are sorted; sorting the whole vocabulary would
-    take a tenth of the step.
+    They are in the chunks with the largest maxima, so only these are sorted; sorting the entire vocabulary would take a
+    tenth of the step.
     """
-    padded = functional.pad(logits, (0, -vocabulary % CHUNK), value=-torch.inf)
-    chunks = padded.view(-1, -(-vocabulary // CHUNK), CHUNK)
-    best = chunks.amax(-1).topk(min(CANDIDATES, -(-vocabulary // CHUNK))).indices
-    values, places = chunks.gather(1, best.unsqueeze(-1).expand(-1, -1, CHUNK)).flatten(1).topk(CANDIDATES)
-    return values, best.gather(1, places // CHUNK) * CHUNK + places % CHUNK
+    num_chunks = -(-vocab_size // CHUNK)
+    padded = functional.pad(logits, (0, -vocab_size % CHUNK), value=-torch.inf)
+    chunks = padded.view(-1, num_chunks, CHUNK)
+    best = chunks.amax(-1).topk(min(CANDIDATES, num_chunks)).indices
+    values, indices = chunks.gather(1, best.unsqueeze(-1).expand(-1, -1, CHUNK)).flatten(1).topk(CANDIDATES)
+    return values, best.gather(1, indices // CHUNK) * CHUNK + indices % CHUNK
 
 
 def split_heads(x: Tensor, attn: Any) -> Tensor:
-    """(..., embed_dim) to (..., heads, head_dim)."""
+    """Reshape (..., embed_dim) to (..., heads, head_dim)."""
     return x.view(*x.shape[:-1], attn.num_heads, attn.head_dim)
 
 
 def query_key_value(attn: Any) -> nn.Linear:
-    """The three projections of a self-attention as one, in its weights' type: a step has many small products."""
-    parts = (attn.q_proj, attn.k_proj, attn.v_proj)
-    one = nn.Linear(attn.embed_dim, 3 * attn.embed_dim, device="meta")
-    one.weight, one.bias = (
-        nn.Parameter(torch.cat([getattr(part, name) for part in parts]), requires_grad=False)
+    """Join the three projections of a self-attention into one, with the same dtype: fewer small products per step."""
+    projections = (attn.q_proj, attn.k_proj, attn.v_proj)
+    joined = nn.Linear(attn.embed_dim, 3 * attn.embed_dim, device="meta")
+    joined.weight, joined.bias = (
+        nn.Parameter(torch.cat([getattr(projection, name) for projection in projections]), requires_grad=False)
         for name in ("weight", "bias")
     )
-    return one
+    return joined
 
 
-def attend_to_self(
+def self_attention(
     x: Tensor, attn: Any, projection: nn.Linear, mask: Tensor, key: Tensor, value: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention of the new token (R, d_model) to itself and the cached ones; also returns the grown caches.
+    """Attend from the new token (R, d_model) to itself and the cached ones; also return the grown key and value.
 
-    It is one scaled_dot_product_attention on cache and new token joined, the pattern from which OpenVINO's plugins make
-    a cache that grows in place and is reordered by index. BART's scale is that operation's default.
+    This is one scaled_dot_product_attention on the cache joined with the new token: OpenVINO's plugins recognize the
+    pattern and use a cache that grows in place and is reordered by index. BART's scale is that operation's default.
     """
     query, new_key, new_value = linear(x, projection).view(-1, 3, attn.num_heads, 1, attn.head_dim).unbind(1)
     key, value = torch.cat([key, new_key], dim=2), torch.cat([value, new_value], dim=2)
@@ -152,8 +161,8 @@ def attend_to_self(
     return linear(y.reshape(-1, attn.embed_dim), attn.out_proj), key, value
 
 
-def attend_to_picture(x: Tensor, attn: Any, mask: Tensor, key_transposed: Tensor, value: Tensor) -> Tensor:
-    """Attention of R rows (R, d_model) to D pictures: a picture's rows stand where queries do, nothing is copied."""
+def attend_to_encoder(x: Tensor, attn: Any, mask: Tensor, key_transposed: Tensor, value: Tensor) -> Tensor:
+    """Attend from R rows (R, d_model) to D pictures; a picture's rows are its queries, so that no key is copied."""
     pictures = key_transposed.shape[0]
     query = linear(x, attn.q_proj).view(pictures, -1, attn.num_heads, attn.head_dim).permute(0, 2, 1, 3)
     y = torch.matmul(torch.softmax(torch.matmul(query, key_transposed) + mask, dim=-1), value)

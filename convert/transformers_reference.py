@@ -1,4 +1,4 @@
-"""The reference: transformers' own model, processor and `generate` in f32, which the serving side must agree with."""
+"""The reference for the serving model: transformers' own model, processor and `generate` in f32."""
 
 import json
 import sys
@@ -24,9 +24,9 @@ from florence_tagger.schemas import OBJECT_DETECTION
 class Reference:
     """A checkpoint in PyTorch.
 
-    Its pictures are resized by the processor's Pillow backend, as the published preprocessing was; the torchvision
-    backend, which transformers 5 prefers, rounds some pixels differently. They come to it in RGB as the service
-    makes it: by itself it would drop transparency and clip 16 bits.
+    The processor's Pillow backend resizes the pictures, as in the published preprocessing; the torchvision backend,
+    which transformers 5 prefers, rounds some pixels differently. The service's own code converts them to RGB before:
+    the processor would drop transparency and clip 16-bit samples.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -38,14 +38,14 @@ class Reference:
 
     @torch.inference_mode()
     def generate(self, path: Path, settings: GenerationSettings) -> tuple[int, ...]:
-        """The token ids after the start token for the picture in a file."""
+        """Return the token ids after the start token for the picture in a file."""
         pixel_values = self._pixel_values(path)
         input_ids = [self._model.config.image_token_id] * self._image_tokens + list(self._prompt_ids)
         return generate(self._model, settings, input_ids=torch.tensor([input_ids]), pixel_values=pixel_values)
 
     @torch.inference_mode()
     def image_features(self, path: Path) -> FloatArray:
-        """The features (1, tokens, d_model) of the picture in a file."""
+        """Return the image features (1, tokens, d_model) of the picture in a file."""
         return np.asarray(self._image_features(self._pixel_values(path)))
 
     def _pixel_values(self, path: Path) -> torch.Tensor:
@@ -59,9 +59,9 @@ class Reference:
 
 
 def generate(model: Any, settings: GenerationSettings, **inputs: torch.Tensor) -> tuple[int, ...]:
-    """The token ids after the start token that transformers' `generate` gives for one row of inputs.
+    """Return the token ids after the start token that transformers' `generate` returns for one row of inputs.
 
-    The settings replace the model's own, from which `generate` would fill in what they leave out; padding never occurs.
+    The settings replace the model's own, from which `generate` would take missing values; padding never occurs.
     """
     model.generation_config = GenerationConfig(
         decoder_start_token_id=settings.decoder_start_token_id,
@@ -89,12 +89,12 @@ def main(checkpoint: Path, beams: int | None, tokens: int | None) -> None:
     """Answers for pictures whose paths come on standard input, each with a line of JSON: seconds and token ids."""
     quiet_libraries()
     try:
-        read = read_checkpoint(checkpoint)
-        wanted = exactly(read.generation, beams, tokens)
-        reference = Reference(read)
+        source = read_checkpoint(checkpoint)
+        settings = exactly(source.generation, beams, tokens)
+        reference = Reference(source)
         for line in sys.stdin:
             started = time.perf_counter()
-            token_ids = reference.generate(Path(line.rstrip("\n")), wanted)
+            token_ids = reference.generate(Path(line.rstrip("\n")), settings)
             click.echo(json.dumps({"seconds": time.perf_counter() - started, "token_ids": token_ids}))
             sys.stdout.flush()
     except TaggerError as exc:

@@ -1,4 +1,4 @@
-"""`python -m convert.verify`: the same pictures through PyTorch and through the service's own runtime, compared."""
+"""Comparison of the service's runtime with PyTorch on the same pictures: `python -m convert.verify`."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from convert.agreement import Agreement, Pair, sum_up
+from convert.agreement import Agreement, AnswerPair, summarize
 from convert.calibration_pictures import find_pictures
 from convert.comparison import Comparison, is_lossless
 from convert.conversion_error import ConversionError
@@ -22,10 +22,10 @@ from florence_tagger.wording import error_words
 
 
 def compare(comparison: Comparison, pictures: Sequence[Path], max_new_tokens: int | None) -> list[Agreement]:
-    """Compares all pictures in all modes, with a progress bar; pictures that can't be read are told and left out."""
+    """Compare all pictures in all decoding modes, with a progress bar; report and skip pictures that can't be read."""
     agreements = []
     for mode, settings in comparison.modes(max_new_tokens).items():
-        pairs: list[Pair] = []
+        pairs: list[AnswerPair] = []
         with click.progressbar(pictures, label=mode, file=sys.stderr) as bar:
             for picture in bar:
                 try:
@@ -34,31 +34,31 @@ def compare(comparison: Comparison, pictures: Sequence[Path], max_new_tokens: in
                     click.echo(f"\n{picture.name} is left out: {exc}", err=True)
         if not pairs:
             raise ConversionError("None of the pictures can be read.")
-        agreements.append(sum_up(mode, pairs))
+        agreements.append(summarize(mode, pairs))
     return agreements
 
 
 def table_of(agreements: Sequence[Agreement]) -> Table:
-    """The agreements as a table."""
+    """Return the agreements as a table."""
     columns = ("mode", "pictures", "token ids equal", "counts equal", "count error", "box IoU", "features")
     table = Table(*columns, "seconds", "PyTorch's")
-    for one in agreements:
+    for agreement in agreements:
         table.add_row(
-            one.mode,
-            str(one.pictures),
-            f"{one.ids_equal} ({one.ids_equal / one.pictures:.1%})",
-            f"{one.counts_equal} ({one.counts_equal / one.pictures:.1%})",
-            f"{one.count_error:.4f}",
-            f"{one.box_iou:.4f}",
-            f"{one.features_cosine:.6f}",
-            f"{one.seconds:.3f}",
-            f"{one.reference_seconds:.3f}",
+            agreement.mode,
+            str(agreement.pictures),
+            f"{agreement.ids_equal} ({agreement.ids_equal / agreement.pictures:.1%})",
+            f"{agreement.counts_equal} ({agreement.counts_equal / agreement.pictures:.1%})",
+            f"{agreement.count_error:.4f}",
+            f"{agreement.box_iou:.4f}",
+            f"{agreement.features_cosine:.6f}",
+            f"{agreement.seconds:.3f}",
+            f"{agreement.reference_seconds:.3f}",
         )
     return table
 
 
-def share(context: click.Context, parameter: click.Parameter, value: float) -> float:
-    """A number from 0 to 1; click's own range lets NaN through."""
+def check_share(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    """Return the value; BadParameter if it is not within 0 to 1. Click's own range accepts NaN."""
     if not 0 <= value <= 1:
         raise click.BadParameter("is no number from 0 to 1.")
     return value
@@ -81,7 +81,7 @@ def share(context: click.Context, parameter: click.Parameter, value: float) -> f
 @click.option(
     "--min-agreement",
     type=float,
-    callback=share,
+    callback=check_share,
     default=0.98,
     show_default=True,
     help="Fail where less than this share of the pictures has equal token ids (where nothing was rounded: fp32, or fp16"
@@ -119,18 +119,21 @@ def main(
             raise ConversionError(f"There is no folder for {json_file}.")
         agreements = compare(Comparison(checkpoint, ir, RuntimeOptions(device, precision)), pictures, max_new_tokens)
         exact = is_lossless(read_json(ir / MANIFEST)) and inference_precision == "f32"
-        json_file.write_text(json.dumps([asdict(one) for one in agreements], indent=2) + "\n")
+        json_file.write_text(json.dumps([asdict(agreement) for agreement in agreements], indent=2) + "\n")
     except (TaggerError, OSError) as exc:
         click.echo(f"Error: {error_words(exc)}", err=True)
         sys.exit(2)
     Console(width=120).print(table_of(agreements))
-    for one in agreements:
-        for picture in one.differing[:10]:
-            click.echo(f"{one.mode}: token ids differ on {picture}")
+    for agreement in agreements:
+        for picture in agreement.differing[:10]:
+            click.echo(f"{agreement.mode}: token ids differ on {picture}")
     click.echo(f"The figures are in {json_file}.")
-    if any((one.ids_equal if exact else one.counts_equal) < min_agreement * one.pictures for one in agreements):
-        what = "token ids" if exact else "counts"
-        click.echo(f"Error: {what} agree on less than {min_agreement:.1%} of the pictures.", err=True)
+    if any(
+        (agreement.ids_equal if exact else agreement.counts_equal) < min_agreement * agreement.pictures
+        for agreement in agreements
+    ):
+        compared = "token ids" if exact else "counts"
+        click.echo(f"Error: {compared} agree on less than {min_agreement:.1%} of the pictures.", err=True)
         sys.exit(1)
 
 

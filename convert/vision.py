@@ -1,8 +1,8 @@
-"""The vision graph: one u8 picture in, image features out (DaViT tower and multimodal projector).
+"""The vision graph: one uint8 picture to image features (DaViT tower and multimodal projector).
 
 The weights are those of transformers' `Florence2VisionBackbone` and `Florence2MultiModalProjector`; the order of the
-operations is ours. The residual stream stays (1, tokens, channels) from the pixels to the features, so that the graph
-has none of the transposes that take a quarter of the time of the traced original on a CPU.
+operations differs. The residual stream stays (1, tokens, channels) from the pixels to the features, so that the graph
+has none of the transposes that take a quarter of the traced original's time on a CPU.
 """
 
 from typing import Any, cast
@@ -17,12 +17,13 @@ Grid = tuple[int, int]
 
 
 class VisionGraph(nn.Module):
-    """uint8 RGB pixels (1, H, W, 3) to float32 image features (1, 1 + tokens, d_model).
+    """The vision graph, from uint8 RGB pixels (1, H, W, 3) to float32 image features (1, 1 + tokens, d_model).
 
     Args:
         model: a `Florence2Model`, whose weights are shared, not copied.
-        image_size: (height, width) of the model's input, pixels.
-        image_mean, image_std: per channel, of pixel values scaled to 0..1.
+        image_size: height and width of the model's input in pixels.
+        image_mean: per channel, for pixel values scaled to 0..1.
+        image_std: per channel, for pixel values scaled to 0..1.
     """
 
     def __init__(self, model: nn.Module, image_size: Grid, image_mean: list[float], image_std: list[float]) -> None:
@@ -38,6 +39,7 @@ class VisionGraph(nn.Module):
         self.shift = (-mean / std).float()
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Return the image features of a picture."""
         grid = self.image_size
         x = (pixels.float() * self.scale + self.shift).reshape(1, grid[0] * grid[1], -1)
         for embed, blocks in zip(self.tower.convs, self.tower.blocks, strict=True):
@@ -49,7 +51,7 @@ class VisionGraph(nn.Module):
 
 
 def patch_embed(x: Tensor, embed: Any, grid: Grid) -> tuple[Tensor, Grid]:
-    """Strided patch convolution, normalised before or after: tokens on `grid` to tokens on the returned grid."""
+    """Apply a strided patch convolution, normalized before or after: tokens on `grid` to tokens on the new grid."""
     if embed.pre_norm:
         x = layer_norm(x, embed.norm)
     x = convolution(x, embed.conv, grid)
@@ -59,86 +61,87 @@ def patch_embed(x: Tensor, embed: Any, grid: Grid) -> tuple[Tensor, Grid]:
 
 
 def patch_grid(grid: Grid, size: int, stride: int, padding: int) -> Grid:
-    """The grid (height, width) that a patch convolution makes of a grid."""
+    """Return the grid (height, width) after a patch convolution."""
     height, width = ((side + 2 * padding - size) // stride + 1 for side in grid)
     return height, width
 
 
-def image_tokens(vision: Any, image_size: Grid) -> int:
-    """How many tokens a picture becomes by a vision configuration: one a cell of the last grid, and their mean."""
+def num_image_tokens(vision_config: Any, image_size: Grid) -> int:
+    """Return the number of image tokens: one for each cell of the last grid, and one for their mean."""
     grid = image_size
-    for size, stride, padding in zip(vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True):
+    patches = zip(vision_config.patch_size, vision_config.patch_stride, vision_config.patch_padding, strict=True)
+    for size, stride, padding in patches:
         grid = patch_grid(grid, size, stride, padding)
     return max(grid[0], 0) * max(grid[1], 0) + 1
 
 
 def spatial_block(x: Tensor, block: Any, grid: Grid) -> Tensor:
-    """Attention inside windows of the grid, then the feed-forward layer."""
+    """Apply attention within windows of the grid, then the feed-forward layer."""
     x = x + convolution(x, block.conv1, grid)
     x = x + window_attention(layer_norm(x, block.norm1), block.window_attn, grid)
     return feed_forward(x, block, grid)
 
 
 def channel_block(x: Tensor, block: Any, grid: Grid) -> Tensor:
-    """Attention between the channels of each group, then the feed-forward layer."""
+    """Apply attention between the channels of each group, then the feed-forward layer."""
     x = x + convolution(x, block.conv1, grid)
     x = x + channel_attention(layer_norm(x, block.norm1), block.channel_attn, grid)
     return feed_forward(x, block, grid)
 
 
 def feed_forward(x: Tensor, block: Any, grid: Grid) -> Tensor:
-    """Depthwise convolution and two-layer perceptron, both residual."""
+    """Apply a depthwise convolution and a two-layer perceptron, both residual."""
     x = x + convolution(x, block.conv2, grid)
     hidden = block.ffn.activation_fn(linear(layer_norm(x, block.norm2), block.ffn.fc1))
     return x + linear(hidden, block.ffn.fc2)
 
 
 def split_linear(qkv: nn.Linear) -> list[nn.Linear]:
-    """The three projections that a joint layer holds, as views of its weights.
+    """Split a joint layer into its three projections, which are views of its weights.
 
-    Three products spare a five-dimensional transpose, and only a whole parameter is traced as a constant of its type.
+    Three products avoid a five-dimensional transpose, and only an entire parameter is traced as a constant of its type.
     """
-    parts = []
+    projections = []
     for index, weight in enumerate(qkv.weight.data.chunk(3)):
-        part = nn.Linear(qkv.in_features, qkv.out_features // 3, bias=qkv.bias is not None, device="meta")
-        part.weight = nn.Parameter(weight, requires_grad=False)
+        projection = nn.Linear(qkv.in_features, qkv.out_features // 3, bias=qkv.bias is not None, device="meta")
+        projection.weight = nn.Parameter(weight, requires_grad=False)
         if qkv.bias is not None:
-            part.bias = nn.Parameter(qkv.bias.data.chunk(3)[index], requires_grad=False)
-        parts.append(part)
-    return parts
+            projection.bias = nn.Parameter(qkv.bias.data.chunk(3)[index], requires_grad=False)
+        projections.append(projection)
+    return projections
 
 
 def window_attention(x: Tensor, attn: Any, grid: Grid) -> Tensor:
-    """Multi-head attention among the tokens of each window; the grid is padded with zeros to whole windows."""
+    """Apply multi-head attention within each window; the grid is padded with zeros to a multiple of the window."""
     height, width = grid
     window, heads, channels = attn.window_size, attn.num_heads, attn.dim
-    down, right = -height % window, -width % window
-    if down or right:
-        x = functional.pad(x.view(1, height, width, channels), (0, 0, 0, right, 0, down))
-    rows, columns = (height + down) // window, (width + right) // window
-    # a transpose of four axes, (rows, window, columns, window * channels), which the CPU does in large blocks
+    bottom, right = -height % window, -width % window
+    if bottom or right:
+        x = functional.pad(x.view(1, height, width, channels), (0, 0, 0, right, 0, bottom))
+    rows, columns = (height + bottom) // window, (width + right) // window
+    # A transpose of four axes, (rows, window, columns, window * channels), which the CPU copies in large blocks.
     x = x.reshape(rows, window, columns, window * channels).permute(0, 2, 1, 3).reshape(-1, window * window, channels)
     query, key, value = (
-        linear(x, part).view(-1, window * window, heads, channels // heads)
-        for part in (attn.query, attn.key, attn.value)
+        linear(x, projection).view(-1, window * window, heads, channels // heads)
+        for projection in (attn.query, attn.key, attn.value)
     )
     x = attention(query.permute(0, 2, 1, 3), key.permute(0, 2, 3, 1), value.permute(0, 2, 1, 3), attn.scale)
     x = linear(x.permute(0, 2, 1, 3).reshape(-1, window * window, channels), attn.proj)
     x = x.view(rows, columns, window, window * channels).permute(0, 2, 1, 3)
-    if down or right:
-        x = x.reshape(height + down, width + right, channels)[:height, :width]
+    if bottom or right:
+        x = x.reshape(height + bottom, width + right, channels)[:height, :width]
     return x.reshape(1, height * width, channels)
 
 
 def channel_attention(x: Tensor, attn: Any, grid: Grid) -> Tensor:
-    """Attention of channels to channels of their group, over all tokens: softmax(qᵀk / √tokens) applied to v.
+    """Apply attention between the channels of each group, over all tokens: softmax(qᵀk / √tokens) applied to v.
 
-    The sum over tens of thousands of tokens would leave the range of f16, which GPUs compute in, so q is scaled before.
+    The sum over tens of thousands of tokens would exceed the range of f16, in which GPUs compute, so q is scaled first.
     """
     tokens, channels = grid[0] * grid[1], attn.dim
     query, key, value = (
-        linear(x, part).view(1, tokens, attn.groups, channels // attn.groups).permute(0, 2, 1, 3)
-        for part in (attn.query, attn.key, attn.value)
+        linear(x, projection).view(1, tokens, attn.groups, channels // attn.groups).permute(0, 2, 1, 3)
+        for projection in (attn.query, attn.key, attn.value)
     )
     weights = torch.softmax(torch.matmul((query * tokens**-0.5).transpose(2, 3), key), dim=-1)
     x = torch.matmul(value, weights.transpose(2, 3))
@@ -146,7 +149,7 @@ def channel_attention(x: Tensor, attn: Any, grid: Grid) -> Tensor:
 
 
 def project(x: Tensor, projector: Any, grid: Grid) -> Tensor:
-    """Adds positions, puts the mean of all tokens before them and projects to the width of the text model."""
+    """Add positions, prepend the mean of all tokens and project to the width of the text model."""
     height, width = grid
     columns = projector.image_position_embed.column_embeddings.weight[:width].float()
     rows = projector.image_position_embed.row_embeddings.weight[:height].float()

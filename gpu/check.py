@@ -20,7 +20,7 @@ import click
 import numpy as np
 from PIL import Image
 
-from convert.agreement import Agreement, Answer, Pair, cosine, sum_up
+from convert.agreement import Agreement, Answer, AnswerPair, cosine, summarize
 from deploy.debian import ROOT
 from deploy.image_check import Report
 from florence_tagger.bench.processes import Serving, body_of, service
@@ -320,10 +320,10 @@ def compare_scenes(model: str, computed: str, number: int, beams: int, together:
     both = [side.decode([side.encode(one) for one in pictures], settings, together) for side in sides]
     ours, theirs = ([side.read(one) for one in decoded] for side, decoded in zip(sides, both, strict=True))
     names = map(str, range(number))
-    pairs = [Pair(*one, 1.0) for one in zip(names, ours, theirs, strict=True)]
+    pairs = [AnswerPair(*one, 1.0) for one in zip(names, ours, theirs, strict=True)]
     differing = [pair for pair in zip(*both, strict=True) if pair[0].token_ids != pair[1].token_ids]
     apart = max((abs(score(one, settings) - score(other, settings)) for one, other in differing), default=0.0)
-    return sum_up("", pairs), apart
+    return summarize("", pairs), apart
 
 
 def score(decoded: Decoded, settings: GenerationSettings) -> float:

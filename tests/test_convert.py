@@ -19,7 +19,7 @@ from transformers import Florence2ForConditionalGeneration
 
 from convert.__main__ import main
 from convert.checkpoint import read_checkpoint
-from convert.conversion import ConversionOptions, convert, sha256_of, stages_of
+from convert.conversion import ConversionOptions, convert, num_stages, sha256_of
 from convert.conversion_error import ConversionError
 from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.florence.manifest import check_hashes, load_manifest
@@ -31,7 +31,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("models") / "new" / "tiny"
     progress = RecordedProgress()
     convert(ConversionOptions(str(CHECKPOINT), output), progress)
-    assert len(progress.stages) == stages_of("fp16")
+    assert len(progress.stages) == num_stages("fp16")
     assert "exporting the vision" in progress.stages
     assert re.search(r"Needs about \d+ MB of disk .* memory", progress.notes[0])
     return output

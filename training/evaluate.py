@@ -19,7 +19,7 @@ from rich.progress import track
 from transformers import PreTrainedTokenizerFast
 
 from convert.checkpoint import read_checkpoint
-from convert.conversion import ConversionOptions, convert, stages_of
+from convert.conversion import ConversionOptions, convert, num_stages
 from convert.progress_bars import Bar, megabytes
 from convert.quiet import quiet_libraries
 from convert.transformers_reference import Reference
@@ -118,7 +118,7 @@ def quantised(checkpoint: Path, place: Path) -> Path:
     """The checkpoint at int8, calibrated on scenes that nothing is measured on."""
     draw(place / "calibration", World(), CALIBRATION_SCENES, CHOOSING, 1)
     with Bar() as bar:
-        bar.expect(stages_of("int8"))
+        bar.set_total(num_stages("int8"))
         convert(ConversionOptions(str(checkpoint), place / "int8", "int8", place / "calibration"), bar)
     return place / "int8"
 
