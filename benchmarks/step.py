@@ -17,7 +17,7 @@ from florence_tagger.bench.roofline import work_of
 from florence_tagger.bench.stages import ROUNDS, STEPS, measure_step
 from florence_tagger.config import Settings, load_settings
 from florence_tagger.florence.batch import Batch
-from florence_tagger.florence.decoding import GenerationSettings, exactly
+from florence_tagger.florence.decoding import GenerationSettings, with_fixed_length
 from florence_tagger.florence.devices import CORE, Compiler, RuntimeOptions
 from florence_tagger.florence.graphs import CrossAttention, without_embedding
 from florence_tagger.florence.manifest import load_manifest
@@ -66,7 +66,7 @@ def measure(model: Path, settings: Settings, rounds: int = ROUNDS) -> Step:
     height, width = manifest.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     attended = florence2.prefill(Frame(pixels, width, height)).cross_attention
-    alone = exactly(florence2.generation, 1, STEPS)
+    alone = with_fixed_length(florence2.generation, 1, STEPS)
     request = profiled_request(model, RuntimeOptions("CPU", settings.precision, settings.inference_threads))
     whole, parts = [], defaultdict(list)
     for _ in range(rounds):

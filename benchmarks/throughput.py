@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from florence_tagger.florence.decoding import GenerationSettings, StepInput, exactly
+from florence_tagger.florence.decoding import GenerationSettings, StepInput, with_fixed_length
 from florence_tagger.florence.devices import CORE, RuntimeOptions
 from florence_tagger.florence.graphs import without_embedding
 from florence_tagger.florence.manifest import ModelManifest, load_manifest
@@ -90,7 +90,7 @@ def step_times(decoder: StatefulDecoder, pictures: int) -> Iterator[float]:
 def main(model: Path) -> None:
     """Measures both tables and prints them."""
     manifest = load_manifest(model)
-    generation = exactly(manifest.generation, BEAMS, TOKENS)
+    generation = with_fixed_length(manifest.generation, BEAMS, TOKENS)
     click.echo("| decoded together | seconds a picture, taking turns | overlapping |\n|---|---|---|")
     for pictures in (1, 4, 8, 16):
         turns, overlap = (seconds_a_picture(kind, manifest, pictures, generation) for kind in (TakesTurns, Overlaps))

@@ -14,7 +14,7 @@ from convert.calibration_pictures import read_frame
 from convert.checkpoint import Checkpoint, describe_weights, read_checkpoint
 from convert.conversion_error import ConversionError
 from convert.transformers_reference import Reference
-from florence_tagger.florence.decoding import GenerationSettings, certainly
+from florence_tagger.florence.decoding import GenerationSettings, decoded_from_ids
 from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.manifest import MANIFEST, ModelManifest, check_hashes, load_manifest, read_json
 from florence_tagger.florence.model import Florence2
@@ -55,7 +55,7 @@ class Comparison:
         started = time.perf_counter()
         answer = self._florence2.generate(frame.pixels, settings)
         answered = time.perf_counter()
-        reference = certainly(self._reference.generate(picture, settings))
+        reference = decoded_from_ids(self._reference.generate(picture, settings))
         ended = time.perf_counter()
         if picture not in self._cosines:  # image features do not depend on the decoding mode
             features = self._florence2.image_features(frame.pixels), self._reference.image_features(picture)

@@ -16,7 +16,7 @@ from convert.calibration_pictures import read_rgb
 from convert.checkpoint import Checkpoint, load_model, read_checkpoint
 from convert.quiet import quiet_libraries
 from florence_tagger.errors import TaggerError
-from florence_tagger.florence.decoding import FloatArray, GenerationSettings, exactly
+from florence_tagger.florence.decoding import FloatArray, GenerationSettings, with_fixed_length
 from florence_tagger.florence.tasks import prompt_text
 from florence_tagger.schemas import OBJECT_DETECTION
 
@@ -90,7 +90,7 @@ def main(checkpoint: Path, beams: int | None, tokens: int | None) -> None:
     quiet_libraries()
     try:
         source = read_checkpoint(checkpoint)
-        settings = exactly(source.generation, beams, tokens)
+        settings = with_fixed_length(source.generation, beams, tokens)
         reference = Reference(source)
         for line in sys.stdin:
             started = time.perf_counter()

@@ -197,7 +197,7 @@ def test_abandoning_fails_even_what_the_model_never_comes_back_from() -> None:
 
 def test_frames_decoded_together_are_counted_as_alone(florence2: Florence2, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames come and go at their own times, so that rows move and the cache is cut, and nobody's answer changes."""
-    monkeypatch.setattr(stateful_decoder, "STALE_TOKENS", 5)
+    monkeypatch.setattr(stateful_decoder, "MIN_EVICTED_TOKENS", 5)
     frames = [open_picture((SCENES / name).read_bytes(), (224, 224), 10**8) for name in TRUTH]
     alone = [florence2.detect(one) for one in frames]
     scheduler = started(florence2)

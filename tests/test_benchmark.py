@@ -11,7 +11,7 @@ from florence_tagger.bench.measurements import BenchmarkOptions, adjusted, find_
 from florence_tagger.cli import main
 from florence_tagger.config import DEFAULT_MODEL, load_settings
 from florence_tagger.errors import TaggerError
-from florence_tagger.florence.decoding import exactly
+from florence_tagger.florence.decoding import with_fixed_length
 from florence_tagger.florence.manifest import load_manifest
 from tests.conftest import CHECKPOINT, SCENES
 
@@ -84,7 +84,7 @@ def test_answers_have_exactly_so_many_tokens(tmp_path: Path) -> None:
         9,
     )
     own = load_manifest(DEFAULT_MODEL).generation
-    assert exactly(own, None, None) == own
+    assert with_fixed_length(own, None, None) == own
 
 
 def test_photos_are_made_of_the_samples(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoProcessor
 
 from florence_tagger.config import DEFAULT_MODEL
-from florence_tagger.florence.decoding import Decoded, TopK, certainly
+from florence_tagger.florence.decoding import Decoded, TopK, decoded_from_ids
 from florence_tagger.florence.postprocessing import parse_detections
 from florence_tagger.florence.tasks import BANNED_PHRASES
 from florence_tagger.florence.tokenizer import Tokenizer
@@ -47,7 +47,7 @@ def parse(
     tokenizer: Tokenizer, text: str, task: Task = Task.OBJECT_DETECTION, size: tuple[int, int] = (1000, 1000)
 ) -> list[tuple[str, tuple[float, ...]]]:
     """Labels and boxes, in picture pixels, of what a model says."""
-    detections = parse_detections(certainly(tokenizer.encode(text)), tokenizer, task, *size)
+    detections = parse_detections(decoded_from_ids(tokenizer.encode(text)), tokenizer, task, *size)
     return [(detection.label, detection.box) for detection in detections]
 
 
@@ -147,7 +147,7 @@ def test_polygons_that_and_separates(tokenizer: Tokenizer) -> None:
 @given(st.lists(st.integers(-5, 1500), max_size=60), st.sampled_from(Task))
 def test_any_token_ids_can_be_read(tokenizer: Tokenizer, token_ids: list[int], task: Task) -> None:
     valid = [token_id for token_id in token_ids if token_id >= 0]
-    for detection in parse_detections(certainly(valid), tokenizer, task, 100, 50):
+    for detection in parse_detections(decoded_from_ids(valid), tokenizer, task, 100, 50):
         assert detection.label == detection.label.strip() != ""
         assert 0 < detection.box[0] < 100
         assert 0 < detection.box[1] < 50

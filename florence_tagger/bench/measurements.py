@@ -17,7 +17,7 @@ from florence_tagger.bench.processes import Serving, Timing, reference, service
 from florence_tagger.bench.stages import machine, measure_inside
 from florence_tagger.config import SAMPLES, Settings
 from florence_tagger.errors import TaggerError
-from florence_tagger.florence.decoding import exactly
+from florence_tagger.florence.decoding import with_fixed_length
 from florence_tagger.florence.manifest import GENERATION, MANIFEST, ModelManifest, load_manifest, read_json
 from florence_tagger.florence.model import load_model
 from florence_tagger.media.images import open_rgb, to_jpeg
@@ -128,7 +128,7 @@ def adjusted(folder: ModelManifest, options: BenchmarkOptions, place: Path) -> M
     place.mkdir()
     for path in folder.path.iterdir():
         (place / path.name).symlink_to(path.resolve())
-    wanted = json.dumps(asdict(exactly(folder.generation, options.beams, options.tokens)))
+    wanted = json.dumps(asdict(with_fixed_length(folder.generation, options.beams, options.tokens)))
     manifest = read_json(folder.path / MANIFEST)
     manifest["files"][GENERATION] |= {"size": len(wanted.encode()), "sha256": None}
     for name, text in ((GENERATION, wanted), (MANIFEST, json.dumps(manifest))):

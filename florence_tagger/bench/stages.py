@@ -11,7 +11,7 @@ from typing import Any
 
 from florence_tagger.bench.roofline import matmul_gflops, memory_gb_per_s, work_of
 from florence_tagger.config import Settings
-from florence_tagger.florence.decoding import Decoded, GenerationSettings, exactly
+from florence_tagger.florence.decoding import Decoded, GenerationSettings, with_fixed_length
 from florence_tagger.florence.graphs import CrossAttention
 from florence_tagger.florence.model import Florence2
 from florence_tagger.media.content import decode_base64
@@ -88,7 +88,7 @@ def measure_step(florence2: Florence2, cross_attention: CrossAttention, rounds: 
 
     Whoever else uses the machine uses its memory, too: only what is measured in the same seconds can be compared.
     """
-    alone = exactly(florence2.generation, 1, min(STEPS, florence2.generation.max_new_tokens))
+    alone = with_fixed_length(florence2.generation, 1, min(STEPS, florence2.generation.max_new_tokens))
     memory, steps = [], []
     for _ in range(rounds):
         memory.append(memory_gb_per_s(os.cpu_count() or 1))

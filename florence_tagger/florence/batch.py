@@ -15,10 +15,17 @@ class Decoder(Protocol[Picture]):
     """A decoder that computes the top-k tokens of a step: a `StatefulDecoder` or a `PackedDecoder`."""
 
     @property
-    def num_candidates(self) -> int: ...
-    def add(self, picture: Picture, /) -> None: ...
-    def remove(self, index: int, /) -> None: ...
-    def step(self, step_inputs: Sequence[StepInput], /) -> list[TopK]: ...
+    def num_candidates(self) -> int:
+        """Number K of next tokens that a step returns for each row."""
+
+    def add(self, picture: Picture, /) -> None:
+        """Append an encoded picture."""
+
+    def remove(self, index: int, /) -> None:
+        """Remove a picture; the last one takes its index."""
+
+    def step(self, step_inputs: Sequence[StepInput], /) -> list[TopK]:
+        """Return the top-k tokens for one step input per picture, in the order of the pictures."""
 
 
 @dataclass

@@ -15,7 +15,7 @@ import openvino as ov
 from florence_tagger.florence.decoding import IntArray, StepInput, TopK
 from florence_tagger.florence.device_memory import DeviceMemory, infer
 from florence_tagger.florence.packed_graph import MASKED
-from florence_tagger.florence.rows import ENCODER_MASK, Rows, ban_table, lay_out, row_starts, take_apart
+from florence_tagger.florence.rows import ENCODER_MASK, Rows, ban_table, build_rows, row_starts, split_top_k
 
 # Lengths that grow from step to step grow by so many at a time, since kernels are chosen anew for every new shape.
 SLOT_STEP = 32  # of the cache
@@ -84,7 +84,7 @@ class PackedDecoder:
 
     def step(self, queries: Sequence[StepInput]) -> list[TopK]:
         """Return the candidates for a query of each picture, in the order of their indices."""
-        rows = lay_out(queries, self._first_rows)
+        rows = build_rows(queries, self._first_rows)
         self._cross.bind()
         self._send("ancestors", self.cache.prepare(rows))
         self._send("input_ids", rows.token_ids)
@@ -95,7 +95,7 @@ class PackedDecoder:
         self._cross.settle()
         self.cache.accept()
         self._first_rows = list(row_starts(queries, rows.width))
-        return take_apart(queries, rows.width, log_probs, token_ids)
+        return split_top_k(queries, rows.width, log_probs, token_ids)
 
     def _send(self, name: str, values: IntArray) -> None:
         """Hand ids to the graph."""

@@ -1,7 +1,7 @@
-"""The rows of a step: queries of several pictures as one batch for the decoder, and its output taken apart again.
+"""The rows of a step: the step inputs of several pictures as one batch for the decoder, and its output split again.
 
-All pictures get as many rows as the one that needs most, picture after picture, so that cross-attention has a picture's
-rows where queries stand. Rows that a picture does not need repeat its last one.
+Every picture gets as many rows as the picture with the most beams, picture after picture, so that cross-attention has a
+picture's rows on the axis of queries. Rows that a picture does not need repeat its last row.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 
 from florence_tagger.florence.decoding import FloatArray, IntArray, StepInput, TopK
 
-ENCODER_MASK = "encoder_mask"  # the decoder's input that hides what a picture does not have of the encoder's tokens
+ENCODER_MASK = "encoder_mask"  # the decoder's input that masks the padding of a picture's encoder tokens
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Rows:
     """The input of a step for R rows, `width` for each picture.
 
     Attributes:
-        token_ids, positions, parents: int64 (R), as in `StepInput`; parents are rows of the whole step before.
-        banned: token ids that may not come next, an array for each row.
+        token_ids, positions, parents: int64 (R), as in `StepInput`; parents are rows of the whole previous step.
+        banned: token ids that must not come next, an array for each row.
     """
 
     width: int
@@ -33,39 +33,40 @@ class Rows:
         return len(self.token_ids)
 
 
-def lay_out(queries: Sequence[StepInput], first_rows: Sequence[int]) -> Rows:
-    """Make rows of a query of each picture, whose rows in the step before began at `first_rows`."""
-    width = max(len(query.token_ids) for query in queries)
-    used = [np.minimum(np.arange(width), len(query.token_ids) - 1) for query in queries]
-    pairs = list(zip(queries, used, strict=True))
+def build_rows(step_inputs: Sequence[StepInput], first_rows: Sequence[int]) -> Rows:
+    """Return the rows of one step input per picture, whose rows in the previous step began at `first_rows`."""
+    width = max(len(step_input.token_ids) for step_input in step_inputs)
+    used = [np.minimum(np.arange(width), len(step_input.token_ids) - 1) for step_input in step_inputs]
+    pairs = list(zip(step_inputs, used, strict=True))
+    parents = [first + step_input.parents[rows] for first, (step_input, rows) in zip(first_rows, pairs, strict=True)]
     return Rows(
         width,
-        np.concatenate([query.token_ids[rows] for query, rows in pairs]),
-        np.repeat([query.position for query in queries], width),
-        np.concatenate([first + query.parents[rows] for first, (query, rows) in zip(first_rows, pairs, strict=True)]),
-        tuple(query.banned[row] for query, rows in pairs for row in rows),
+        np.concatenate([step_input.token_ids[rows] for step_input, rows in pairs]),
+        np.repeat([step_input.position for step_input in step_inputs], width),
+        np.concatenate(parents),
+        tuple(step_input.banned[row] for step_input, rows in pairs for row in rows),
     )
 
 
-def take_apart(queries: Sequence[StepInput], width: int, log_probs: FloatArray, token_ids: IntArray) -> list[TopK]:
-    """Return the candidates (R, K) of a step for each of the queries that its rows were made of, copied."""
+def split_top_k(step_inputs: Sequence[StepInput], width: int, log_probs: FloatArray, token_ids: IntArray) -> list[TopK]:
+    """Return copies of a step's top-k tokens (R, K), one for each of the step inputs that its rows were built from."""
     rows = [
-        slice(first, first + len(query.token_ids))
-        for first, query in zip(row_starts(queries, width), queries, strict=True)
+        slice(first, first + len(step_input.token_ids))
+        for first, step_input in zip(row_starts(step_inputs, width), step_inputs, strict=True)
     ]
     return [TopK(log_probs[part].copy(), token_ids[part].copy()) for part in rows]
 
 
-def row_starts(queries: Sequence[StepInput], width: int) -> range:
-    """Return the first row of each query in a step."""
-    return range(0, len(queries) * width, width)
+def row_starts(step_inputs: Sequence[StepInput], width: int) -> range:
+    """Return the first row of each step input in a step."""
+    return range(0, len(step_inputs) * width, width)
 
 
 def ban_table(banned: Sequence[IntArray], width: int) -> IntArray:
-    """Return the bans of each row as one array, int64 (R, width).
+    """Return the banned token ids of each row as one array, int64 (R, width).
 
-    A row with fewer repeats its last ban, so that whoever writes or adds them does the same to the same token; a row
-    without any has -1.
+    A row with fewer ids repeats its last one, so that each write or addition goes to a token that is banned anyway; a
+    row without any has -1.
     """
     table = np.full((len(banned), width), -1)
     for row, token_ids in zip(table, banned, strict=True):
@@ -76,5 +77,5 @@ def ban_table(banned: Sequence[IntArray], width: int) -> IntArray:
 
 
 def token_axis(name: str) -> int:
-    """Return which axis of an input of the decoder for cross-attention counts the tokens of picture and prompt."""
+    """Return the axis of picture and prompt tokens in a decoder input for cross-attention."""
     return 2 if name.endswith("value") else 3
