@@ -33,7 +33,7 @@ from florence_tagger.florence.graphs import CrossAttention, Graphs, shortened
 from florence_tagger.florence.manifest import load_manifest
 from florence_tagger.florence.packed_decoder import picture_on_device, picture_on_host
 from florence_tagger.florence.postprocessing import parse_detections
-from florence_tagger.florence.self_test import Difference, Move, Walk, make_pictures
+from florence_tagger.florence.self_test import Difference, Lockstep, Move, make_pictures
 from florence_tagger.florence.tasks import prompt_text
 from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.schemas import OBJECT_DETECTION, Task, UInt8Array
@@ -212,9 +212,9 @@ def check_plans(report: Report, extent: Extent) -> None:
         on_host = [shortened(side.on_host(one), tokens) for one, tokens in zip(encoded, (0, 4, 1), strict=True)]
         pictures = [(side.on_device(one), one) for one in on_host]
         for seed in range(extent.plans):
-            walk = Walk(side.graphs.decoder, exact.graphs.decoder, pictures, CAPACITY, seed)
-            difference = sum((walk.take(move) for move in random_plan(seed, extent.steps)), Difference())
-            walk.end()
+            lockstep = Lockstep(side.graphs.decoder, exact.graphs.decoder, pictures, CAPACITY, seed)
+            difference = sum((lockstep.step(move) for move in random_plan(seed, extent.steps)), Difference())
+            lockstep.clear()
             report.check(not difference.exceeds(tolerance), f"plans: {seed} at {computed}: {difference}")
 
 

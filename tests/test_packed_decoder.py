@@ -14,7 +14,7 @@ from florence_tagger.florence.decoding import StepInput, TopK
 from florence_tagger.florence.devices import Compiler, RuntimeOptions
 from florence_tagger.florence.graphs import make_decoder
 from florence_tagger.florence.packed_decoder import Ancestry, PackedDecoder, picture_on_device
-from florence_tagger.florence.self_test import SELF_TEST, Difference, Move, Walk, compare, run_self_test
+from florence_tagger.florence.self_test import SELF_TEST, Difference, Lockstep, Move, compare, run_self_test
 from tests.devices import FakeCore
 
 CAPACITY = 8
@@ -71,21 +71,21 @@ MOVES = st.builds(
 @settings(max_examples=25, deadline=None)
 @given(moves=st.lists(MOVES, min_size=1, max_size=60), lengths=st.lists(st.integers(1, 40), min_size=1, max_size=4))
 def test_any_plan_gives_what_the_stateful_decoder_gives(moves: list[Move], lengths: list[int]) -> None:
-    walk = Walk(*decoders(), pairs(*lengths), CAPACITY)
+    lockstep = Lockstep(*decoders(), pairs(*lengths), CAPACITY)
     try:
-        assert not sum((walk.take(move) for move in moves), Difference()).exceeds(F32_TOLERANCE)
+        assert not sum((lockstep.step(move) for move in moves), Difference()).exceeds(F32_TOLERANCE)
     finally:
-        walk.end()
+        lockstep.clear()
 
 
 def test_long_answers_are_packed_and_keep_only_slots_in_use() -> None:
     packed, stateful = decoders()
-    walk = Walk(packed, stateful, pairs(20, 20), CAPACITY)
-    difference = walk.take(Move(join=2)) + sum((walk.take(Move(width=3)) for _ in range(120)), Difference())
+    lockstep = Lockstep(packed, stateful, pairs(20, 20), CAPACITY)
+    difference = lockstep.step(Move(join=2)) + sum((lockstep.step(Move(width=3)) for _ in range(120)), Difference())
     assert not difference.exceeds(F32_TOLERANCE)
     # 121 steps of 6 rows wrote over 700 slots; beams share most of their tokens
     assert packed.cache.slots < 450
-    walk.end()
+    lockstep.clear()
 
 
 def test_a_picture_that_is_not_a_number_spoils_no_other() -> None:

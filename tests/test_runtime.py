@@ -19,7 +19,7 @@ from florence_tagger.florence import graphs
 from florence_tagger.florence.devices import CORE, DRIVER_ERROR, RuntimeOptions, choose_device, find_devices
 from florence_tagger.florence.manifest import FORMAT, check_hashes, load_manifest
 from florence_tagger.florence.model import Florence2, load_model
-from florence_tagger.florence.self_test import COSINE
+from florence_tagger.florence.self_test import MIN_COSINE
 from florence_tagger.florence.tasks import prompt_text
 from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.media.images import open_picture
@@ -326,7 +326,7 @@ def test_a_gpu_whose_image_features_are_off_is_not_used_under_auto(caplog: pytes
     )
     assert set(florence2.devices.values()) == {"CPU"}
     assert florence2.device_test is not None
-    assert florence2.device_test.cosine < COSINE
+    assert florence2.device_test.cosine < MIN_COSINE
     assert "GPU computes otherwise than the CPU" in caplog.text
 
 
