@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from convert.conversion import ConversionOptions, convert
 from florence_tagger.florence.manifest import load_manifest
-from florence_tagger.florence.tasks import QUESTIONS
+from florence_tagger.florence.tasks import PROMPT_TEMPLATES
 from florence_tagger.geometry import iou
 from florence_tagger.tagger import Tagger
 from tests.conftest import ROOT, RecordedProgress
@@ -176,7 +176,7 @@ def test_each_picture_is_asked_for_its_own_label(tokenizer: PreTrainedTokenizerF
     for number, task in enumerate(ASKED_TASKS):
         for prompt_text, asked in zip(objective.question_for(number, batch.asked), batch.asked, strict=True):
             label = tokenizer.decode([asked]).strip()
-            assert tokenizer.decode(prompt_text) == f"<s>{QUESTIONS[task].format(text=label)}</s>"
+            assert tokenizer.decode(prompt_text) == f"<s>{PROMPT_TEMPLATES[task].format(text=label)}</s>"
             assert prompt_text.tolist() == tokenizer(tokenizer.decode(prompt_text), add_special_tokens=False).input_ids
 
 

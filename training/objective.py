@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from transformers import Florence2ForConditionalGeneration, PreTrainedTokenizerFast
 
-from florence_tagger.florence.tasks import QUESTIONS
+from florence_tagger.florence.tasks import PROMPT_TEMPLATES
 from florence_tagger.schemas import Task
 from training.batches import BOX_TOKENS, NOTHING, Batch, token, word
 from training.scenes import LABELS
@@ -50,7 +50,7 @@ class Objective(nn.Module):
     @staticmethod
     def _question(tokenizer: PreTrainedTokenizerFast, task: Task) -> Tensor:
         """The tokens (1, T) of a task's question, asked for the first label where it asks for one."""
-        text = QUESTIONS[task].format(text=LABELS[0])
+        text = PROMPT_TEMPLATES[task].format(text=LABELS[0])
         return torch.tensor([tokenizer(f"<s>{text}</s>", add_special_tokens=False).input_ids])
 
     def question_for(self, task: int, words: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import Florence2ForConditionalGeneration, PreTrainedTokenizerFast
 
-from florence_tagger.florence.tasks import QUESTIONS
+from florence_tagger.florence.tasks import PROMPT_TEMPLATES
 from florence_tagger.schemas import Task
 from training.batches import BOX_TOKENS, token
 from training.matching import claims
@@ -33,7 +33,7 @@ def answer(
     model: Florence2ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pictures: Tensor
 ) -> list[list[SceneObject]]:
     """What the model finds in pictures, uint8 (N, SIDE, SIDE, 3), greedily."""
-    prompt_text = f"{'<image>' * IMAGE_TOKENS}<s>{QUESTIONS[Task.OBJECT_DETECTION]}</s>"
+    prompt_text = f"{'<image>' * IMAGE_TOKENS}<s>{PROMPT_TEMPLATES[Task.OBJECT_DETECTION]}</s>"
     ids = torch.tensor([tokenizer(prompt_text, add_special_tokens=False).input_ids])
     found = []
     for part in torch.split(pictures, TOGETHER):

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
 
-from florence_tagger.florence.tasks import QUESTIONS
+from florence_tagger.florence.tasks import PROMPT_TEMPLATES
 from training.scenes import LABELS
 
 SIDE = 224  # of the input, pixels
@@ -69,7 +69,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    texts = [prompt_text.format(text=label) for prompt_text in QUESTIONS.values() for label in LABELS]
+    texts = [prompt_text.format(text=label) for prompt_text in PROMPT_TEMPLATES.values() for label in LABELS]
     trainer = trainers.BpeTrainer(
         vocab_size=640,
         min_frequency=2,

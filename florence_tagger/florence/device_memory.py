@@ -1,4 +1,4 @@
-"""Tensors in a GPU's own memory, so that what one graph puts out another takes in without leaving the device."""
+"""Tensors in a GPU's own memory, so that one graph's outputs are another's inputs without leaving the device."""
 
 import ctypes
 from collections.abc import Sequence
@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-USM_DEVICE = {"SHARED_MEM_TYPE": "USM_DEVICE_BUFFER"}  # memory with a pointer, of which there can be views
-USM_HOST = {"SHARED_MEM_TYPE": "USM_HOST_BUFFER"}  # the host's, which the device can write to
+USM_DEVICE = {"SHARED_MEM_TYPE": "USM_DEVICE_BUFFER"}  # memory with a pointer, which views can share
+USM_HOST = {"SHARED_MEM_TYPE": "USM_HOST_BUFFER"}  # memory of the host that the device can write to
 
 
 class DeviceMemory:
-    """The memory of a device, for values of one type.
+    """The memory of a device, for tensors of one element type.
 
     Args:
-        core: OpenVINO's.
-        device: its name, such as `GPU.1`.
-        element_type: in which the device computes, f32 or f16.
+        core: OpenVINO's core.
+        device: the device's name, such as `GPU.1`.
+        element_type: the type that the device computes in, f32 or f16.
     """
 
     def __init__(self, core: Any, device: str, element_type: Any) -> None:
@@ -25,21 +25,22 @@ class DeviceMemory:
         self._context = core.get_default_context(device)
 
     def empty(self, shape: Sequence[int]) -> Any:
-        """Return a new tensor, its values not set."""
+        """Return a new, uninitialized tensor."""
         return self._context.create_tensor(self.element_type, ov.Shape(shape), USM_DEVICE)
 
     def view(self, tensor: Any, shape: Sequence[int]) -> Any:
-        """Return the first values of a tensor as another one of a shape.
+        """Return a view of a tensor's first values in another shape.
 
-        The plugin reads and writes such a view where it lies. A region of a tensor (`RemoteTensor` with begin and end)
-        it would copy at every inference. The tensor must live until a request that had the view has run with another.
+        The plugin reads and writes such a view in place. It would copy a region of a tensor (`RemoteTensor` with begin
+        and end) at every inference. The tensor must outlive the view: until a request that used it has run with another
+        tensor.
         """
         handle = tensor.get_params()["MEM_HANDLE"]
         shared = {"SHARED_MEM_TYPE": "USM_USER_BUFFER", "MEM_HANDLE": handle}
         return self._context.create_tensor(self.element_type, ov.Shape(shape), shared)
 
     def upload(self, values: Any) -> Any:
-        """Return an array of the host as a tensor of the device, or a tensor of the device as it is."""
+        """Copy an array of the host to the device; return a tensor of the device unchanged."""
         if not isinstance(values, np.ndarray):
             return values
         tensor = self.empty(values.shape)
@@ -47,7 +48,7 @@ class DeviceMemory:
         return tensor
 
     def download(self, tensor: Any) -> Any:
-        """Return a tensor of the device as float32 array, or an array as it is."""
+        """Copy a tensor of the device to a float32 array; return an array unchanged."""
         if isinstance(tensor, np.ndarray):
             return tensor
         host = ov.Tensor(self.element_type, tensor.get_shape())
@@ -55,18 +56,18 @@ class DeviceMemory:
         return host.data.astype(np.float32)
 
     def copy_item(self, source: Any, source_index: int, target: Any, target_index: int) -> None:
-        """Copy one item of a tensor's first axis over one of another's, within the device."""
+        """Copy an item of one tensor's first axis over an item of another's, within the device."""
         item_of(target, target_index).copy_from(item_of(source, source_index))
 
     def input_from_host(self, element_type: Any, shape: Sequence[int]) -> tuple[Any, Any]:
-        """Return a tensor for an input that the device reads where it lies, and its values as an array to write to."""
+        """Return a tensor for an input that the device reads in place, and its values as a writable array."""
         tensor = self._context.create_host_tensor(element_type, ov.Shape(shape))
         return tensor, tensor.data
 
     def output_to_host(self, element_type: Any, shape: Sequence[int]) -> tuple[Any, Any]:
-        """Return a tensor for an output that the device writes into the host's memory, and its values as an array.
+        """Return a tensor for an output that the device writes to the host's memory, and its values as an array.
 
-        For a tensor of `create_host_tensor` the plugin would copy from one of its own, and wait once more.
+        For a tensor of `create_host_tensor` the plugin would copy from a tensor of its own, with an additional wait.
         """
         tensor = self._context.create_tensor(element_type, ov.Shape(shape), USM_HOST)
         pointer = int(tensor.get_params()["MEM_HANDLE"].astype(str), 16)
@@ -75,13 +76,13 @@ class DeviceMemory:
 
 
 def infer(request: Any) -> None:
-    """Run a graph whose tensors are set; `request.infer` would hand its outputs to Python."""
+    """Run a graph whose tensors are set; `request.infer` would also convert its outputs to Python objects."""
     request.start_async()
     request.wait()
 
 
 def item_of(tensor: Any, index: int) -> Any:
-    """Return one item of a tensor's first axis, as a region that can be copied."""
+    """Return an item of a tensor's first axis, as a region that can be copied."""
     shape = list(tensor.get_shape())
     begin, end = [index] + [0] * (len(shape) - 1), [index + 1, *shape[1:]]
     return type(tensor)(tensor, ov.Coordinate(begin), ov.Coordinate(end))

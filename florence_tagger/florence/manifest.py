@@ -1,4 +1,4 @@
-"""An IR folder as `convert` writes it: graphs, tokenizer, settings, and the manifest that names them."""
+"""A model folder as `convert` writes it: graphs, tokenizer, settings, and the manifest that lists them."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ MANIFEST = "manifest.json"
 GENERATION = "generation_config.json"
 PREPROCESSING = "preprocessor_config.json"
 FORMAT = 4
-# Where the package is installed without its repository, which holds the bundled model.
+# For a package that is installed without its repository, which holds the bundled model.
 NO_MODEL = (
     "There is no model: set FLORENCE_MODEL_DIR to the folder of one. The repository of florence_tagger has a small "
     "one, ov_models/florence-2-tiny, and makes others from checkpoints: "
@@ -27,7 +27,7 @@ NEEDED_FILES = {f"{graph}.{suffix}" for graph in GRAPHS for suffix in ("xml", "b
     GENERATION,
     PREPROCESSING,
 }
-# What is read of a folder, for one that lacks something or has another type of it.
+# The entries that are read, for the error about a missing entry or an entry of another type.
 DESCRIPTION = (
     f"{MANIFEST} must have format, name, precision and geometry.max_positions, {PREPROCESSING} size.height and "
     f"size.width, and {GENERATION} the generation settings and nothing else"
@@ -36,15 +36,16 @@ DESCRIPTION = (
 
 @dataclass(frozen=True)
 class ModelManifest:
-    """What a model folder says of itself, as far as serving needs it.
+    """The facts of a model folder that serving needs.
 
     Attributes:
+        path: the model folder.
         name: the model's name.
-        sha256: of the manifest, which holds those of all other files.
+        sha256: hash of the manifest, which has the hashes of all other files.
         precision: of the stored weights.
         image_size: (height, width) of the model's input, pixels.
-        max_positions: most tokens the encoder or the decoder can take.
-        generation: the checkpoint's own settings.
+        max_positions: maximum number of tokens of the encoder and the decoder.
+        generation: the checkpoint's generation settings.
     """
 
     path: Path
@@ -56,7 +57,7 @@ class ModelManifest:
     generation: GenerationSettings
 
     def read_text(self, name: str) -> str:
-        """The text of one of the folder's files; ModelError where it can't be read."""
+        """Return the text of one of the folder's files; ModelError if it can't be read."""
         try:
             return (self.path / name).read_text(encoding="utf-8")
         except OSError as exc:
@@ -66,11 +67,11 @@ class ModelManifest:
 
 
 def load_manifest(path: Path) -> ModelManifest:
-    """Reads and checks what an IR folder says of itself.
+    """Load and check the manifest and settings of a model folder.
 
     Raises:
-        ModelError: no such folder, no manifest, one of another format or without what serving needs, or a file that it
-            names is missing.
+        ModelError: the folder or its manifest is missing, the manifest has another format or lacks an entry, or a
+            listed file is missing or has another size.
     """
     if not path.is_dir():
         raise ModelError(NO_MODEL if path == DEFAULT_MODEL else f"There is no model folder {path}.")
@@ -99,7 +100,7 @@ def load_manifest(path: Path) -> ModelManifest:
 
 
 def read_files(path: Path) -> dict[str, dict[str, Any]]:
-    """Size and hash of each file of a model folder, as its manifest tells; ModelError where it does not."""
+    """Return the size and hash of each file that a folder's manifest lists; ModelError if the list is incomplete."""
     manifest = read_json(path / MANIFEST)
     files = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(files, dict) or not all(isinstance(facts, dict) for facts in files.values()):
@@ -110,7 +111,7 @@ def read_files(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_sizes(path: Path, files: dict[str, dict[str, Any]]) -> None:
-    """ModelError where a file that the manifest names is missing or of another size."""
+    """Raise ModelError if a listed file is missing or has another size."""
     for name, facts in files.items():
         if not (path / name).is_file():
             raise ModelError(f"{path} lacks {name}, which its {MANIFEST} names.")
@@ -120,16 +121,16 @@ def check_sizes(path: Path, files: dict[str, dict[str, Any]]) -> None:
             )
 
 
-def check_hashes(folder: ModelManifest) -> None:
-    """Reads every file of a model folder; ModelError where one has another hash than its manifest says."""
-    for name, facts in read_files(folder.path).items():
-        with (folder.path / name).open("rb") as file:
+def check_hashes(manifest: ModelManifest) -> None:
+    """Read every file of a model folder; raise ModelError if a hash differs from the manifest's."""
+    for name, facts in read_files(manifest.path).items():
+        with (manifest.path / name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != facts.get("sha256"):
-                raise ModelError(f"{folder.path / name} is not the file that its {MANIFEST} names: it was changed.")
+                raise ModelError(f"{manifest.path / name} is not the file that its {MANIFEST} names: it was changed.")
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file; ModelError where it can't be read as one."""
+    """Return the value in a JSON file; ModelError if it can't be read or parsed."""
     try:
         return json.loads(path.read_bytes())
     except OSError as exc:

@@ -1,7 +1,8 @@
-"""What the tasks ask the model in words, and what is to be known of their answers.
+"""The prompt text of each task, and the task's own rules for decoding and postprocessing.
 
-All of it is published with Florence-2: its processor's `task_prompts_without_inputs`, `task_prompts_with_input` and
-`banned_grounding_tokens` (processing_florence2.py and preprocessor_config.json of microsoft/Florence-2-large).
+Prompts and banned phrases are those that Florence-2's processor publishes: `task_prompts_without_inputs`,
+`task_prompts_with_input` and `banned_grounding_tokens` (processing_florence2.py and preprocessor_config.json of
+microsoft/Florence-2-large).
 """
 
 from dataclasses import replace
@@ -9,7 +10,7 @@ from dataclasses import replace
 from florence_tagger.florence.decoding import GenerationSettings
 from florence_tagger.schemas import Prompt, Task
 
-QUESTIONS = {
+PROMPT_TEMPLATES = {
     Task.OBJECT_DETECTION: "Locate the objects with category name in the image.",
     Task.DENSE_REGION_CAPTION: "Locate the objects in the image, with their descriptions.",
     Task.REGION_PROPOSAL: "Locate the region proposals in the image.",
@@ -17,9 +18,9 @@ QUESTIONS = {
     Task.PHRASE_GROUNDING: "Locate the phrases in the caption: {text}",
 }
 
-REGION = "region"  # the label of region proposals, which have none
+REGION = "region"  # the label of region proposals, whose answers have no text
 
-# What a caption's phrases may be that stand for no thing to count.
+# Phrases of a caption that name no object to count.
 BANNED_PHRASES = frozenset(
     (
         *("I", "a", "a group", "a set", "all", "an", "another", "any", "anybody", "anyone", "anything", "each"),
@@ -34,14 +35,14 @@ BANNED_PHRASES = frozenset(
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """A prompt in words."""
-    return QUESTIONS[prompt.task].format(text=prompt.text.strip())
+    """Return the text of a prompt."""
+    return PROMPT_TEMPLATES[prompt.task].format(text=prompt.text.strip())
 
 
-def generation_settings_for(task: Task, own: GenerationSettings) -> GenerationSettings:
-    """How to decode the answer to a task.
+def generation_settings_for(task: Task, defaults: GenerationSettings) -> GenerationSettings:
+    """Return the generation settings of a task.
 
-    Open-vocabulary detection repeats its label at every box: without repeated 3-grams a label of three or more tokens
-    could be said only once.
+    Open-vocabulary detection repeats its label at every box: if no 3-gram could be repeated, a label of three or more
+    tokens could occur only once.
     """
-    return replace(own, no_repeat_ngram_size=0) if task is Task.OPEN_VOCABULARY_DETECTION else own
+    return replace(defaults, no_repeat_ngram_size=0) if task is Task.OPEN_VOCABULARY_DETECTION else defaults
