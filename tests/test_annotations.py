@@ -14,7 +14,7 @@ from florence_tagger.cli import main
 from florence_tagger.count.annotations import OTHER_FRAMES, Annotator, count_captions, frame_timestamps
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.drawing import colours_of, draw_counts
-from florence_tagger.media.limits import OWN_SIZE, DecodeOptions
+from florence_tagger.media.limits import ORIGINAL_SIZE, DecodeOptions
 from florence_tagger.media.sampling import Sampling
 from florence_tagger.schemas import Detection, DocumentResult, FrameResult, Rules, VideoCount
 from tests.conftest import SCENES, TRUTH, content_for
@@ -29,7 +29,7 @@ DISTINCT = Rules(video_count=VideoCount.DISTINCT)
 
 
 def annotator(rules: Rules = DISTINCT, fps: float = 10) -> Annotator:
-    return Annotator(DecodeOptions(OWN_SIZE, 10_000_000), Sampling(fps=fps), rules)
+    return Annotator(DecodeOptions(ORIGINAL_SIZE, 10_000_000), Sampling(fps=fps), rules)
 
 
 def box_at(index: int) -> tuple[float, float, float, float]:

@@ -20,7 +20,7 @@ from florence_tagger.count.runner import CountJob, DocumentDetector, annotated_p
 from florence_tagger.count.writers import WRITERS
 from florence_tagger.errors import SettingsError
 from florence_tagger.labels import Aliases, name_classes
-from florence_tagger.media.limits import OWN_SIZE, DecodeOptions
+from florence_tagger.media.limits import ORIGINAL_SIZE, DecodeOptions
 from florence_tagger.pipeline import within_budget
 from florence_tagger.prompts import parse_prompt
 from florence_tagger.rules import rules_named
@@ -138,7 +138,7 @@ def count_job_for(options: CountOptions, settings: Settings, files: Sequence[Inp
         {} if options.annotate is None else annotated_paths_for(options.annotate, [file.name for file in files]),
         int(settings.max_document_mb * 1e6),
         Annotator(
-            DecodeOptions(OWN_SIZE, settings.max_pixels, settings.max_pages),
+            DecodeOptions(ORIGINAL_SIZE, settings.max_pixels, settings.max_pages),
             within_budget(sampling_from(settings), options.tiles or settings.tiles),
             rules,
         ),

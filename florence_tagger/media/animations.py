@@ -24,7 +24,7 @@ CHUNKS_START = 12
 SHORTEST_MS = 10  # what browsers make of a frame that has no duration
 
 
-def pillow_frames(picture: Image.Image, file: IO[bytes], limits: DecodeOptions, sampling: Sampling) -> Iterator[Frame]:
+def pillow_frames(picture: Image.Image, file: IO[bytes], options: DecodeOptions, sampling: Sampling) -> Iterator[Frame]:
     """The sampled frames of an animation, which Pillow decodes one after the other."""
     durations = [max(duration, SHORTEST_MS) / 1000 for duration in DURATIONS[str(picture.format)](file)]
     times = [0.0, *accumulate(durations)][: getattr(picture, "n_frames", 1)]
@@ -34,7 +34,7 @@ def pillow_frames(picture: Image.Image, file: IO[bytes], limits: DecodeOptions, 
         picture.load()
         closing = choice.closing and place == choice.places[-1]
         frame = Frame(NO_PIXELS, *picture.size, time_s=times[place], closing=closing)
-        yield from frames_of(picture, frame, limits, number)
+        yield from frames_of(picture, frame, options, number)
 
 
 def check_webp(file: IO[bytes], max_pixels: int) -> None:

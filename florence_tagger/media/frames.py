@@ -23,36 +23,36 @@ from florence_tagger.schemas import Frame
 ANIMATED = {"GIF": "gif", "PNG": "apng", "AVIF": "mov", "WEBP": ""}
 
 
-def open_frames(file: IO[bytes], limits: DecodeOptions, sampling: Sampling) -> Iterator[Frame]:
+def open_frames(file: IO[bytes], options: DecodeOptions, sampling: Sampling) -> Iterator[Frame]:
     """Decode what is looked at of a file, when it is asked for: its picture, its pages, or a sample over its time.
 
     Raises:
         DocumentError: the file is not accepted or damaged, possibly after some frames.
     """
-    for frame in sampled_frames(file, limits, sampling):
+    for frame in sampled_frames(file, options, sampling):
         if not (frame.closing and frame.repeats):
             yield frame
 
 
-def sampled_frames(file: IO[bytes], limits: DecodeOptions, sampling: Sampling) -> Generator[Frame]:
+def sampled_frames(file: IO[bytes], options: DecodeOptions, sampling: Sampling) -> Generator[Frame]:
     """Decode as `open_frames` does, with the last frame of a video in any case."""
     found = find_format(file.read(HEAD_BYTES))
     file.seek(0)
     if found == JPEG and is_motion_jpeg(file):
         found = MOTION_JPEG
     if found.kind == "video":
-        return marked(video_frames(file, found.decoder, limits, sampling))
-    return picture_frames(file, found, limits, sampling)
+        return marked(video_frames(file, found.decoder, options, sampling))
+    return picture_frames(file, found, options, sampling)
 
 
-def frame_at(content: bytes, place: int, limits: DecodeOptions, sampling: Sampling) -> Frame:
+def frame_at(content: bytes, place: int, options: DecodeOptions, sampling: Sampling) -> Frame:
     """A frame of a file that can be trusted, here and now; `place` is its number from 0.
 
     Raises:
         DocumentError: the file is not accepted, is damaged before this frame, or has none there.
     """
     # In another size a frame may repeat the one before or not: the last one is not left out.
-    frames = sampled_frames(BytesIO(content), limits, sampling)
+    frames = sampled_frames(BytesIO(content), options, sampling)
     with closing(frames):
         frame = next(islice(frames, place, None), None)
     if frame is None:
@@ -60,16 +60,16 @@ def frame_at(content: bytes, place: int, limits: DecodeOptions, sampling: Sampli
     return frame
 
 
-def picture_frames(file: IO[bytes], found: Format, limits: DecodeOptions, sampling: Sampling) -> Generator[Frame]:
+def picture_frames(file: IO[bytes], found: Format, options: DecodeOptions, sampling: Sampling) -> Generator[Frame]:
     """The frames of a file of one of the formats for pictures; of AV1 what Pillow refuses FFmpeg may read."""
-    frames = pillow_picture_frames(file, found, limits, sampling)
+    frames = pillow_picture_frames(file, found, options, sampling)
     try:
         first = next(frames)
     except DocumentError as exc:
         if found not in (AVIF, HEIC) or exc.__cause__ is None:  # it is no decoder's error, but a picture too large
             raise
         with suppress(DocumentError):
-            yield from av1_picture(file, limits)
+            yield from av1_picture(file, options)
             return
         raise
     yield first
@@ -77,22 +77,22 @@ def picture_frames(file: IO[bytes], found: Format, limits: DecodeOptions, sampli
 
 
 def pillow_picture_frames(
-    file: IO[bytes], found: Format, limits: DecodeOptions, sampling: Sampling
+    file: IO[bytes], found: Format, options: DecodeOptions, sampling: Sampling
 ) -> Generator[Frame]:
     """The frames of a file that Pillow can at least open."""
     if found.decoder not in ANIMATED:
-        yield from stills(file, found, limits)
+        yield from stills(file, found, options)
         return
     if found == WEBP:
-        check_webp(file, limits.pixels)
-    with opened(file, found.decoder, limits) as picture:
+        check_webp(file, options.max_pixels)
+    with opened(file, found.decoder, options) as picture:
         content = getattr(picture, "fp", None) or file  # of a PNG what its pixels need
         if not is_animated(picture):
-            yield from still(picture, limits)
+            yield from still(picture, options)
         elif is_left_to_pillow(picture, content):
-            yield from marked(pillow_frames(picture, content, limits, sampling))
+            yield from marked(pillow_frames(picture, content, options, sampling))
         else:
-            yield from marked(video_frames(content, ANIMATED[found.decoder], limits, sampling))
+            yield from marked(video_frames(content, ANIMATED[found.decoder], options, sampling))
 
 
 def is_left_to_pillow(picture: Image.Image, file: IO[bytes]) -> bool:

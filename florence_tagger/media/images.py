@@ -31,7 +31,7 @@ from florence_tagger.media.avif import readable_avif
 from florence_tagger.media.formats import HEAD_BYTES, TIFF, Format, find_format
 from florence_tagger.media.jpeg import read_jpeg
 from florence_tagger.media.jpeg2000 import read_jpeg_2000
-from florence_tagger.media.limits import OWN_SIZE, DecodeOptions, check_pixels
+from florence_tagger.media.limits import ORIGINAL_SIZE, DecodeOptions, check_pixels
 from florence_tagger.media.orientation import (
     TURNED,
     UPRIGHT,
@@ -137,10 +137,10 @@ def open_picture(content: bytes, image_size: tuple[int, int], max_pixels: int) -
 
 def open_rgb(content: bytes, max_pixels: int) -> Image.Image:
     """The picture as it is displayed, in RGB and in its own size; DocumentError as `open_picture`."""
-    return Image.fromarray(open_picture(content, OWN_SIZE, max_pixels).pixels)
+    return Image.fromarray(open_picture(content, ORIGINAL_SIZE, max_pixels).pixels)
 
 
-def stills(file: IO[bytes], found: Format, limits: DecodeOptions) -> Generator[Frame]:
+def stills(file: IO[bytes], found: Format, options: DecodeOptions) -> Generator[Frame]:
     """The frames of a file that shows all at once: its picture, or its pages.
 
     Raises:
@@ -148,25 +148,25 @@ def stills(file: IO[bytes], found: Format, limits: DecodeOptions) -> Generator[F
     """
     if found.kind == "raw" or (found == TIFF and is_raw(file)):
         preview, orientation = open_preview(file, found)
-        with opened(preview, "JPEG", limits) as picture:
-            yield from still(picture, limits, orientation)
+        with opened(preview, "JPEG", options) as picture:
+            yield from still(picture, options, orientation)
     elif found == TIFF:
-        yield from pages(file, limits)
+        yield from pages(file, options)
     else:
         file.seek(0)
-        with opened(file, found.decoder, limits) as picture:
-            yield from still(picture, limits)
+        with opened(file, found.decoder, options) as picture:
+            yield from still(picture, options)
 
 
 @contextmanager
-def opened(file: IO[bytes], form: str, limits: DecodeOptions) -> Iterator[Image.Image]:
+def opened(file: IO[bytes], form: str, options: DecodeOptions) -> Iterator[Image.Image]:
     """A file of a format by Pillow's name, its header read and its size checked.
 
     Raises:
         DocumentError: of damage here and in the block, and of too many pixels.
     """
     with readable(form), READERS[form](file) as picture:
-        check_pixels(picture.width, picture.height, limits.pixels)
+        check_pixels(picture.width, picture.height, options.max_pixels)
         yield picture
 
 
@@ -184,11 +184,11 @@ def damage(said: str) -> str:
     return next((words for part, words in DAMAGES.items() if part in said), DAMAGED_SOMEHOW)
 
 
-def still(picture: Image.Image, limits: DecodeOptions, orientation: int = UPRIGHT) -> Iterator[Frame]:
+def still(picture: Image.Image, options: DecodeOptions, orientation: int = UPRIGHT) -> Iterator[Frame]:
     """The frames of a picture that is one; `orientation` is that of a picture that does not give it itself."""
     size = picture.size
-    if limits.reduced and isinstance(picture, JpegImageFile):
-        picture.draft(None, (limits.least_side,) * 2)  # where the picture is so large
+    if options.reduced and isinstance(picture, JpegImageFile):
+        picture.draft(None, (options.min_reduced_side,) * 2)  # where the picture is so large
     reduced = picture.size != size
     orientation = orientation_of(picture, orientation)
     shown = upright(picture, orientation)
@@ -196,21 +196,21 @@ def still(picture: Image.Image, limits: DecodeOptions, orientation: int = UPRIGH
         size = shown.size
     elif orientation >= TURNED:
         size = size[::-1]
-    return frames_of(shown, Frame(NO_PIXELS, *size), limits)
+    return frames_of(shown, Frame(NO_PIXELS, *size), options)
 
 
-def pages(file: IO[bytes], limits: DecodeOptions) -> Iterator[Frame]:
+def pages(file: IO[bytes], options: DecodeOptions) -> Iterator[Frame]:
     """The frames of a TIFF, which are its pages.
 
     Raises:
         DocumentError: it is damaged, has no page or too many, or one of them has too many pixels.
     """
     with readable("TIFF"):
-        for place, (number, page) in enumerate(tiff_pages(file, limits)):
-            yield from frames_of(page, Frame(NO_PIXELS, *page.size, page=number), limits, place)
+        for place, (number, page) in enumerate(tiff_pages(file, options)):
+            yield from frames_of(page, Frame(NO_PIXELS, *page.size, page=number), options, place)
 
 
-def frames_of(picture: Image.Image, frame: Frame, limits: DecodeOptions, place: int = 0) -> Iterator[Frame]:
+def frames_of(picture: Image.Image, frame: Frame, options: DecodeOptions, place: int = 0) -> Iterator[Frame]:
     """The frames that a picture is looked at in: the whole, then its tiles, each cut when it is asked for.
 
     Args:
@@ -218,12 +218,12 @@ def frames_of(picture: Image.Image, frame: Frame, limits: DecodeOptions, place: 
         frame: what there is to say of all of them.
         place: the picture's number in its document, from 0.
     """
-    yield replace(frame, pixels=fit(picture, limits.image_size))
+    yield replace(frame, pixels=fit(picture, options.image_size))
     across, down = frame.width / picture.width, frame.height / picture.height
-    for area in grid(*picture.size, limits.tiles_of(place), limits.image_size):
+    for area in grid(*picture.size, options.tiles_for(place), options.image_size):
         x1, y1, x2, y2 = area
         tile = (x1 * across, y1 * down, x2 * across, y2 * down)
-        yield replace(frame, pixels=fit(picture, limits.image_size, area), tile=tile)
+        yield replace(frame, pixels=fit(picture, options.image_size, area), tile=tile)
 
 
 def upright(picture: Image.Image, orientation: int = UPRIGHT) -> Image.Image:
@@ -271,14 +271,20 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def fit(picture: Image.Image, image_size: tuple[int, int], area: Box | None = None) -> UInt8Array:
-    """A picture, or an area of it, in RGB and of `image_size` (height, width), or `OWN_SIZE`: uint8 (height, width, 3).
+    """Return a picture, or an area of it, in RGB and resized to `image_size`: uint8 (height, width, 3).
 
     Pillow filters along the rows first and along the columns then. Rows do not depend on each other, so large pictures
-    are filtered in bands, two at the same time, which changes no pixel; what is not RGB becomes so band by band, which
-    saves a copy. (Since version 13 Pillow begins with the columns where the height shrinks much more than the width;
-    there it is left alone, unless it is an area or would take too much memory; then values may differ by 1 of 255.)
+    are filtered in two bands in parallel, which changes no pixel; pictures of other modes are converted to RGB band by
+    band, which saves a copy. (Since version 13 Pillow begins with the columns if the height shrinks much more than the
+    width. Such pictures are left to it, unless an area is cut or a copy would take too much memory; values may then
+    differ by 1 of 255.)
+
+    Args:
+        picture: in 8 bits a channel.
+        image_size: (height, width), pixels, or `ORIGINAL_SIZE`.
+        area: xyxy, pixels of the picture; None for all of it.
     """
-    if image_size == OWN_SIZE:
+    if image_size == ORIGINAL_SIZE:
         return np.asarray(to_rgb(picture))
     height, width = image_size
     x1, y1, x2, y2 = area or (0, 0, *picture.size)

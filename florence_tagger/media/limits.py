@@ -1,4 +1,4 @@
-"""What decoding a document may cost."""
+"""Options and limits for decoding one document."""
 
 from dataclasses import dataclass
 
@@ -6,55 +6,56 @@ from florence_tagger.errors import DocumentError
 from florence_tagger.tiling import WHOLE
 
 MAX_SIDE = 65_535  # pixels; JPEG's own limit. Pillow's resize needs memory that grows with the longer side alone
-OWN_SIZE = (0, 0)  # of frames that are to stay as large as they are; not together with `reduced`
+ORIGINAL_SIZE = (0, 0)  # `image_size` of frames that keep their size; not together with `reduced`
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """Of one document.
+    """Options for decoding one document.
 
     Attributes:
-        image_size: (height, width) of the model's input, pixels, which every frame is resized to; `OWN_SIZE` for none.
-        pixels: most of a picture, page or frame.
-        pages: most of a TIFF file.
-        reduced: large JPEGs are decoded at a smaller scale, each side still twice the model's input or more, that of a
-            tile too.
-        tiles: a side of each picture, page or frame that is looked at, the last for all further ones.
+        image_size: (height, width) of the model's input, pixels, which every frame is resized to; `ORIGINAL_SIZE` to
+            keep the size.
+        max_pixels: maximum pixels of a picture, page or frame.
+        max_pages: maximum pages of a TIFF file.
+        reduced: decode large JPEGs at a smaller scale, each side still at least twice the model's input, also that of
+            a tile.
+        tiles: tiles a side for each picture, page or frame; the last value applies to all further ones.
     """
 
     image_size: tuple[int, int]
-    pixels: int
-    pages: int = 100
+    max_pixels: int
+    max_pages: int = 100
     reduced: bool = False
     tiles: tuple[int, ...] = WHOLE
 
-    def tiles_of(self, place: int) -> int:
-        """Return the tiles a side of a picture by its number from 0."""
-        return self.tiles[min(place, len(self.tiles) - 1)]
+    def tiles_for(self, index: int) -> int:
+        """Return the tiles a side of a picture by its index in the document."""
+        return self.tiles[min(index, len(self.tiles) - 1)]
 
     @property
-    def least_side(self) -> int:
-        """Least pixels of each side of what is decoded at a smaller scale."""
+    def min_reduced_side(self) -> int:
+        """Minimum pixels of each side of a picture that is decoded at a smaller scale."""
         return 2 * max(self.image_size) * max(self.tiles)
 
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """Of a decoder process.
+    """Limits of a decoder process.
 
     Attributes:
-        limits: of the documents that it decodes.
-        memory: bytes that it may take beyond what it has after its start.
-        seconds: that it may work on a document.
+        options: of the documents that it decodes.
+        memory_bytes: maximum growth of its address space after its start.
+        seconds: maximum time for one document.
     """
 
-    limits: DecodeOptions
-    memory: int
+    options: DecodeOptions
+    memory_bytes: int
     seconds: float
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """DocumentError where so many pixels are too many."""
+    """Raise DocumentError if a picture has more than `max_pixels` or a side longer than `MAX_SIDE`."""
     size = f"The picture has {width} x {height} pixels"
     if width * height > max_pixels:
         raise DocumentError(f"{size}, more than the {max_pixels:,} accepted (FLORENCE_MAX_PIXELS).")

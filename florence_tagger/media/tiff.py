@@ -66,15 +66,15 @@ COPIED_BYTES = 1_000_000  # at a time
 TINY = 64  # pixels a side; what is smaller shows nothing that could be counted twice
 
 
-def tiff_pages(file: IO[bytes], limits: DecodeOptions) -> Iterator[tuple[int | None, Image.Image]]:
+def tiff_pages(file: IO[bytes], options: DecodeOptions) -> Iterator[tuple[int | None, Image.Image]]:
     """The pages of a TIFF as they are displayed, and their numbers from 1; None where there can be no other.
 
     Raises:
         DocumentError: there is no page, there are too many, or one has too many pixels.
     """
-    directories, pages = directories_and_pages(file, limits.pages)
+    directories, pages = directories_and_pages(file, options.max_pages)
     with opened_copy(file) as copy:
-        for number, picture in enumerate(without_levels(copy, pages, limits), 1):
+        for number, picture in enumerate(without_levels(copy, pages, options), 1):
             yield number if len(directories) > 1 else None, picture
 
 
@@ -107,11 +107,11 @@ def full_sizes(directories: list[Directory]) -> list[Directory]:
     return named or (directories if len(directories) == 1 else [])
 
 
-def without_levels(copy: "PageCopy", pages: list[Directory], limits: DecodeOptions) -> Iterator[Image.Image]:
+def without_levels(copy: "PageCopy", pages: list[Directory], options: DecodeOptions) -> Iterator[Image.Image]:
     """The pictures of pages, without those that are lower resolutions of the one before, as ImageMagick writes."""
     before: UInt8Array | None = None  # the page before, small, where this one may be its lower resolution
     for page, following in zip_longest(pages, pages[1:]):
-        check_pixels(page.width, page.height, limits.pixels)
+        check_pixels(page.width, page.height, options.max_pixels)
         picture = decode(copy, page)
         is_level = before is not None and (min(page.size) < TINY or alike(before, small_grey(picture)))
         before = small_grey(picture) if following and is_half(following.size, page.size) else None

@@ -27,7 +27,7 @@ from florence_tagger.media.images import NO_PIXELS, frames_of
 from florence_tagger.media.limits import DecodeOptions, check_pixels
 from florence_tagger.media.playback import decode
 from florence_tagger.media.sampling import Sampling
-from florence_tagger.media.sandbox.rlimits import at_most
+from florence_tagger.media.sandbox.rlimits import address_space_limit
 from florence_tagger.media.timeline import VideoPacket, join, timeline_of, without_leaps
 from florence_tagger.schemas import Frame
 
@@ -65,14 +65,14 @@ MAX_PIXELS = 8192 * 4320  # 8K, the largest that cameras and screens have
 MAX_THREADS = 4  # each keeps frames of its own
 
 
-def video_frames(file: IO[bytes], container: str, limits: DecodeOptions, sampling: Sampling) -> Iterator[Frame]:
+def video_frames(file: IO[bytes], container: str, options: DecodeOptions, sampling: Sampling) -> Iterator[Frame]:
     """The sampled frames of a video in a container by ffmpeg's name.
 
     Raises:
         DocumentError: it has no video, or one that is damaged, too large or of an unknown codec.
     """
     with opened(file, container) as source:
-        stream, packets, cut = video_stream(source, limits)
+        stream, packets, cut = video_stream(source, options)
         broken_off = packets and (packets[-1].is_corrupt or ends_early(file, container))
         if broken_off:
             packets.pop()
@@ -87,13 +87,13 @@ def video_frames(file: IO[bytes], container: str, limits: DecodeOptions, samplin
         wanted = sorted({timeline.shown[place] for place in choice.places})
         orientation, scaler = None, VideoReformatter()  # of one's own each frame would have threads of its own
         for number, (time, frame) in enumerate(decode(codec, timeline, wanted)):
-            check_pixels(frame.width, frame.height, most_pixels(limits))  # it may change on the way
+            check_pixels(frame.width, frame.height, most_pixels(options))  # it may change on the way
             orientation = orientation or orientation_of(frame)
             size = (frame.height, frame.width) if turns(orientation) else (frame.width, frame.height)
-            picture = displayed(to_picture(frame, scaler, limits), orientation)
+            picture = displayed(to_picture(frame, scaler, options), orientation)
             closing = choice.closing and time == wanted[-1]
             shown = Frame(NO_PIXELS, *size, time_s=max((time - start) * unit, 0.0), closing=closing)
-            yield from frames_of(picture, shown, limits, number)
+            yield from frames_of(picture, shown, options, number)
             del frame, picture  # as in `Leaper.frame_at`; and while the next one is made there is room for it
         if orientation is None:
             raise DocumentError("No frame of the video can be decoded.")
@@ -103,7 +103,7 @@ def video_frames(file: IO[bytes], container: str, limits: DecodeOptions, samplin
             raise DocumentError(f"The video has more than the {MAX_PACKETS:,} frames that are known of.")
 
 
-def av1_picture(file: IO[bytes], limits: DecodeOptions) -> Iterator[Frame]:
+def av1_picture(file: IO[bytes], options: DecodeOptions) -> Iterator[Frame]:
     """Return the frames of an AVIF's picture, its alpha on white, whatever its boxes say beside where its data are.
 
     Raises:
@@ -112,7 +112,7 @@ def av1_picture(file: IO[bytes], limits: DecodeOptions) -> Iterator[Frame]:
     with opened(file, "mov") as source:
         streams = source.streams.video
         for stream in streams:
-            check_stream(stream, limits)
+            check_stream(stream, options)
         if any(stream.codec_context.name not in AV1 for stream in streams):
             raise ValueError("not of AV1")
         frames: dict[int, VideoFrame] = {}
@@ -122,19 +122,19 @@ def av1_picture(file: IO[bytes], limits: DecodeOptions) -> Iterator[Frame]:
                 if packet.is_corrupt or frame.is_corrupt or place in frames:
                     raise ValueError("damaged, or moving")
                 frames[place] = frame
-        picture, orientation = with_alpha([frames[place] for place in sorted(frames)], limits)
+        picture, orientation = with_alpha([frames[place] for place in sorted(frames)], options)
     shown = displayed(picture, orientation)
-    return frames_of(shown, Frame(NO_PIXELS, *shown.size), limits)
+    return frames_of(shown, Frame(NO_PIXELS, *shown.size), options)
 
 
-def with_alpha(frames: Sequence[VideoFrame], limits: DecodeOptions) -> tuple[Image.Image, Orientation]:
+def with_alpha(frames: Sequence[VideoFrame], options: DecodeOptions) -> tuple[Image.Image, Orientation]:
     """Return the picture of one frame, or of a second one, in grey, that has its alpha; and how it is to be shown."""
     if not frames or len(frames) > 2 or len({(frame.width, frame.height) for frame in frames}) > 1:
         raise ValueError("a picture in parts")
     grey = [frame.format.name.startswith("gray") for frame in frames]
     if grey[1:] and grey != [False, True]:
         raise ValueError("a picture in parts")
-    exact = replace(limits, reduced=False)  # both alike
+    exact = replace(options, reduced=False)  # both alike
     picture, *alpha = [to_picture(frame, VideoReformatter(), exact) for frame in frames]
     if alpha:
         picture.putalpha(alpha[0].convert("L"))
@@ -161,7 +161,7 @@ def opened(file: IO[bytes], container: str) -> Iterator[InputContainer]:
     """A file as nothing but the given container, which can open no other files; DocumentError of damage."""
     file.seek(0)
     try:
-        with at_most(PROBING_BYTES):
+        with address_space_limit(PROBING_BYTES):
             source = av.open(
                 file, "r", format=container, container_options=PROBING, io_open=refuse, metadata_errors="replace"
             )
@@ -183,7 +183,7 @@ def refuse(*arguments: Any) -> NoReturn:
     raise PermissionError("A video may open no files.")
 
 
-def video_stream(source: InputContainer, limits: DecodeOptions) -> tuple[VideoStream, list[VideoPacket], bool]:
+def video_stream(source: InputContainer, options: DecodeOptions) -> tuple[VideoStream, list[VideoPacket], bool]:
     """Return the video of a file, of several the one with the most frames, its packets, and whether they were cut off.
 
     Headers may not tell how many frames there are, and covers may not be marked.
@@ -194,7 +194,7 @@ def video_stream(source: InputContainer, limits: DecodeOptions) -> tuple[VideoSt
         kinds = sorted({stream.type for stream in source.streams} - {"video"})
         raise DocumentError(f"The file has no video{', only ' + ' and '.join(kinds) if kinds else ''}.")
     if len(streams) == 1:
-        check_stream(streams[0], limits)
+        check_stream(streams[0], options)
     packets: dict[int, list[VideoPacket]] = {stream.index: [] for stream in streams}
     number = 0
     for packet in islice(source.demux(streams), MAX_PACKETS):
@@ -202,17 +202,17 @@ def video_stream(source: InputContainer, limits: DecodeOptions) -> tuple[VideoSt
         if packet.size:  # what has no data says that the frame before stays
             packets[packet.stream_index].append(packet)  # type: ignore[arg-type]
     stream = max(streams, key=lambda one: len(packets[one.index]))
-    check_stream(stream, limits)
+    check_stream(stream, options)
     return stream, packets[stream.index], number == MAX_PACKETS
 
 
-def check_stream(stream: VideoStream, limits: DecodeOptions) -> None:
+def check_stream(stream: VideoStream, options: DecodeOptions) -> None:
     """Raise DocumentError where a stream is of an unknown codec, or too large by its header."""
     codec = stream.codec_context
     if codec is None or codec.codec.name not in CODECS:
         name = codec.name if codec is not None else "unknown"
         raise DocumentError(f"The video's codec is {name}; accepted are {', '.join(sorted(CODECS))}.")
-    check_pixels(codec.width, codec.height, most_pixels(limits))
+    check_pixels(codec.width, codec.height, most_pixels(options))
 
 
 def decoder_of(stream: VideoStream) -> VideoCodecContext:
@@ -225,16 +225,16 @@ def decoder_of(stream: VideoStream) -> VideoCodecContext:
     return codec  # type: ignore[no-any-return]
 
 
-def most_pixels(limits: DecodeOptions) -> int:
+def most_pixels(options: DecodeOptions) -> int:
     """The most pixels of a frame: a decoder keeps many of them."""
-    return min(limits.pixels, MAX_PIXELS)
+    return min(options.max_pixels, MAX_PIXELS)
 
 
-def to_picture(frame: VideoFrame, scaler: VideoReformatter, limits: DecodeOptions) -> Image.Image:
+def to_picture(frame: VideoFrame, scaler: VideoReformatter, options: DecodeOptions) -> Image.Image:
     """A frame in RGB, or RGBA where it may be transparent; large ones reduced as JPEGs are."""
     alpha = any(component.is_alpha for component in frame.format.components) or frame.format.has_palette
     factor = 1
-    while limits.reduced and min(frame.width, frame.height) >= 2 * factor * limits.least_side:
+    while options.reduced and min(frame.width, frame.height) >= 2 * factor * options.min_reduced_side:
         factor *= 2
     scaled = scaler.reformat(
         frame,

@@ -1,1 +1,1 @@
-"""Decoding in processes of their own, with limits: untrusted files never reach the service's process."""
+"""Sandboxed decoding: untrusted files are decoded in separate processes with resource limits."""

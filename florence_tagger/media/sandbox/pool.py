@@ -1,4 +1,4 @@
-"""The pool of decoder processes: untrusted bytes are decoded in them and nowhere else."""
+"""Pool of decoder processes, the only ones that decode untrusted bytes."""
 
 import logging
 import queue
@@ -16,22 +16,25 @@ from florence_tagger.tiling import WHOLE
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0  # after the system had no room for another process
+RETRY_SECONDS = 1.0  # after the system could not start another process
 
 
 class DecoderPool:
-    """So many processes, for any thread; one that is lost or spent is replaced at once.
+    """A fixed number of decoder processes, shared by all threads; a lost process is replaced at once.
 
-    They are started one after the other in a thread of the pool's, which they end with.
+    All processes are started by one thread of the pool, since they die with the thread that started them.
+
+    Attributes:
+        size: number of processes.
     """
 
-    def __init__(self, processes: int, confinement: SandboxLimits) -> None:
+    def __init__(self, processes: int, limits: SandboxLimits) -> None:
         self.size = processes
-        self._confinement = confinement
-        self._idle: queue.LifoQueue[DecoderHandle | None] = queue.LifoQueue()  # the one used last is warm
+        self._limits = limits
+        self._idle: queue.LifoQueue[DecoderHandle | None] = queue.LifoQueue()  # the one used last has warm caches
         self._all: set[DecoderHandle] = set()
         self._closed = threading.Event()
-        self._lock = threading.Lock()  # of the set, and of what closing must not miss
+        self._lock = threading.Lock()  # guards `_all` against a concurrent `close`
         self._starter = ThreadPoolExecutor(1, "decoders")
         for _ in range(processes):
             self._starter.submit(self._start)
@@ -43,92 +46,92 @@ class DecoderPool:
         context: RequestContext,
         tiles: tuple[int, ...] = WHOLE,
     ) -> Generator[Frame]:
-        """Yield the frames of a file, each decoded when it is requested.
+        """Yield the frames of a file, each decoded on request.
 
         Args:
-            content: the file.
-            sampling: of videos and animations.
+            content: bytes of the file.
+            sampling: frames to decode of a video or animation.
             context: of the request that the file belongs to.
-            tiles: per side of each picture, as in `DecodeOptions`.
+            tiles: tiles a side of each picture, as in `DecodeOptions`.
 
         Raises:
-            DocumentError: the file is not accepted or damaged, or it cost its process, possibly after some frames.
+            DocumentError: the file is damaged, is not accepted or made its process fail, possibly after some frames.
             TimeoutError: the deadline has passed.
             ClientDisconnectedError: the request is canceled.
             NotReadyError: the pool is closed.
         """
-        process = self._take(context)
+        handle = self._acquire(context)
         try:
-            yield from process.frames(content, sampling, context, tiles)
+            yield from handle.frames(content, sampling, context, tiles)
         finally:
-            self._give_back(process)
+            self._release(handle)
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the frames, pixels."""
-        return self._confinement.limits.image_size
+        return self._limits.options.image_size
 
     @property
     def pids(self) -> list[int]:
-        """The ids of the processes."""
+        """Ids of the processes."""
         with self._lock:
-            return [process.pid for process in self._all]
+            return [handle.pid for handle in self._all]
 
     def close(self) -> None:
-        """Ends all processes; what they are at fails."""
+        """Kill all processes; files that are being decoded fail."""
         self._closed.set()
         with self._lock:
-            processes, self._all = self._all, set()
-        for process in processes:
-            process.end()
+            handles, self._all = self._all, set()
+        for handle in handles:
+            handle.kill()
         self._idle.put(None)
         self._starter.shutdown(cancel_futures=True)
 
-    def _take(self, context: RequestContext) -> DecoderHandle:
-        """Return an idle process that is alive, once there is one."""
-        return context.poll(self._take_within)
+    def _acquire(self, context: RequestContext) -> DecoderHandle:
+        """Wait for an idle process that is alive, and return it."""
+        return context.poll(self._acquire_within)
 
-    def _take_within(self, seconds: float) -> DecoderHandle | None:
-        """Return an idle process; None if there is none within `seconds`, or the one there was has died."""
+    def _acquire_within(self, seconds: float) -> DecoderHandle | None:
+        """Return an idle process; None if there is none within `seconds`, or if it has died."""
         try:
-            process = self._idle.get(timeout=seconds)
+            handle = self._idle.get(timeout=seconds)
         except queue.Empty:
             return None
-        if process is None or self._closed.is_set():
+        if handle is None or self._closed.is_set():
             self._idle.put(None)  # for the next thread that waits
             raise NotReadyError(STOPPING)
-        if process.alive:
-            return process
-        self._replace(process)
+        if handle.is_alive:
+            return handle
+        self._replace(handle)
         return None
 
-    def _give_back(self, process: DecoderHandle) -> None:
-        if process.fit:
-            self._idle.put(process)
+    def _release(self, handle: DecoderHandle) -> None:
+        if handle.reusable:
+            self._idle.put(handle)
         else:
-            self._replace(process)
+            self._replace(handle)
 
-    def _replace(self, process: DecoderHandle) -> None:
+    def _replace(self, handle: DecoderHandle) -> None:
         with self._lock:
-            if process not in self._all:  # the pool is closed, and has ended it
+            if handle not in self._all:  # `close` has killed it
                 return
-            self._all.remove(process)
-        process.end()
+            self._all.remove(handle)
+        handle.kill()
         self._starter.submit(self._start)
 
     def _start(self) -> None:
-        """Starts a process, in the pool's thread."""
+        """Start a process, in the pool's thread."""
         while not self._closed.is_set():
             try:
-                process = DecoderHandle(self._confinement)
+                handle = DecoderHandle(self._limits)
             except OSError:
                 logger.exception("A decoder process can't be started")
                 self._closed.wait(RETRY_SECONDS)
                 continue
             with self._lock:
                 if self._closed.is_set():
-                    process.end()
+                    handle.kill()
                     return
-                self._all.add(process)
-            self._idle.put(process)
+                self._all.add(handle)
+            self._idle.put(handle)
             return
