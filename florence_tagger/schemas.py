@@ -81,7 +81,7 @@ class Frame:
         page: of a file with several, from 1.
         time_s: since the start of a video or animation, seconds.
         repeats: it shows the same as the frame before, so that what was found there goes for it, too.
-        closing: it is the last of a video, and shown at none of the sampled moments.
+        is_extra: it is the last of a video, added beyond the evenly spaced timestamps.
     """
 
     pixels: UInt8Array
@@ -90,7 +90,7 @@ class Frame:
     page: int | None = None
     time_s: float | None = None
     repeats: bool = False
-    closing: bool = False
+    is_extra: bool = False
     tile: Box | None = None
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.content import decode_base64
 from florence_tagger.media.frames import open_frames
-from florence_tagger.media.images import fit, open_picture
+from florence_tagger.media.images import open_picture, resize_to_input
 from florence_tagger.media.limits import DecodeOptions
 from florence_tagger.media.orientation import exif_orientation
 from florence_tagger.media.sampling import Sampling
@@ -50,7 +50,7 @@ SHAPES = [(1501, 2003), (1634, 1226), (4032, 3024), (4000, 3000), (3024, 4032), 
 @pytest.mark.parametrize("size", [(768, 768), (192, 192)])
 def test_large_pictures_are_resized_as_pillow_does_it(shape: tuple[int, int], size: tuple[int, int]) -> None:
     picture = Image.fromarray(noise(*shape, 3))
-    np.testing.assert_array_equal(fit(picture, size), picture.resize(size, Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(resize_to_input(picture, size), picture.resize(size, Image.Resampling.BICUBIC))
 
 
 @pytest.mark.parametrize("shape", [(301, 97, 3), (20, 30, 3), (48, 64, 3)])

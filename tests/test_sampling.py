@@ -35,7 +35,7 @@ def sampled(content: bytes, **sampling: Any) -> list[Frame]:
 
 
 @pytest.mark.parametrize(
-    ("times", "sampling", "places", "closing"),
+    ("times", "sampling", "indices", "last_is_extra"),
     [
         ([0.0], {}, [0], False),
         ([0.0, 0.5, 1.0, 1.5, 2.0], {}, [0, 2, 4], False),
@@ -57,9 +57,9 @@ def sampled(content: bytes, **sampling: Any) -> list[Frame]:
     ],
 )
 def test_frames_are_what_is_shown_at_evenly_spread_moments_and_the_last(
-    times: list[float], sampling: dict[str, Any], places: list[int], closing: bool
+    times: list[float], sampling: dict[str, Any], indices: list[int], last_is_extra: bool
 ) -> None:
-    assert Sampling(**sampling).choose(times) == SampledFrames(places, closing)
+    assert Sampling(**sampling).choose(times) == SampledFrames(indices, last_is_extra)
 
 
 @given(
@@ -68,10 +68,10 @@ def test_frames_are_what_is_shown_at_evenly_spread_moments_and_the_last(
     st.integers(2, 40),
 )
 def test_the_last_frame_is_chosen_within_the_budget(times: list[float], fps: float, most: int) -> None:
-    choice = Sampling(fps, most, 20_000).choose(times)
-    assert len(choice.places) <= most
-    assert choice.places == sorted(set(choice.places))
-    assert times[choice.places[-1]] == pytest.approx(times[-1], abs=1e-3)
+    chosen = Sampling(fps, most, 20_000).choose(times)
+    assert len(chosen.indices) <= most
+    assert chosen.indices == sorted(set(chosen.indices))
+    assert times[chosen.indices[-1]] == pytest.approx(times[-1], abs=1e-3)
 
 
 def test_times_are_those_of_the_video() -> None:

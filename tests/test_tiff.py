@@ -10,7 +10,7 @@ from PIL import Image
 
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.formats import TIFF
-from florence_tagger.media.images import open_rgb, stills
+from florence_tagger.media.images import open_rgb, still_frames
 from florence_tagger.media.limits import ORIGINAL_SIZE, DecodeOptions
 from florence_tagger.media.tiff import ALIKE, small_grey
 from tests import tiffs
@@ -114,7 +114,7 @@ def test_alpha_is_on_white(mode: str, kind: str, most: int, extra: str) -> None:
 
 
 def pages_of(content: bytes) -> list[Any]:
-    return [(frame.page, frame.width) for frame in stills(io.BytesIO(content), TIFF, LIMITS)]
+    return [(frame.page, frame.width) for frame in still_frames(io.BytesIO(content), TIFF, LIMITS)]
 
 
 @pytest.mark.parametrize("name", tiffs.LEVELS)

@@ -15,7 +15,7 @@ from florence_tagger.florence.decoding import Decoded, GenerationSettings, with_
 from florence_tagger.florence.graphs import CrossAttention
 from florence_tagger.florence.model import Florence2
 from florence_tagger.media.content import decode_base64
-from florence_tagger.media.images import fit, open_rgb
+from florence_tagger.media.images import open_rgb, resize_to_input
 from florence_tagger.schemas import OBJECT_DETECTION, Frame
 
 ROUNDS = 9
@@ -37,7 +37,7 @@ def measure_inside(
         text = base64.b64encode(path.read_bytes()).decode()
         content = timed("base64", decode_base64, text, len(text))
         rgb = timed("decode_file", open_rgb, content, settings.max_pixels)
-        pixels = timed("preprocess", fit, rgb, florence2.manifest.image_size)
+        pixels = timed("preprocess", resize_to_input, rgb, florence2.manifest.image_size)
         timed("vision", florence2.image_features, pixels)
         encoded = timed("encode", florence2.prefill, Frame(pixels, rgb.width, rgb.height))
         said = timed("decoder", florence2.decode, encoded.cross_attention, florence2.generation)

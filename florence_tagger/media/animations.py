@@ -1,6 +1,6 @@
-"""Animations to frames that PyAV can't read, or not right, and Pillow can: WebP, AVIF with alpha, some deep PNG.
+"""Frames of animations that PyAV can't decode correctly and Pillow can: WebP, AVIF with alpha, some deep PNG.
 
-And what tells bare Motion JPEG, which PyAV reads, from a JPEG.
+It also distinguishes bare Motion JPEG, which PyAV reads, from a JPEG.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import IO
 from PIL import Image
 
 from florence_tagger.errors import DocumentError
-from florence_tagger.media.images import NO_PIXELS, frames_of
+from florence_tagger.media.images import NO_PIXELS, frames_with_tiles
 from florence_tagger.media.jpeg import jpeg_header
 from florence_tagger.media.limits import DecodeOptions, check_pixels
 from florence_tagger.media.sampling import Sampling
@@ -21,24 +21,24 @@ from florence_tagger.schemas import Frame
 
 # https://developers.google.com/speed/webp/docs/riff_container
 CHUNKS_START = 12
-SHORTEST_MS = 10  # what browsers make of a frame that has no duration
+MIN_DURATION_MS = 10  # browsers' duration of a frame that states none
 
 
 def pillow_frames(picture: Image.Image, file: IO[bytes], options: DecodeOptions, sampling: Sampling) -> Iterator[Frame]:
-    """The sampled frames of an animation, which Pillow decodes one after the other."""
-    durations = [max(duration, SHORTEST_MS) / 1000 for duration in DURATIONS[str(picture.format)](file)]
+    """Yield the sampled frames of an animation that Pillow decodes sequentially."""
+    durations = [max(duration, MIN_DURATION_MS) / 1000 for duration in DURATIONS[str(picture.format)](file)]
     times = [0.0, *accumulate(durations)][: getattr(picture, "n_frames", 1)]
-    choice = sampling.choose(times)
-    for number, place in enumerate(choice.places):
-        picture.seek(place)
+    sampled = sampling.choose(times)
+    for number, index in enumerate(sampled.indices):
+        picture.seek(index)
         picture.load()
-        closing = choice.closing and place == choice.places[-1]
-        frame = Frame(NO_PIXELS, *picture.size, time_s=times[place], closing=closing)
-        yield from frames_of(picture, frame, options, number)
+        is_extra = sampled.last_is_extra and index == sampled.indices[-1]
+        frame = Frame(NO_PIXELS, *picture.size, time_s=times[index], is_extra=is_extra)
+        yield from frames_with_tiles(picture, frame, options, number)
 
 
 def check_webp(file: IO[bytes], max_pixels: int) -> None:
-    """DocumentError where the header of a WebP tells of too many pixels: its decoder takes the memory at once."""
+    """Raise DocumentError if a WebP's header states too many pixels: its decoder allocates the memory at once."""
     file.seek(CHUNKS_START)
     header = file.read(18)
     file.seek(0)
@@ -48,7 +48,7 @@ def check_webp(file: IO[bytes], max_pixels: int) -> None:
 
 
 def webp_size(header: bytes) -> tuple[int, int]:
-    """Width and height by the first chunk of a WebP, of which 18 bytes are there; 0 where it is of no known kind."""
+    """Return the width and height in the first 18 bytes of a WebP's first chunk; 0 if its kind is unknown."""
     if header[:4] == b"VP8X":
         return int.from_bytes(header[12:15], "little") + 1, int.from_bytes(header[15:18], "little") + 1
     if header[:4] == b"VP8 ":  # 14 bits each, and 2 for scaling
@@ -61,14 +61,14 @@ def webp_size(header: bytes) -> tuple[int, int]:
 
 
 PICTURE_END = re.compile(rb"\xff\xd9[\0\xff\s]*\Z")
-PADDING = 4096  # bytes that may be between two pictures
+MAX_PADDING = 4096  # bytes between two pictures
 
 
 def is_motion_jpeg(file: IO[bytes]) -> bool:
-    """Tell whether a file is a stream of JPEGs of one size, end to end, as cameras send them.
+    """Return True if a file is a stream of JPEGs of one size, end to end, as cameras send them.
 
-    Files of several pictures (CIPA DC-007) have a table of them and are none, nor are photos that others of another
-    size follow, as maps of depth or light do.
+    Files of several pictures with an index (CIPA DC-007) are none, nor are photos followed by pictures of another size,
+    such as depth or gain maps.
     """
     content = file.read()
     file.seek(0)
@@ -77,7 +77,7 @@ def is_motion_jpeg(file: IO[bytes]) -> bool:
         start = content.find(b"\xff\xd8\xff", start)
         if start < 0:
             return False
-        if PICTURE_END.search(content, max(start - PADDING, 0), start):
+        if PICTURE_END.search(content, max(start - MAX_PADDING, 0), start):
             return jpeg_header(content, start)[1] == size
         start += 3
     return False

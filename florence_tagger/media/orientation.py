@@ -1,6 +1,6 @@
-"""How a picture is to be turned, by its EXIF or XMP data -> the picture as it is displayed.
+"""Orientation of a picture by its EXIF or XMP data -> the picture as it is displayed.
 
-Nothing else of these data is looked at: a camera's odd entry, or what is no EXIF at all, is no reason against pixels.
+Nothing else of these data is read: an odd entry of a camera, or invalid EXIF data, is no reason to refuse the pixels.
 """
 
 import re
@@ -11,10 +11,10 @@ from PIL import Image
 from florence_tagger.media.directories import CLASSIC, ORIENTATION, layout_of
 
 UPRIGHT = 1
-TURNED = 5  # EXIF orientations from here on exchange width and height
+MIN_SWAPPED = 5  # EXIF orientations from here on exchange width and height
 
-# By the value of EXIF's tag Orientation.
-UNDO = {
+# EXIF orientation -> the operation that makes it upright.
+TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -24,44 +24,44 @@ UNDO = {
     8: Image.Transpose.ROTATE_90,
 }
 
-ENTRY = 12  # bytes of an entry of a directory
-VALUES = {1: "B", 3: "H", 4: "I", 8: "h", 9: "i"}  # the types of field in which the value is found
-XMP = re.compile(rb'tiff:Orientation(?:\s*=\s*["\']|>)\s*([1-8])\s*["\'<]')
+ENTRY_BYTES = 12  # of an entry of a directory
+VALUE_FORMATS = {1: "B", 3: "H", 4: "I", 8: "h", 9: "i"}  # field type -> format of the value for `struct`
+XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:\s*=\s*["\']|>)\s*([1-8])\s*["\'<]')
 
 
-def orientation_of(picture: Image.Image, otherwise: int = UPRIGHT) -> int:
-    """The orientation that a picture's own data give, or else `otherwise`."""
-    said = exif_orientation(bytes_of(picture.info.get("exif")))
-    found = XMP.search(bytes_of(picture.info.get("xmp"))) if said is None else None
-    return int(found[1]) if found else said or otherwise
+def stated_orientation(picture: Image.Image, default: int = UPRIGHT) -> int:
+    """Return the orientation that a picture's EXIF or XMP data state, else `default`."""
+    from_exif = exif_orientation(to_bytes(picture.info.get("exif")))
+    match = XMP_ORIENTATION.search(to_bytes(picture.info.get("xmp"))) if from_exif is None else None
+    return int(match[1]) if match else from_exif or default
 
 
 def exif_orientation(exif: bytes) -> int | None:
-    """The orientation in EXIF data, however odd the rest of them is; None where they give none."""
+    """Return the orientation that EXIF data state, even if the rest of them is invalid; None if they state none."""
     data = re.sub(rb"^(?:Exif\0\0)+", b"", exif)
     layout = layout_of(data[:16])
     if layout is None or layout.magic != CLASSIC or len(data) < layout.first + 2:
         return None
-    (number,) = struct.unpack_from(layout.order + "H", data, layout.first)
+    (num_entries,) = struct.unpack_from(layout.order + "H", data, layout.first)
     start = layout.first + 2
-    table = data[start : min(start + number * ENTRY, len(data) - (len(data) - start) % ENTRY)]
-    for tag, kind, count, value in struct.iter_unpack(layout.order + "HHI4s", table):
-        if tag == ORIENTATION and kind in VALUES and count:
-            (said,) = struct.unpack_from(layout.order + VALUES[kind], value)
-            return said if said in UNDO or said == UPRIGHT else None
+    table = data[start : min(start + num_entries * ENTRY_BYTES, len(data) - (len(data) - start) % ENTRY_BYTES)]
+    for tag, field_type, count, value in struct.iter_unpack(layout.order + "HHI4s", table):
+        if tag == ORIENTATION and field_type in VALUE_FORMATS and count:
+            (orientation,) = struct.unpack_from(layout.order + VALUE_FORMATS[field_type], value)
+            return orientation if orientation in TRANSPOSITIONS or orientation == UPRIGHT else None
     return None
 
 
-def exif_of(orientation: int) -> bytes:
-    """EXIF data that give an orientation and nothing else."""
+def exif_with_orientation(orientation: int) -> bytes:
+    """Return EXIF data that state an orientation and nothing else."""
     return struct.pack(">2sHIHHHIHHI", b"MM", CLASSIC, 8, 1, ORIENTATION, 3, 1, orientation, 0, 0)
 
 
-def turned(picture: Image.Image, orientation: int) -> Image.Image:
-    """A picture as its orientation wants it displayed."""
-    return picture.transpose(UNDO[orientation]) if orientation in UNDO else picture
+def apply_orientation(picture: Image.Image, orientation: int) -> Image.Image:
+    """Return a picture transposed from its orientation to the displayed one."""
+    return picture.transpose(TRANSPOSITIONS[orientation]) if orientation in TRANSPOSITIONS else picture
 
 
-def bytes_of(data: object) -> bytes:
-    """Data that a library has as bytes or a text."""
+def to_bytes(data: object) -> bytes:
+    """Return data that a library has as bytes or text, as bytes."""
     return data if isinstance(data, bytes) else data.encode(errors="replace") if isinstance(data, str) else b""

@@ -1,9 +1,9 @@
-"""Packets of a video and the moments that are wanted -> the frames shown then.
+"""Packets of a video and the requested timestamps -> the frames displayed then.
 
-Decoding jumps to the last key frame before each moment, and skips between what nothing depends on. That gives the right
-frame only where the file tells the truth about its key frames and times, which many do not: each frame is taken only if
-the decoder itself says that it began at a key frame, and has exactly the wanted time. At the first doubt the rest is
-decoded from the start, without jumping and skipping, as players do it.
+The decoder seeks to the last key frame before each timestamp and skips non-reference frames. The result is right only
+if the file marks its key frames and times correctly, which many files do not. A frame is therefore used only if the
+decoder itself reports that it started at a key frame and that the frame has exactly the requested time. At the first
+doubt the rest is decoded sequentially from the start, as players do.
 """
 
 from bisect import bisect_right
@@ -14,180 +14,192 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
 
 from florence_tagger.errors import DocumentError
-from florence_tagger.media.timeline import MAX_HIDDEN, Timeline
+from florence_tagger.media.timeline import MAX_HIDDEN_FRAMES, Timeline
 
-# Of a frame that needs no other; some decoders do not say.
+# Picture types of a frame that needs no other; some decoders report none.
 KEY_TYPES = (PictureType.NONE, PictureType.I)
 
 
-def decode(codec: VideoCodecContext, timeline: Timeline, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
-    """Decode what is shown at the wanted times, ascending, each of them a frame's.
+def decode_at(
+    codec: VideoCodecContext, timeline: Timeline, timestamps: Sequence[int]
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Yield each timestamp with the frame that is displayed then.
+
+    Args:
+        codec: decoder of the packets.
+        timeline: of the video.
+        timestamps: ascending, each of them a frame's.
 
     Raises:
-        av.FFmpegError: of packets that could not be decoded, after all that could.
-        DocumentError: at some of the times nothing could be decoded, after all that could.
+        av.FFmpegError: packets could not be decoded; raised after all frames that could.
+        DocumentError: nothing could be decoded for some timestamps; raised after all frames that could.
     """
-    leaper = Leaper(codec, timeline, wanted)
-    for done, moment in enumerate(wanted):
-        frame = leaper.frame_at(moment) if timeline.exact else None
+    decoder = SeekingDecoder(codec, timeline, timestamps)
+    for num_done, timestamp in enumerate(timestamps):
+        frame = decoder.frame_at(timestamp) if timeline.reliable_pts else None
         if frame is None:
-            yield from play(codec, timeline, wanted[done:])
+            yield from decode_sequentially(codec, timeline, timestamps[num_done:])
             return
-        yield moment, frame
-        del frame  # as in `Leaper.frame_at`
+        yield timestamp, frame
+        del frame  # as in `SeekingDecoder.frame_at`
 
 
-class Leaper:
-    """Decodes the wanted frames and little else."""
+class SeekingDecoder:
+    """Decoder that seeks to the requested frames and skips the frames that they do not need."""
 
-    def __init__(self, codec: VideoCodecContext, timeline: Timeline, wanted: Sequence[int]) -> None:
+    def __init__(self, codec: VideoCodecContext, timeline: Timeline, timestamps: Sequence[int]) -> None:
         self._codec = codec
         self._timeline = timeline
-        self._wanted = set(wanted)
-        self._starts = sorted(
+        self._timestamps = set(timestamps)
+        self._key_frames = sorted(
             (time, index)
             for index, (packet, time) in enumerate(zip(timeline.packets, timeline.times, strict=True))
             if packet.is_keyframe and not packet.is_discard
         )
-        self._index = 0  # of the packet that is decoded next
-        self._landing = timeline.first  # time of the frame that decoding began with, until it is seen
-        self._jumped = False
-        self._frames: list[VideoFrame] = []  # decoded, in the order in which they are shown
-        self._last: int | None = None  # time of the frame before
+        self._packet_index = 0  # of the packet to decode next
+        self._start_time = timeline.first_pts  # of the frame that decoding started with, until it is decoded
+        self._has_seeked = False
+        self._frames: list[VideoFrame] = []  # decoded, in display order
+        self._last_time: int | None = None  # of the frame before
 
-    def frame_at(self, moment: int) -> VideoFrame | None:
-        """Return the frame of a time, which is later than the one before; None where it is in doubt."""
-        self._leap(moment)
-        while self._frames or self._advance():
+    def frame_at(self, timestamp: int) -> VideoFrame | None:
+        """Return the frame of a timestamp, which must be later than the previous one; None if it is in doubt."""
+        self._seek(timestamp)
+        while self._frames or self._decode_packet():
             if not self._frames:
                 continue
-            # It is not kept: beside one that is, ffmpeg has to copy a GIF's picture before it draws on.
+            # No reference is kept: if one were, ffmpeg would have to copy a GIF's picture before drawing on it.
             frame = self._frames.pop(0)
-            if not self._is_sound(frame):
+            if not self._is_valid(frame):
                 return None
-            if self._last is not None and self._last >= moment:
-                return frame if self._last == moment else None
+            if self._last_time is not None and self._last_time >= timestamp:
+                return frame if self._last_time == timestamp else None
             del frame
         return None
 
-    def _leap(self, moment: int) -> None:
-        """Go to the last key frame before a moment, unless decoding is there already."""
-        place = bisect_right(self._starts, (moment, len(self._timeline.packets))) - 1
-        if place >= 0 and self._starts[place][1] > self._index:
-            self._landing, self._index = self._starts[place]
-            self._jumped = True
+    def _seek(self, timestamp: int) -> None:
+        """Seek to the last key frame before a timestamp, unless decoding is already past it."""
+        index = bisect_right(self._key_frames, (timestamp, len(self._timeline.packets))) - 1
+        if index >= 0 and self._key_frames[index][1] > self._packet_index:
+            self._start_time, self._packet_index = self._key_frames[index]
+            self._has_seeked = True
             self._codec.flush_buffers()
             self._frames.clear()
-            self._last = None
+            self._last_time = None
 
-    def _advance(self) -> bool:
-        """Decode another packet; False at the end and where it can't be decoded."""
+    def _decode_packet(self) -> bool:
+        """Decode the next packet; return False at the end or if it can't be decoded."""
         packets = self._timeline.packets
-        if self._index > len(packets):
+        if self._packet_index > len(packets):
             return False
-        packet = packets[self._index] if self._index < len(packets) else None  # which has the decoder give the rest
-        # What no other frame needs is decoded only where it is wanted itself.
-        needed = packet is None or self._timeline.times[self._index] in self._wanted
-        self._codec.skip_frame = "DEFAULT" if needed else "NONREF"
-        self._index += 1
+        packet = packets[self._packet_index] if self._packet_index < len(packets) else None  # None drains the decoder
+        # A non-reference frame is decoded only if it is requested itself.
+        required = packet is None or self._timeline.times[self._packet_index] in self._timestamps
+        self._codec.skip_frame = "DEFAULT" if required else "NONREF"
+        self._packet_index += 1
         try:
             self._frames = self._codec.decode(packet)
         except av.FFmpegError:
             return False
         return True
 
-    def _is_sound(self, frame: VideoFrame) -> bool:
-        """Tell whether a frame is undamaged and in its place, and the first one needs no other."""
+    def _is_valid(self, frame: VideoFrame) -> bool:
+        """Return True if a frame is undamaged and in order, and the first one after a seek is a key frame."""
         time = frame.pts
-        if time is None or frame.is_corrupt or (self._last is not None and time <= self._last):
+        if time is None or frame.is_corrupt or (self._last_time is not None and time <= self._last_time):
             return False
-        self._last = time
-        if self._landing is not None and time >= self._landing:  # before, it is one of an open group of pictures
-            landed, self._landing = self._landing, None
-            return time == landed and frame.pict_type in KEY_TYPES and (frame.key_frame or not self._jumped)
+        self._last_time = time
+        if self._start_time is not None and time >= self._start_time:  # earlier frames belong to an open GOP
+            start_time, self._start_time = self._start_time, None
+            is_key_frame = frame.pict_type in KEY_TYPES and (frame.key_frame or not self._has_seeked)
+            return time == start_time and is_key_frame
         return True
 
 
-def play(codec: VideoCodecContext, timeline: Timeline, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
-    """Decode as `decode` does, everything from the start; what has no frame of its own shows the one before."""
-    player = Player(codec, timeline)
-    before: tuple[int, VideoFrame] | None = None
-    place = 0
-    given: VideoFrame | None = None
-    for after in player.frames():
-        while place < len(wanted) and (after is None or after[0] > wanted[place]):
-            chosen = after if before is None or (player.broken and after is not None) else before
+def decode_sequentially(
+    codec: VideoCodecContext, timeline: Timeline, timestamps: Sequence[int]
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Decode as `decode_at` does, but from the start; a timestamp without a frame of its own repeats the one before."""
+    decoder = SequentialDecoder(codec, timeline)
+    previous: tuple[int, VideoFrame] | None = None
+    index = 0
+    yielded: VideoFrame | None = None
+    for following in decoder.frames():
+        while index < len(timestamps) and (following is None or following[0] > timestamps[index]):
+            chosen = following if previous is None or (decoder.after_error and following is not None) else previous
             if chosen is None:
                 break
             time, frame = chosen
-            player.lost |= timeline.hides(wanted[place], time)
-            if frame is not given:
-                given = frame
-                yield wanted[place], frame
-            place += 1
-        if place == len(wanted):
+            decoder.incomplete |= timeline.is_distant(timestamps[index], time)
+            if frame is not yielded:
+                yielded = frame
+                yield timestamps[index], frame
+            index += 1
+        if index == len(timestamps):
             break
-        before = after
-    if player.damage is not None:
-        raise player.damage
-    if player.lost:
+        previous = following
+    if decoder.error is not None:
+        raise decoder.error
+    if decoder.incomplete:
         raise DocumentError("Some moments of the video can't be decoded.")
 
 
-class Player:
-    """Decodes everything from the start.
+class SequentialDecoder:
+    """Decoder of all frames from the start.
 
     Attributes:
-        damage: of the packets that could not be decoded, the last one's.
-        broken: there was one after the frame before.
-        lost: there are moments of which nothing can be decoded.
+        error: of the last packet that could not be decoded.
+        after_error: a packet since the previous frame could not be decoded.
+        incomplete: there are timestamps for which nothing can be decoded.
     """
 
     def __init__(self, codec: VideoCodecContext, timeline: Timeline) -> None:
         self._codec = codec
         self._timeline = timeline
-        self._count = 0
-        self._time = timeline.shown[0]
-        self._first = timeline.first  # until its frame is seen
-        self.damage: av.FFmpegError | None = None
-        self.broken = False
-        self.lost = False
+        self._num_frames = 0
+        self._time = timeline.display_times[0]
+        self._first_pts = timeline.first_pts  # until its frame is decoded
+        self.error: av.FFmpegError | None = None
+        self.after_error = False
+        self.incomplete = False
 
     def frames(self) -> Iterator[tuple[int, VideoFrame] | None]:
-        """Decode the frames with their times, ascending; None is the end."""
+        """Yield the frames with their display times, ascending; None marks the end."""
         self._codec.flush_buffers()
         self._codec.skip_frame = "DEFAULT"
         for packet in [*self._timeline.packets, None]:
             try:
                 frames = self._codec.decode(packet)
             except av.FFmpegError as exc:
-                self.damage, self.broken = exc, True
+                self.error, self.after_error = exc, True
                 continue
             for frame in frames:
                 self._check_start(frame)
-                self.lost |= frame.is_corrupt  # others that need it show what it does
-                yield self._time_of(frame), frame
-                self.broken = False
-        if not self._timeline.exact:
-            self.lost |= self._first is not None or self._count < len(self._timeline.shown) - MAX_HIDDEN
+                self.incomplete |= frame.is_corrupt  # frames that reference it show the same damage
+                yield self._display_time(frame), frame
+                self.after_error = False
+        if not self._timeline.reliable_pts:
+            num_missing = len(self._timeline.display_times) - self._num_frames
+            self.incomplete |= self._first_pts is not None or num_missing > MAX_HIDDEN_FRAMES
         yield None
 
-    def _time_of(self, frame: VideoFrame) -> int:
-        """Return when a frame is shown, which is never before the last one."""
-        shown = self._timeline.shown
-        counted = shown[min(self._count, len(shown) - 1)]
-        self._count += 1
-        time = frame.pts if self._timeline.exact else counted
+    def _display_time(self, frame: VideoFrame) -> int:
+        """Return the display time of a frame, never earlier than that of the previous one."""
+        display_times = self._timeline.display_times
+        time_by_order = display_times[min(self._num_frames, len(display_times) - 1)]
+        self._num_frames += 1
+        time = frame.pts if self._timeline.reliable_pts else time_by_order
         self._time = self._time if time is None else max(self._time, time)
         return self._time
 
     def _check_start(self, frame: VideoFrame) -> None:
-        """Note where the first packet's frame is not shown, or needs others: the beginning is cut off.
+        """Set `incomplete` if the beginning is cut off: the first packet's frame is missing or is no key frame.
 
-        Only frames of an open group of pictures, which are decoded after it, may be shown before it.
+        Only frames of an open GOP, which are decoded after it, may be displayed before it.
         """
-        if self._first is None or frame.pts is None or (self._timeline.exact and frame.pts < self._first):
+        reliable_pts = self._timeline.reliable_pts
+        if self._first_pts is None or frame.pts is None or (reliable_pts and frame.pts < self._first_pts):
             return
-        if self._timeline.exact or frame.pts == self._first or self._count > MAX_HIDDEN:
-            self.lost |= frame.pts != self._first or frame.pict_type not in KEY_TYPES
-            self._first = None
+        if reliable_pts or frame.pts == self._first_pts or self._num_frames > MAX_HIDDEN_FRAMES:
+            self.incomplete |= frame.pts != self._first_pts or frame.pict_type not in KEY_TYPES
+            self._first_pts = None

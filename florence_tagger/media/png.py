@@ -13,7 +13,7 @@ from io import BytesIO
 from typing import IO
 
 from florence_tagger.media.directories import size_of
-from florence_tagger.media.orientation import UPRIGHT, XMP, exif_of, exif_orientation
+from florence_tagger.media.orientation import UPRIGHT, XMP_ORIENTATION, exif_orientation, exif_with_orientation
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PALETTE = 3  # the type of colour that needs PLTE
@@ -54,7 +54,7 @@ def pixels_alone(file: IO[bytes]) -> BytesIO:
         raise ValueError("a wrong checksum")
     turn = orientation_of(chunks)
     if turn != UPRIGHT and not any(chunk.name == b"acTL" for chunk in kept):
-        kept.insert(1, chunk_of(b"eXIf", exif_of(turn)))
+        kept.insert(1, chunk_of(b"eXIf", exif_with_orientation(turn)))
     parts = (part for chunk in (*kept, chunk_of(b"IEND", b"")) for part in chunk.parts())
     return BytesIO(b"".join((SIGNATURE, *parts)))
 
@@ -105,7 +105,9 @@ def orientation_of(chunks: list[Chunk]) -> int:
     found = [exif_orientation(chunk.data) for chunk in sound if chunk.name == b"eXIf"]
     found += [profile_orientation(text) for keyword, text in texts if keyword in PROFILES]
     found += [
-        int(match[1]) for keyword, text in texts if keyword == b"XML:com.adobe.xmp" and (match := XMP.search(text))
+        int(match[1])
+        for keyword, text in texts
+        if keyword == b"XML:com.adobe.xmp" and (match := XMP_ORIENTATION.search(text))
     ]
     return next((one for one in found if one is not None), UPRIGHT)
 

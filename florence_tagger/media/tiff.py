@@ -31,7 +31,7 @@ from florence_tagger.media.directories import (
     tree,
 )
 from florence_tagger.media.limits import DecodeOptions, check_pixels
-from florence_tagger.media.orientation import turned
+from florence_tagger.media.orientation import apply_orientation
 from florence_tagger.media.samples import JPEGS, PREMULTIPLIED, read_samples
 from florence_tagger.schemas import UInt8Array
 
@@ -145,7 +145,7 @@ def decode(copy: "PageCopy", page: Directory) -> Image.Image:
     check_complete(page)
     picture = decoded_by_pillow(copy.show(page)) if is_plain(page) else None
     picture = picture or read_samples(copy.show(page), page)
-    return turned(picture, page.number(ORIENTATION))
+    return apply_orientation(picture, page.number(ORIENTATION))
 
 
 def check_complete(page: Directory) -> None:

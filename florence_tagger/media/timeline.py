@@ -1,7 +1,7 @@
-"""Packets of a video -> when their frames are shown.
+"""Packets of a video -> display times of their frames.
 
-Containers know it, but not all of them all of it: bare streams have no times, AVI has those of decoding, clocks leap,
-and what is cut off or joined begins anew.
+Containers do not always have complete times: bare streams have none, AVI has decoding times only, clocks jump, and the
+times of files that were cut or joined start over.
 """
 
 from bisect import bisect_left, bisect_right
@@ -18,74 +18,74 @@ from av.video.stream import VideoStream
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
-# Codecs whose packets may have frames in an order of many layers, and of which ffmpeg makes wrong times where the
-# container has none of its own (AVI).
-LAYERED = ("h264", "hevc")
+# Codecs with hierarchical B-frames, for which ffmpeg computes wrong times if the container has none of its own (AVI).
+HIERARCHICAL_CODECS = ("h264", "hevc")
 
-# So many packets in a row may have no frame to show without harm: those before the first key frame of an open group of
-# pictures depend on a frame that is not there, and encoders hide frames that only others are made from.
-MAX_HIDDEN = 8
+# Consecutive packets that may have no displayed frame without harm: those before the first key frame of an open GOP
+# depend on a missing frame, and encoders hide frames that only serve as references.
+MAX_HIDDEN_FRAMES = 8
 
-MIN_KNOWN = 0.75  # share of packets that have a time where a container tells of times
-MAX_LEADING = 64  # packets until the first frame comes out, and more: ffmpeg keeps some for each thread
+MIN_KNOWN_SHARE = 0.75  # of packets that have a time, for the container's times to be used
+MAX_DELAY_PACKETS = 64  # upper bound of the packets until the first frame is returned; ffmpeg keeps some per thread
 
-SHOWN_VP8 = 0x10  # of a packet's first byte: its frame is to be shown (RFC 6386, section 9.1)
-LONGEST_GAP_S = 600  # between frames; a longer one is a fault of the clock that wrote the file
+VP8_SHOW_FRAME = 0x10  # flag in a packet's first byte: its frame is displayed (RFC 6386, section 9.1)
+MAX_GAP_S = 600  # between frames; a longer one is an error of the recorder's clock
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """When the frames of a video are shown, in units of its stream.
+    """Display times of the frames of a video, in units of its stream's time base.
 
     Attributes:
-        packets: in the order of decoding.
+        packets: in decoding order.
         times: of the packets' frames.
-        shown: the times of those that are shown, ascending.
-        exact: frames carry these times. Else they have them in the order in which they are shown.
+        display_times: times of the frames that are displayed, ascending.
+        reliable_pts: decoded frames carry these times; otherwise the times are assigned in display order.
     """
 
     packets: Sequence[VideoPacket]
     times: Sequence[int]
-    shown: Sequence[int]
-    exact: bool
+    display_times: Sequence[int]
+    reliable_pts: bool
 
     @property
-    def first(self) -> int | None:
-        """The time that the first packet's frame carries; None where it is not shown."""
+    def first_pts(self) -> int | None:
+        """Time that the first packet's frame carries; None if it is not displayed."""
         packet = self.packets[0]
         return None if packet.is_discard else packet.pts
 
-    def hides(self, moment: int, time: int) -> bool:
-        """Tell whether a frame of some time is too far from a moment to be what is shown then."""
-        early, late = sorted((moment, time))
-        return bisect_right(self.shown, late) - bisect_right(self.shown, early) > MAX_HIDDEN
+    def is_distant(self, timestamp: int, time: int) -> bool:
+        """Return True if a frame of a time is too far from a timestamp to be the one displayed then."""
+        start, end = sorted((timestamp, time))
+        num_between = bisect_right(self.display_times, end) - bisect_right(self.display_times, start)
+        return num_between > MAX_HIDDEN_FRAMES
 
 
-def timeline_of(codec: VideoCodecContext, packets: Sequence[VideoPacket]) -> Timeline:
-    """Return when the frames of packets that have data are shown.
+def build_timeline(codec: VideoCodecContext, packets: Sequence[VideoPacket]) -> Timeline:
+    """Return the timeline of packets that have data.
 
-    Packets before the start of an edit list are decoded only for others; some without a time between those that have
+    Packets before the start of an edit list are decoded only as references. Packets without a time among packets with
     one are from before the start, too (Matroska).
     """
-    given = [packet.pts for packet in packets if packet.pts is not None]
-    known = len(given) >= MIN_KNOWN * len(packets)
-    times = filled(packets) if known else decoding_times(packets)
-    unordered = codec.name in LAYERED and codec.has_b_frames and given == sorted(given)
-    shown = sorted(
+    known_times = [packet.pts for packet in packets if packet.pts is not None]
+    has_times = len(known_times) >= MIN_KNOWN_SHARE * len(packets)
+    times = fill_missing_times(packets) if has_times else decoding_times(packets)
+    unordered = codec.name in HIERARCHICAL_CODECS and codec.has_b_frames and known_times == sorted(known_times)
+    display_times = sorted(
         time
         for packet, time in zip(packets, times, strict=True)
-        if is_shown(codec, packet) and (packet.pts is not None or not known)
+        if is_displayed(codec, packet) and (packet.pts is not None or not has_times)
     )
-    if not known:
+    if not has_times:
         for index, packet in enumerate(packets):
-            packet.pts = index  # frames have it from their packets, which tells where they come from
-    elif shown and shown[0] < times[0]:
-        shown = shown[bisect_left(shown, first_time(codec, packets)) :]
-    return Timeline(packets, times, shown, known and not unordered)
+            packet.pts = index  # copied to its frame, which identifies the packet that the frame comes from
+    elif display_times and display_times[0] < times[0]:
+        display_times = display_times[bisect_left(display_times, first_display_time(codec, packets)) :]
+    return Timeline(packets, times, display_times, has_times and not unordered)
 
 
-def filled(packets: Sequence[VideoPacket]) -> list[int]:
-    """Return the times of packets, of one that has none that of the one before."""
+def fill_missing_times(packets: Sequence[VideoPacket]) -> list[int]:
+    """Return the times of packets; a packet without a time gets that of the packet before."""
     times: list[int] = []
     for packet in packets:
         times.append(packet.pts if packet.pts is not None else times[-1] if times else 0)
@@ -93,56 +93,56 @@ def filled(packets: Sequence[VideoPacket]) -> list[int]:
 
 
 def decoding_times(packets: Sequence[VideoPacket]) -> list[int]:
-    """Return when packets are decoded, ascending, which bare streams do not say of any or all of them."""
+    """Return the decoding times of packets, ascending, estimated by durations if the stream does not have them."""
     times: list[int] = []
-    following = 0
+    next_time = 0
     for packet in packets:
-        known = packet.pts if packet.dts is None else packet.dts
-        times.append(following if known is None else known)
-        following = times[-1] + max(packet.duration or 0, 1)
+        known_time = packet.pts if packet.dts is None else packet.dts
+        times.append(next_time if known_time is None else known_time)
+        next_time = times[-1] + max(packet.duration or 0, 1)
     return sorted(times)
 
 
-def first_time(codec: VideoCodecContext, packets: Sequence[VideoPacket]) -> int:
-    """Return the time of the first frame that is shown, at the latest the first packet's.
+def first_display_time(codec: VideoCodecContext, packets: Sequence[VideoPacket]) -> int:
+    """Return the time of the first frame that can be displayed, at the latest that of the first packet.
 
-    Those of an open group of pictures at the start may depend on frames that are not there.
+    Frames of an open GOP at the start may reference frames that are missing.
     """
-    first = packets[0].pts or 0
+    first_time = packets[0].pts or 0
     with suppress(av.FFmpegError):
-        for packet in packets[:MAX_LEADING]:
+        for packet in packets[:MAX_DELAY_PACKETS]:
             for frame in codec.decode(packet):
                 codec.flush_buffers()
-                return first if frame.pts is None else min(frame.pts, first)
+                return first_time if frame.pts is None else min(frame.pts, first_time)
     codec.flush_buffers()
-    return first
+    return first_time
 
 
-def is_shown(codec: VideoCodecContext, packet: VideoPacket) -> bool:
-    """Tell whether a packet's frame is to be shown."""
-    return not packet.is_discard and (codec.name != "vp8" or bool(memoryview(packet)[0] & SHOWN_VP8))
+def is_displayed(codec: VideoCodecContext, packet: VideoPacket) -> bool:
+    """Return True if a packet's frame is to be displayed."""
+    return not packet.is_discard and (codec.name != "vp8" or bool(memoryview(packet)[0] & VP8_SHOW_FRAME))
 
 
-def join(packets: Sequence[VideoPacket]) -> None:
-    """Has the times of packets go on where they start anew, as in files joined end to end.
+def make_continuous(packets: Sequence[VideoPacket]) -> None:
+    """Shift the times of packets to continue where they start over, as in files joined end to end.
 
     Args:
         packets: in the order of the file, which is that of their decoding times.
     """
-    shift, last, step = 0, None, 1
+    shift, last_time, step = 0, None, 1
     for packet in packets:
         if packet.dts is not None:
-            if last is not None and packet.dts + shift < last - step:
-                shift = last + step - packet.dts
-            elif last is not None:
-                step = max(packet.dts + shift - last, 1)
-            last = packet.dts = packet.dts + shift
+            if last_time is not None and packet.dts + shift < last_time - step:
+                shift = last_time + step - packet.dts
+            elif last_time is not None:
+                step = max(packet.dts + shift - last_time, 1)
+            last_time = packet.dts = packet.dts + shift
         if packet.pts is not None:
             packet.pts += shift
 
 
-def without_leaps(times: Sequence[float]) -> list[float]:
-    """Times (seconds, ascending) whose leaps are left out, so that frames behind one are looked at, too."""
+def remove_gaps(times: Sequence[float]) -> list[float]:
+    """Return times (seconds, ascending) without gaps over `MAX_GAP_S`, so that frames after a gap are sampled, too."""
     steps = np.diff(times, prepend=times[0])
-    steady: list[float] = np.cumsum(np.where(steps > LONGEST_GAP_S, np.median(steps), steps)).tolist()
-    return steady
+    continuous: list[float] = np.cumsum(np.where(steps > MAX_GAP_S, np.median(steps), steps)).tolist()
+    return continuous
