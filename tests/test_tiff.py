@@ -12,7 +12,7 @@ from florence_tagger.errors import DocumentError
 from florence_tagger.media.formats import TIFF
 from florence_tagger.media.images import open_rgb, still_frames
 from florence_tagger.media.limits import ORIGINAL_SIZE, DecodeOptions
-from florence_tagger.media.tiff import ALIKE, small_grey
+from florence_tagger.media.tiff import MIN_CORRELATION, gray_thumbnail
 from tests import tiffs
 from tests.variants import PARK, QUEUE, SIDE, STREET, YARD, picture
 
@@ -138,7 +138,7 @@ def test_thumbnails_alone_are_refused() -> None:
 
 
 def likeness(first: Image.Image, second: Image.Image) -> float:
-    return float(np.corrcoef(small_grey(first).ravel(), small_grey(second).ravel())[0, 1])
+    return float(np.corrcoef(gray_thumbnail(first).ravel(), gray_thumbnail(second).ravel())[0, 1])
 
 
 def test_levels_are_more_alike_than_scenes() -> None:
@@ -150,7 +150,7 @@ def test_levels_are_more_alike_than_scenes() -> None:
         for one, other in itertools.combinations((STREET, QUEUE, YARD, PARK), 2)
     ]
     print(f"levels {min(same):.3f}, scenes {max(others):.3f}")
-    assert max(others) + 0.03 < ALIKE < min(same) - 0.03
+    assert max(others) + 0.03 < MIN_CORRELATION < min(same) - 0.03
 
 
 def test_text_on_pages_of_one_layout_is_not_alike() -> None:
@@ -163,7 +163,7 @@ def test_text_on_pages_of_one_layout_is_not_alike() -> None:
             lines[top : top + 14, 120:1120] = np.where(np.repeat(words, 8), rng.integers(0, 2, 1000) * 255, 255)
         written_pages.append(Image.fromarray(lines))
     print(f"pages {likeness(*written_pages):.3f}")
-    assert likeness(*written_pages) < ALIKE - 0.03
+    assert likeness(*written_pages) < MIN_CORRELATION - 0.03
 
 
 @pytest.mark.parametrize("missing", range(1, 5000, 331))

@@ -1,7 +1,7 @@
-"""The directories of a TIFF file, and of what is built like one: EXIF data and most raw photos.
+"""Image file directories of TIFF, and of files built like it: EXIF data and most raw photos.
 
-They are read here, not by a library, since a library that refuses a file for one odd entry would refuse its pixels with
-it, and since they decide which library decodes a page. References are to TIFF 6.0 and to BigTIFF
+They are parsed here and not by a library, because a library that refuses a file for one invalid entry would also refuse
+its pixels, and because they determine which library decodes a page. References are to TIFF 6.0 and to BigTIFF
 (https://www.awaresystems.be/imaging/tiff/bigtiff.html).
 """
 
@@ -13,174 +13,188 @@ from dataclasses import dataclass, replace
 from io import SEEK_END
 from typing import IO
 
-ORIENTATION, SUB_DIRECTORIES = 274, 330
+WIDTH, HEIGHT, ORIENTATION, SUB_DIRECTORIES = 256, 257, 274, 330  # tags
 
-# By the number of a field type: bytes of one value, and its form for `struct` where it is an integer.
+# Field type -> bytes of one value, and `struct` format of integers.
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+INTEGER_FORMATS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 
-ORDERS = {b"II": "<", b"MM": ">"}
+BYTE_ORDERS = {b"II": "<", b"MM": ">"}
 CLASSIC, BIG = 42, 43
 MAX_ENTRIES = 1000  # of a directory; real ones have some dozens
 MAX_VALUES = 1_000_000  # of an entry: the strips of the largest pages
-MAX_OWN = 1000  # directories in others that are looked at
+MAX_SUB_DIRECTORIES = 1000  # of all directories together
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file writes its directories.
+    """Encoding of the directories of a file.
 
     Attributes:
-        order: of bytes, as `struct` has it.
-        big: it is a BigTIFF, whose sizes and offsets have 8 bytes.
-        first: where the first directory is.
-        magic: the number behind the order; 42 and 43 are TIFF's.
+        byte_order: "<" or ">", as for `struct`.
+        is_big: the file is a BigTIFF, in which sizes and offsets have 8 bytes.
+        first_offset: of the first directory.
+        magic: number after the byte order; 42 and 43 are TIFF's.
     """
 
-    order: str
-    big: bool
-    first: int
+    byte_order: str
+    is_big: bool
+    first_offset: int
     magic: int
 
     @property
-    def prefix(self) -> bytes:
-        """The first two bytes."""
-        return b"II" if self.order == "<" else b"MM"
+    def byte_order_mark(self) -> bytes:
+        """First two bytes of the file."""
+        return b"II" if self.byte_order == "<" else b"MM"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a directory says of a tag: the type and number of its values, and where in the file these are."""
+    """Entry of a directory: field type and number of a tag's values, and their offset in the file."""
 
-    kind: int
-    number: int
-    place: int
+    field_type: int
+    count: int
+    offset: int
 
     @property
     def size(self) -> int:
         """Bytes of all values."""
-        return SIZES[self.kind] * self.number
+        return SIZES[self.field_type] * self.count
 
 
 @dataclass(frozen=True)
 class Directory:
-    """A directory, its values read when they are asked for.
+    """A directory, whose values are read on request.
 
     Attributes:
-        place: where in the file it is.
-        entries: by tag; of a tag that is there twice the first, as in libtiff.
-        next: where the next directory is; 0 where there is none.
+        file: with the directory.
+        layout: of the file.
+        offset: of the directory in the file.
+        entries: by tag; of a tag that occurs twice the first, as in libtiff.
+        next_offset: of the next directory; 0 if there is none.
     """
 
     file: IO[bytes]
     layout: Layout
-    place: int
+    offset: int
     entries: dict[int, Entry]
-    next: int
+    next_offset: int
 
     def data(self, tag: int) -> bytes:
-        """The bytes of a tag's values; none where it is not there, too long, or not within the file."""
+        """Return the bytes of a tag's values; empty if it is missing, too long, or not within the file."""
         entry = self.entries.get(tag)
-        if entry is None or entry.number > MAX_VALUES or entry.place + entry.size > size_of(self.file):
+        if entry is None or entry.count > MAX_VALUES or entry.offset + entry.size > file_size(self.file):
             return b""
-        return read_at(self.file, entry.place, entry.size)
+        return read_at(self.file, entry.offset, entry.size)
 
-    def numbers(self, tag: int) -> tuple[int, ...]:
-        """The values of a tag; none where they are no integers."""
+    def integers(self, tag: int) -> tuple[int, ...]:
+        """Return the values of a tag; empty if they are no integers."""
         entry = self.entries.get(tag)
-        if entry is None or entry.kind not in INTEGERS:
+        if entry is None or entry.field_type not in INTEGER_FORMATS:
             return ()
         data = self.data(tag)
-        return struct.unpack(f"{self.layout.order}{len(data) // SIZES[entry.kind]}{INTEGERS[entry.kind]}", data)
+        count = len(data) // SIZES[entry.field_type]
+        return struct.unpack(f"{self.layout.byte_order}{count}{INTEGER_FORMATS[entry.field_type]}", data)
 
-    def number(self, tag: int, default: int = 0) -> int:
-        """The first value of a tag."""
-        return next(iter(self.numbers(tag)), default)
+    def integer(self, tag: int, default: int = 0) -> int:
+        """Return the first value of a tag."""
+        return next(iter(self.integers(tag)), default)
 
     @property
     def width(self) -> int:
-        """Pixels of a row of its picture; 0 where it does not say."""
-        return self.number(256)
+        """Width of its picture, pixels; 0 if it is missing."""
+        return self.integer(WIDTH)
 
     @property
     def height(self) -> int:
-        """Rows of its picture; 0 where it does not say."""
-        return self.number(257)
+        """Height of its picture, pixels; 0 if it is missing."""
+        return self.integer(HEIGHT)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Both."""
+        """Width and height."""
         return self.width, self.height
 
 
 def layout_of(head: bytes) -> Layout | None:
-    """The layout of a file that begins with `head`, 16 bytes of it; None where it is not built like a TIFF."""
-    order = ORDERS.get(head[:2])
-    if order is None or len(head) < 8:
+    """Return the layout of a file by its first 16 bytes; None if it is not built like a TIFF."""
+    byte_order = BYTE_ORDERS.get(head[:2])
+    if byte_order is None or len(head) < 8:
         return None
-    magic, first = struct.unpack_from(order + "HI", head, 2)
+    magic, offset = struct.unpack_from(byte_order + "HI", head, 2)
     if magic != BIG:
-        return Layout(order, False, first, magic)
-    return Layout(order, True, struct.unpack_from(order + "Q", head, 8)[0], magic) if len(head) >= 16 else None
+        return Layout(byte_order, False, offset, magic)
+    if len(head) < 16:
+        return None
+    return Layout(byte_order, True, struct.unpack_from(byte_order + "Q", head, 8)[0], magic)
 
 
-def read_directory(file: IO[bytes], layout: Layout, place: int) -> Directory:
-    """The directory at `place`; EOFError where the file ends before it does."""
-    form = layout.order + ("HHQ8s" if layout.big else "HHI4s")
-    counter, offset = ("Q", "Q") if layout.big else ("H", "I")
-    start = place + struct.calcsize("=" + counter)
-    number = unpacked(file, layout.order + counter, place)
-    if number > MAX_ENTRIES:
+def read_directory(file: IO[bytes], layout: Layout, offset: int) -> Directory:
+    """Read the directory at an offset.
+
+    Raises:
+        EOFError: the file ends before the directory, or it has too many entries.
+    """
+    entry_format = layout.byte_order + ("HHQ8s" if layout.is_big else "HHI4s")
+    count_format, offset_format = ("Q", "Q") if layout.is_big else ("H", "I")
+    start = offset + struct.calcsize("=" + count_format)
+    num_entries = unpack_at(file, layout.byte_order + count_format, offset)
+    if num_entries > MAX_ENTRIES:
         raise EOFError("more entries than a directory has")
-    size = struct.calcsize(form)
-    table = read_at(file, start, number * size)
+    size = struct.calcsize(entry_format)
+    table = read_at(file, start, num_entries * size)
     entries: dict[int, Entry] = {}
-    for index, (tag, kind, count, value) in enumerate(struct.iter_unpack(form, table)):
-        entry = Entry(kind, count, start + index * size + size - len(value))
-        if kind in SIZES and entry.size > len(value):
-            entry = replace(entry, place=struct.unpack(layout.order + offset, value)[0])
-        if kind in SIZES:
+    for index, (tag, field_type, count, value) in enumerate(struct.iter_unpack(entry_format, table)):
+        entry = Entry(field_type, count, start + index * size + size - len(value))
+        if field_type in SIZES and entry.size > len(value):
+            entry = replace(entry, offset=struct.unpack(layout.byte_order + offset_format, value)[0])
+        if field_type in SIZES:
             entries.setdefault(tag, entry)
-    return Directory(file, layout, place, entries, unpacked(file, layout.order + offset, start + number * size))
+    next_offset = unpack_at(file, layout.byte_order + offset_format, start + num_entries * size)
+    return Directory(file, layout, offset, entries, next_offset)
 
 
-def chain(file: IO[bytes], layout: Layout, place: int | None = None) -> Iterator[Directory]:
-    """The directories that follow one another; where one is named again they end."""
-    place, seen = layout.first if place is None else place, set[int]()
-    while place and place not in seen:
-        seen.add(place)
-        directory = read_directory(file, layout, place)
+def directory_chain(file: IO[bytes], layout: Layout) -> Iterator[Directory]:
+    """Yield the linked directories of a file, up to the end or a loop.
+
+    Raises:
+        EOFError: as `read_directory`.
+    """
+    offset, visited = layout.first_offset, set[int]()
+    while offset and offset not in visited:
+        visited.add(offset)
+        directory = read_directory(file, layout, offset)
         yield directory
-        place = directory.next
+        offset = directory.next_offset
 
 
-def tree(directories: Iterable[Directory]) -> Iterator[Directory]:
-    """Directories, each before those that it names as its own, and theirs."""
-    waiting, seen = deque(directories), set[int]()
-    while waiting and len(seen) < MAX_OWN:
+def with_sub_directories(directories: Iterable[Directory]) -> Iterator[Directory]:
+    """Yield directories and all their subdirectories, breadth first, each once."""
+    waiting, visited = deque(directories), set[int]()
+    while waiting and len(visited) < MAX_SUB_DIRECTORIES:
         directory = waiting.popleft()
-        if directory.place in seen:
+        if directory.offset in visited:
             continue
-        seen.add(directory.place)
+        visited.add(directory.offset)
         yield directory
-        for place in directory.numbers(SUB_DIRECTORIES)[:MAX_OWN]:
-            with suppress(EOFError):  # they hold what a page has besides itself
-                waiting.append(read_directory(directory.file, directory.layout, place))
+        for offset in directory.integers(SUB_DIRECTORIES)[:MAX_SUB_DIRECTORIES]:
+            with suppress(EOFError):  # a subdirectory is not needed for its page
+                waiting.append(read_directory(directory.file, directory.layout, offset))
 
 
-def unpacked(file: IO[bytes], form: str, place: int) -> int:
-    """A number in a file."""
-    return int(struct.unpack(form, read_at(file, place, struct.calcsize(form)))[0])
+def unpack_at(file: IO[bytes], integer_format: str, offset: int) -> int:
+    """Return an integer at an offset of a file; raise EOFError if the file ends before."""
+    return int(struct.unpack(integer_format, read_at(file, offset, struct.calcsize(integer_format)))[0])
 
 
-def read_at(file: IO[bytes], place: int, size: int) -> bytes:
-    """So many bytes from `place` on; EOFError where the file ends before."""
-    if place + size > size_of(file):
+def read_at(file: IO[bytes], offset: int, size: int) -> bytes:
+    """Return `size` bytes at an offset of a file; raise EOFError if the file ends before."""
+    if offset + size > file_size(file):
         raise EOFError("the file ends before")
-    file.seek(place)
+    file.seek(offset)
     return file.read(size)
 
 
-def size_of(file: IO[bytes]) -> int:
-    """Bytes of a file."""
+def file_size(file: IO[bytes]) -> int:
+    """Return the size of a file, bytes."""
     return file.seek(0, SEEK_END)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImagePalette
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
-from florence_tagger.media.directories import size_of
+from florence_tagger.media.directories import file_size
 from florence_tagger.media.isobmff import boxes_in
 from florence_tagger.schemas import UInt8Array
 
@@ -43,7 +43,7 @@ def read_jpeg_2000(file: IO[bytes]) -> Jpeg2KImageFile:
 
 def header_boxes(file: IO[bytes]) -> dict[bytes, bytes]:
     """What is in the boxes of the header of a file, wherever that is; nothing in a bare code stream."""
-    place, end = 0, size_of(file)
+    place, end = 0, file_size(file)
     while place + 8 <= end:
         file.seek(place)
         size, name = struct.unpack(">I4s", file.read(8))

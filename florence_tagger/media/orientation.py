@@ -40,14 +40,14 @@ def exif_orientation(exif: bytes) -> int | None:
     """Return the orientation that EXIF data state, even if the rest of them is invalid; None if they state none."""
     data = re.sub(rb"^(?:Exif\0\0)+", b"", exif)
     layout = layout_of(data[:16])
-    if layout is None or layout.magic != CLASSIC or len(data) < layout.first + 2:
+    if layout is None or layout.magic != CLASSIC or len(data) < layout.first_offset + 2:
         return None
-    (num_entries,) = struct.unpack_from(layout.order + "H", data, layout.first)
-    start = layout.first + 2
+    (num_entries,) = struct.unpack_from(layout.byte_order + "H", data, layout.first_offset)
+    start = layout.first_offset + 2
     table = data[start : min(start + num_entries * ENTRY_BYTES, len(data) - (len(data) - start) % ENTRY_BYTES)]
-    for tag, field_type, count, value in struct.iter_unpack(layout.order + "HHI4s", table):
+    for tag, field_type, count, value in struct.iter_unpack(layout.byte_order + "HHI4s", table):
         if tag == ORIENTATION and field_type in VALUE_FORMATS and count:
-            (orientation,) = struct.unpack_from(layout.order + VALUE_FORMATS[field_type], value)
+            (orientation,) = struct.unpack_from(layout.byte_order + VALUE_FORMATS[field_type], value)
             return orientation if orientation in TRANSPOSITIONS or orientation == UPRIGHT else None
     return None
 

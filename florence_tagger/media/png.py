@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import IO
 
-from florence_tagger.media.directories import size_of
+from florence_tagger.media.directories import file_size
 from florence_tagger.media.orientation import UPRIGHT, XMP_ORIENTATION, exif_orientation, exif_with_orientation
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -66,7 +66,7 @@ def chunk_of(name: bytes, data: bytes) -> Chunk:
 
 def chunks_of(file: IO[bytes]) -> Iterator[Chunk]:
     """The chunks of a file, up to where they end or what follows is none; one that is cut off is not sound."""
-    left = size_of(file)
+    left = file_size(file)
     file.seek(len(SIGNATURE))
     while (head := file.read(8)) and re.fullmatch(rb".{4}[A-Za-z]{4}", head, re.DOTALL) and head[4:] != b"IEND":
         size, name = struct.unpack(">I4s", head)

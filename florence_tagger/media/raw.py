@@ -1,9 +1,9 @@
-"""Raw photos -> the JPEG preview that they are counted by.
+"""Raw photos -> the JPEG preview that is processed in their place.
 
-No sensor's data are developed here. Cameras put a JPEG beside them, often of the photo's own size, which is what
-viewers show. A small one would lose objects, so a photo without a large one is refused. Where the JPEG is differs from
-maker to maker, but it is always in one piece: it is looked for by its first bytes. References are to TIFF/EP, DNG 1.7
-and, for what makers do not tell, to ExifTool's tables (https://exiftool.org/TagNames).
+Sensor data are not developed here. Cameras store a JPEG with them, often of the photo's own size, which is what viewers
+show. A small one would lose objects, so a photo without a large preview is refused. The offset of the JPEG differs
+between manufacturers, but its data are always contiguous: it is located by its first bytes. References are to TIFF/EP,
+DNG 1.7 and, for what manufacturers do not document, to ExifTool's tables (https://exiftool.org/TagNames).
 """
 
 import re
@@ -16,22 +16,30 @@ from itertools import islice
 from typing import IO
 
 from florence_tagger.errors import DocumentError
-from florence_tagger.media.directories import ORIENTATION, Directory, chain, layout_of, read_directory, size_of, tree
+from florence_tagger.media.directories import (
+    ORIENTATION,
+    Directory,
+    directory_chain,
+    file_size,
+    layout_of,
+    read_directory,
+    with_sub_directories,
+)
 from florence_tagger.media.formats import CR3, TIFF, Format
 from florence_tagger.media.orientation import UPRIGHT
 
-# Tags, and the values of them that only photos of a sensor have.
+# Tags, and values that only sensor data have.
 COMPRESSION, PHOTOMETRIC, MAKE, EXIF = 259, 262, 271, 34665
-SENSOR_TAGS = {33421, 33422, 34310, 50706, 50740, 50752}  # filters of colours, Leaf's, DNG's, Sony's and Canon's own
-SENSOR_COLOURS = (32803, 34892)  # samples behind a filter of colours; samples that have all colours
-SENSOR_COMPRESSIONS = (32767, 32769, 32770, 34713, 34892, 65000, 65535)  # as of Sony, Samsung, Nikon, Kodak, Pentax
+SENSOR_TAGS = {33421, 33422, 34310, 50706, 50740, 50752}  # color filter arrays, and tags of Leaf, DNG, Sony and Canon
+SENSOR_COLORS = (32803, 34892)  # behind a color filter array; with all colors
+SENSOR_COMPRESSIONS = (32767, 32769, 32770, 34713, 34892, 65000, 65535)  # of Sony, Samsung, Nikon, Kodak, Pentax
 DNG_VERSION, CANON_SLICES = 50706, 50752
-SEGMENTS = ((273, 279), (324, 325))  # where strips and tiles are, and how long
+SEGMENTS = ((273, 279), (324, 325))  # offsets and sizes of strips and tiles
 EXIF_SIZE = (40962, 40963)  # PixelXDimension, PixelYDimension
 PANASONIC_SIZE = (2, 3)  # SensorWidth, SensorHeight
 
-# By the first word of a maker.
-KINDS = {
+# First word of a manufacturer's name -> kind.
+MAKER_KINDS = {
     "NIKON": "Nikon NEF",
     "CANON": "Canon CR2",
     "SONY": "Sony ARW",
@@ -39,158 +47,162 @@ KINDS = {
     "SAMSUNG": "Samsung SRW",
 }
 
-FUJIFILM_HEADER = 92  # of a RAF: where it says where its directory is
-FUJIFILM_SIZE = 0x100  # the tag of height and width
-PHASE_ONE = 8  # where its own header begins, behind that of a TIFF
-CANON_BOX, CANON_HEAD = b"CMT1", 1_000_000  # of a CR3: its first directory; bytes within which it is
+FUJIFILM_HEADER = 92  # of a RAF: offset of its directory's offset
+FUJIFILM_SIZE = 0x100  # tag of height and width
+PHASE_ONE = 8  # offset of its own header, after that of a TIFF
+CANON_BOX, CANON_HEAD = b"CMT1", 1_000_000  # of a CR3: box of its first directory; bytes within which it is
 
 START = re.compile(rb"\xff\xd8\xff")
-SHOWN = (0xC0, 0xC1, 0xC2)  # frames of JPEGs that all programs show; others, as the lossless one, are a sensor's data
+DISPLAYABLE = (0xC0, 0xC1, 0xC2)  # markers of frames that all programs display; others hold sensor data
 LOSSLESS = 0xC3
-MAX_STARTS, MAX_SEGMENTS = 10_000, 100  # of JPEGs, and of one before its frame, that are looked at
-MAX_DIRECTORIES = 100  # in a row; raw photos have three or four
-PART = 2  # of the photo's longer side, that a preview must have
+MAX_STARTS, MAX_SEGMENTS = 10_000, 100  # of JPEGs in a photo, and of segments before a JPEG's frame
+MAX_DIRECTORIES = 100  # in the chain; raw photos have three or four
+MAX_REDUCTION = 2  # of a preview's longer side, compared to the photo's
 
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Photo:
-    """What a raw photo says of itself.
+    """Metadata of a raw photo.
 
     Attributes:
-        kind: for people.
-        sizes: widths and heights of its sensor's data, pixels.
-        orientation: as EXIF has it.
-        sensor: where in the file the sensor's data are, pairs of a place and a number of bytes.
+        kind: name for people.
+        sizes: widths and heights of its sensor data, pixels.
+        orientation: as in EXIF.
+        sensor_ranges: offset and bytes of each segment of sensor data in the file.
     """
 
     kind: str
     sizes: list[Size]
     orientation: int = UPRIGHT
-    sensor: tuple[tuple[int, int], ...] = ()
+    sensor_ranges: tuple[tuple[int, int], ...] = ()
 
     @property
     def size(self) -> Size:
-        """The largest size; 0 where it says none."""
+        """Largest size; 0 if none is stated."""
         return max(self.sizes, key=lambda size: size[0] * size[1], default=(0, 0))
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A JPEG in a raw photo: its size in pixels and where it begins."""
+    """A JPEG in a raw photo: its size in pixels and its offset."""
 
     size: Size
-    place: int
+    offset: int
 
 
 def is_raw(file: IO[bytes]) -> bool:
-    """Whether a TIFF has a sensor's data."""
+    """Return True if a TIFF has sensor data."""
     file.seek(PHASE_ONE)
-    own = file.read(4) in (b"IIII", b"MMMM")
-    return own or any(is_sensor(one) or SENSOR_TAGS & one.entries.keys() for one in directories_of(file))
+    if file.read(4) in (b"IIII", b"MMMM"):
+        return True
+    return any(is_sensor(item) or SENSOR_TAGS & item.entries.keys() for item in directories_of(file))
 
 
-def open_preview(file: IO[bytes], found: Format) -> tuple[BytesIO, int]:
-    """The JPEG that a raw photo of a format is counted by, and its orientation where it does not give one itself.
+def open_preview(file: IO[bytes], file_format: Format) -> tuple[BytesIO, int]:
+    """Return the largest JPEG preview of a raw photo, and the orientation that applies if the JPEG states none.
 
     Raises:
-        DocumentError: none is at least half as large as the photo.
+        DocumentError: no preview is at least half as large as the photo.
     """
-    photo = photo_of(file, found)
+    photo = read_photo(file, file_format)
     file.seek(0)
     content = file.read()
-    preview = max(previews(content, photo.sensor), key=lambda one: one.size[0] * one.size[1], default=None)
-    if preview is None or not all(photo.size) or PART * max(preview.size) < max(photo.size):
+    candidates = previews(content, photo.sensor_ranges)
+    preview = max(candidates, key=lambda candidate: candidate.size[0] * candidate.size[1], default=None)
+    if preview is None or not all(photo.size) or MAX_REDUCTION * max(preview.size) < max(photo.size):
         raise DocumentError(refusal(photo, preview))
-    turned_already = is_upright(preview.size) != is_upright(photo.size)
-    return BytesIO(content[preview.place :]), UPRIGHT if turned_already else photo.orientation
+    already_rotated = is_portrait(preview.size) != is_portrait(photo.size)
+    return BytesIO(content[preview.offset :]), UPRIGHT if already_rotated else photo.orientation
 
 
-def is_upright(size: Size) -> bool:
-    """Whether a picture is higher than wide."""
+def is_portrait(size: Size) -> bool:
+    """Return True if a picture is higher than wide."""
     return size[1] > size[0]
 
 
 def refusal(photo: Photo, preview: Preview | None) -> str:
-    """Why a raw photo is not counted."""
-    has = "the largest in it has {} x {} pixels".format(*preview.size) if preview else "there is none in it"
-    of = ", the photo {} x {}".format(*photo.size) if all(photo.size) else ", and the photo's size is not known"
+    """Return the reason why a raw photo is refused."""
+    available = "the largest in it has {} x {} pixels".format(*preview.size) if preview else "there is none in it"
+    photo_size = ", the photo {} x {}".format(*photo.size) if all(photo.size) else ", and the photo's size is not known"
     return (
         f"The file is a raw photo ({photo.kind}). It would be counted by a JPEG preview of at least half its size, "
-        f"but {has}{of}. Save the photo as JPEG, PNG or TIFF."
+        f"but {available}{photo_size}. Save the photo as JPEG, PNG or TIFF."
     )
 
 
-def photo_of(file: IO[bytes], found: Format) -> Photo:
-    """What a raw photo of a format says of itself."""
-    if found.decoder == "RAF":
-        return Photo(found.name, fujifilm_sizes(file))
-    if found == CR3:
-        return canon_photo(file)
+def read_photo(file: IO[bytes], file_format: Format) -> Photo:
+    """Return the metadata of a raw photo."""
+    if file_format.decoder == "RAF":
+        return Photo(file_format.name, fujifilm_sizes(file))
+    if file_format == CR3:
+        return read_canon_photo(file)
     directories = directories_of(file)
     first = directories[:1]
-    sensors = [one for one in directories if is_sensor(one)]
-    sizes = [one.size for one in sensors] + [pair_of(one, PANASONIC_SIZE) for one in first]
-    sizes += [lossless_size(file, one.number(SEGMENTS[0][0])) for one in directories if CANON_SLICES in one.entries]
+    sensors = [directory for directory in directories if is_sensor(directory)]
+    canon = [directory for directory in directories if CANON_SLICES in directory.entries]
+    sizes = [sensor.size for sensor in sensors] + [tag_pair(directory, PANASONIC_SIZE) for directory in first]
+    sizes += [lossless_size(file, directory.integer(SEGMENTS[0][0])) for directory in canon]
     if not any(map(all, sizes)):
-        sizes = [exif_size(one) for one in first] + [one.size for one in first if found != TIFF]
-    data = [pair for one in sensors for tags in SEGMENTS for pair in zip(*map(one.numbers, tags), strict=False)]
-    turn = first[0].number(ORIENTATION, UPRIGHT) if first else UPRIGHT
-    return Photo(named(found, directories), sizes, turn, tuple(data))
+        sizes = [exif_size(directory) for directory in first]
+        sizes += [directory.size for directory in first if file_format != TIFF]
+    ranges = [pair for item in sensors for tags in SEGMENTS for pair in zip(*map(item.integers, tags), strict=False)]
+    orientation = first[0].integer(ORIENTATION, UPRIGHT) if first else UPRIGHT
+    return Photo(kind_name(file_format, directories), sizes, orientation, tuple(ranges))
 
 
 def directories_of(file: IO[bytes]) -> list[Directory]:
-    """The directories of a file that is built like a TIFF, as far as they can be read."""
+    """Return the directories of a file that is built like a TIFF, as far as they can be read."""
     file.seek(0)
     layout = layout_of(file.read(16))
-    found: list[Directory] = []
+    directories: list[Directory] = []
     with suppress(EOFError):
-        found.extend(islice(chain(file, layout), MAX_DIRECTORIES) if layout else ())
-    return list(tree(found))
+        directories.extend(islice(directory_chain(file, layout), MAX_DIRECTORIES) if layout else ())
+    return list(with_sub_directories(directories))
 
 
 def is_sensor(directory: Directory) -> bool:
-    """Whether a directory describes a sensor's data."""
-    return directory.number(PHOTOMETRIC) in SENSOR_COLOURS or directory.number(COMPRESSION) in SENSOR_COMPRESSIONS
+    """Return True if a directory describes sensor data."""
+    return directory.integer(PHOTOMETRIC) in SENSOR_COLORS or directory.integer(COMPRESSION) in SENSOR_COMPRESSIONS
 
 
-def named(found: Format, directories: list[Directory]) -> str:
-    """The kind of a raw photo in words: its format, or who made the camera."""
-    if found != TIFF:
-        return found.name
-    if any(DNG_VERSION in one.entries for one in directories):
+def kind_name(file_format: Format, directories: list[Directory]) -> str:
+    """Return the name of a raw photo's kind: its format, or the manufacturer of the camera."""
+    if file_format != TIFF:
+        return file_format.name
+    if any(DNG_VERSION in directory.entries for directory in directories):
         return "DNG"
-    makers = (one.data(MAKE)[:40].strip(b"\0 ").decode("ascii", "replace") for one in directories)
+    makers = (item.data(MAKE)[:40].strip(b"\0 ").decode("ascii", "replace") for item in directories)
     maker = next(filter(str.isprintable, filter(None, makers)), "of a camera")
-    return KINDS.get(maker.split()[0].upper(), maker)
+    return MAKER_KINDS.get(maker.split()[0].upper(), maker)
 
 
-def pair_of(directory: Directory, tags: tuple[int, int]) -> Size:
-    """The values of two tags."""
-    return directory.number(tags[0]), directory.number(tags[1])
+def tag_pair(directory: Directory, tags: tuple[int, int]) -> Size:
+    """Return the values of two tags."""
+    return directory.integer(tags[0]), directory.integer(tags[1])
 
 
 def exif_size(directory: Directory) -> Size:
-    """The size that the EXIF data of a directory give."""
+    """Return the size that the EXIF data of a directory state."""
     try:
-        return pair_of(read_directory(directory.file, directory.layout, directory.number(EXIF)), EXIF_SIZE)
+        return tag_pair(read_directory(directory.file, directory.layout, directory.integer(EXIF)), EXIF_SIZE)
     except EOFError:
         return 0, 0
 
 
-def lossless_size(file: IO[bytes], place: int) -> Size:
-    """The size of a sensor's data in a lossless JPEG: 2 or 4 samples lie side by side, 3 are colours (sRAW)."""
-    file.seek(min(place, size_of(file)))
-    marker, width, height, samples = frame_in(file.read(100_000), 0)
+def lossless_size(file: IO[bytes], offset: int) -> Size:
+    """Return the size of sensor data in a lossless JPEG: 2 or 4 samples are adjacent pixels, 3 are colors (sRAW)."""
+    file.seek(min(offset, file_size(file)))
+    marker, width, height, samples = jpeg_frame(file.read(100_000), 0)
     return (width * (samples if samples % 2 == 0 else 1), height) if marker == LOSSLESS else (0, 0)
 
 
 def fujifilm_sizes(file: IO[bytes]) -> list[Size]:
-    """The sizes that the directory of a RAF gives: numbers of big-endian, each with a tag and a length before it."""
+    """Return the sizes that the directory of a RAF states: big-endian values, each after a tag and a length."""
     file.seek(FUJIFILM_HEADER)
     try:
-        file.seek(min(struct.unpack(">I", file.read(4))[0], size_of(file)))
+        file.seek(min(struct.unpack(">I", file.read(4))[0], file_size(file)))
         for _ in range(min(struct.unpack(">I", file.read(4))[0], 256)):
             tag, size = struct.unpack(">2H", file.read(4))
             data = file.read(size)
@@ -202,32 +214,35 @@ def fujifilm_sizes(file: IO[bytes]) -> list[Size]:
     return []
 
 
-def canon_photo(file: IO[bytes]) -> Photo:
-    """What a CR3 says of itself, in a directory in a box."""
+def read_canon_photo(file: IO[bytes]) -> Photo:
+    """Return the metadata of a CR3, which are in a directory in a box."""
     file.seek(0)
     inner = BytesIO(file.read(CANON_HEAD).partition(CANON_BOX)[2])
-    sizes = [(one.size, one.number(ORIENTATION, UPRIGHT)) for one in directories_of(inner)[:1]]
-    return Photo(CR3.name, [size for size, _ in sizes], next((turn for _, turn in sizes), UPRIGHT))
+    first = next(iter(directories_of(inner)), None)
+    if first is None:
+        return Photo(CR3.name, [])
+    return Photo(CR3.name, [first.size], first.integer(ORIENTATION, UPRIGHT))
 
 
-def previews(content: bytes, sensor: tuple[tuple[int, int], ...]) -> Iterator[Preview]:
-    """The JPEGs in a raw photo that are no sensor's data."""
+def previews(content: bytes, sensor_ranges: tuple[tuple[int, int], ...]) -> Iterator[Preview]:
+    """Yield the JPEGs in a raw photo that are not sensor data."""
     for start in islice(START.finditer(content), MAX_STARTS):
-        place = start.start()
-        marker, width, height, _ = frame_in(content, place)
-        if marker in SHOWN and width and height and not any(0 <= place - first < size for first, size in sensor):
-            yield Preview((width, height), place)
+        offset = start.start()
+        marker, width, height, _ = jpeg_frame(content, offset)
+        is_sensor_data = any(0 <= offset - first < size for first, size in sensor_ranges)
+        if marker in DISPLAYABLE and width and height and not is_sensor_data:
+            yield Preview((width, height), offset)
 
 
-def frame_in(content: bytes, place: int) -> tuple[int, int, int, int]:
-    """Marker, width, height and number of samples of the frame of a JPEG; zeros where none is found."""
-    place += 2
+def jpeg_frame(content: bytes, offset: int) -> tuple[int, int, int, int]:
+    """Return the marker, width, height and number of samples of a JPEG's frame; zeros if none is found."""
+    offset += 2
     for _ in range(MAX_SEGMENTS):
-        if content[place : place + 1] != b"\xff" or len(content) < place + 10:
+        if content[offset : offset + 1] != b"\xff" or len(content) < offset + 10:
             break
-        marker, size = struct.unpack_from(">BH", content, place + 1)
-        if marker in (*SHOWN, LOSSLESS):
-            bits, height, width, samples = struct.unpack_from(">BHHB", content, place + 4)
+        marker, size = struct.unpack_from(">BH", content, offset + 1)
+        if marker in (*DISPLAYABLE, LOSSLESS):
+            bits, height, width, samples = struct.unpack_from(">BHHB", content, offset + 4)
             return (marker, width, height, samples) if bits == 8 or marker == LOSSLESS else (0, 0, 0, 0)
-        place += 2 + size
+        offset += 2 + size
     return 0, 0, 0, 0

@@ -1,8 +1,7 @@
 """A TIFF file -> its pages, each as a picture.
 
 Directories that are a page's thumbnail, mask or lower resolution are left out. Each other one is decoded as a file of
-its own that has what pixels need and nothing else, by Pillow where samples have 8 bits or fewer, as `samples` does it
-where they have more.
+its own, which has only the fields that pixels need: by Pillow if samples have 8 bits or fewer, else by `samples`.
 """
 
 import os
@@ -20,158 +19,170 @@ from PIL.TiffImagePlugin import TiffImageFile
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.directories import (
     CLASSIC,
-    INTEGERS,
+    INTEGER_FORMATS,
     ORIENTATION,
     SIZES,
     Directory,
-    chain,
+    directory_chain,
+    file_size,
     layout_of,
     read_at,
-    size_of,
-    tree,
+    with_sub_directories,
 )
 from florence_tagger.media.limits import DecodeOptions, check_pixels
 from florence_tagger.media.orientation import apply_orientation
 from florence_tagger.media.samples import JPEGS, PREMULTIPLIED, read_samples
 from florence_tagger.schemas import UInt8Array
 
-# Tags: NewSubfileType and SubfileType (TIFF 6.0, pages 36 and 40), and what of them says that this is no page.
+# Tags NewSubfileType and SubfileType (TIFF 6.0, pages 36 and 40), and their values for directories that are no pages.
 SUBFILE_TYPE, OLD_SUBFILE_TYPE = 254, 255
 REDUCED, MASK, OLD_REDUCED = 1, 4, 2
 COMPRESSION, PHOTOMETRIC, BITS, PLANAR, SAMPLE_FORMAT, EXTRA_SAMPLES, SAMPLES = 259, 262, 258, 284, 339, 338, 277
 
 ROWS, TILE_WIDTH, TILE_LENGTH = 278, 322, 323
-SEGMENTS = ((273, 279), (324, 325), (513, 514))  # where strips, tiles and old JPEGs are, and how long
-PLAIN, YCBCR = 1, 6  # of Compression and of PhotometricInterpretation
+SEGMENTS = ((273, 279), (324, 325), (513, 514))  # offsets and sizes of strips, tiles and old JPEGs
+UNCOMPRESSED, YCBCR = 1, 6  # values of Compression and of PhotometricInterpretation
 
-# All that tells how pixels are stored.
+# Tags that describe how pixels are stored.
 PIXEL_TAGS = {
     *(256, 257, BITS, COMPRESSION, PHOTOMETRIC, 266, 273, SAMPLES, 278, 279, PLANAR, 292, 293, 317, 320),
     *(322, 323, 324, 325, 332, EXTRA_SAMPLES, SAMPLE_FORMAT, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521),
     *(529, 530, 531, 532),
 }
-WIDE = {16: 4, 17: 9, 18: 4}  # types of BigTIFF's fields, and what they are in others
+CLASSIC_TYPES = {16: 4, 17: 9, 18: 4}  # field types of BigTIFF -> those of classic TIFF
 
-# What Pillow and libtiff read right: bits of a sample, and kinds of colour.
-PILLOW_BITS, PILLOW_COLOURS = {1, 2, 4, 8}, (0, 1, 2, 3, 5, 6)
+# Bits of a sample and photometric interpretations that Pillow and libtiff decode correctly.
+PILLOW_BITS, PILLOW_PHOTOMETRICS = {1, 2, 4, 8}, (0, 1, 2, 3, 5, 6)
 WEBP, UNSIGNED, UNDEFINED = 50001, 1, 4
 
-# Of two pages of which one has half the other's sides: how alike they must be, as a correlation of grey, to be one. At
-# this size levels made by any filter have 0.97 or more, two pages of the same book 0.8 or less (tests/test_tiff.py).
+# Minimum correlation of gray values at which a page with half the sides of another is its lower resolution. At this
+# size, levels made by any filter have at least 0.97, two pages of the same book at most 0.8 (tests/test_tiff.py).
 COMPARED_SIDE = 256
-ALIKE = 0.9
-LIKE_COLOUR = 10  # of 255, where all of both pages is of one colour
-MAX_BESIDE = 20  # directories for each page that is accepted: thumbnails, masks and lower resolutions
-COPIED_BYTES = 1_000_000  # at a time
-TINY = 64  # pixels a side; what is smaller shows nothing that could be counted twice
+MIN_CORRELATION = 0.9
+MAX_COLOR_DIFFERENCE = 10  # of 255, for pages of one color
+MAX_DIRECTORIES_PER_PAGE = 20  # directories for each accepted page: thumbnails, masks and lower resolutions
+COPY_CHUNK_BYTES = 1_000_000
+TINY = 64  # pixels a side; smaller pages show no objects that could be counted twice
 
 
 def tiff_pages(file: IO[bytes], options: DecodeOptions) -> Iterator[tuple[int | None, Image.Image]]:
-    """The pages of a TIFF as they are displayed, and their numbers from 1; None where there can be no other.
+    """Yield the pages of a TIFF as they are displayed, with their numbers from 1; None if there can be only one.
 
     Raises:
         DocumentError: there is no page, there are too many, or one has too many pixels.
     """
     directories, pages = directories_and_pages(file, options.max_pages)
-    with opened_copy(file) as copy:
-        for number, picture in enumerate(without_levels(copy, pages, options), 1):
+    with open_copy(file) as copy:
+        for number, picture in enumerate(pictures_without_levels(copy, pages, options), 1):
             yield number if len(directories) > 1 else None, picture
 
 
-def directories_and_pages(file: IO[bytes], most: int) -> tuple[list[Directory], list[Directory]]:
-    """The directories of a file in a row, and its pages; DocumentError where these are none, or too many."""
+def directories_and_pages(file: IO[bytes], max_pages: int) -> tuple[list[Directory], list[Directory]]:
+    """Return the chained directories of a file, and those that are pages.
+
+    Raises:
+        DocumentError: there is no page, or there are too many.
+    """
     layout = layout_of(read_at(file, 0, 16))
     directories: list[Directory] = []
     pages: list[Directory] = []
-    for directory in chain(file, layout) if layout else ():
+    for directory in directory_chain(file, layout) if layout else ():
         directories.append(directory)
         if not is_reduced(directory):
             pages.append(directory)
-        if len(pages) > most or len(directories) > MAX_BESIDE * most:
-            raise DocumentError(f"The file has more than the {most} pages accepted.")
-    pages = pages or full_sizes(directories)
+        if len(pages) > max_pages or len(directories) > MAX_DIRECTORIES_PER_PAGE * max_pages:
+            raise DocumentError(f"The file has more than the {max_pages} pages accepted.")
+    pages = pages or full_size_pages(directories)
     if not pages:
         raise DocumentError("The file has thumbnails and masks, but no page.")
     return directories, pages
 
 
 def is_reduced(directory: Directory) -> bool:
-    """Whether a directory is the thumbnail, the mask or a lower resolution of another."""
-    said = directory.number(SUBFILE_TYPE) & (REDUCED | MASK)
-    return bool(said) or directory.number(OLD_SUBFILE_TYPE) == OLD_REDUCED
+    """Return True if a directory is the thumbnail, the mask or a lower resolution of another one."""
+    flags = directory.integer(SUBFILE_TYPE) & (REDUCED | MASK)
+    return bool(flags) or directory.integer(OLD_SUBFILE_TYPE) == OLD_REDUCED
 
 
-def full_sizes(directories: list[Directory]) -> list[Directory]:
-    """The pages of a file whose directories are all reduced: what these name as their own, or a sole one itself."""
-    named = [one for one in tree(directories) if not is_reduced(one) and all(one.size)]
-    return named or (directories if len(directories) == 1 else [])
+def full_size_pages(directories: list[Directory]) -> list[Directory]:
+    """Return the pages of a file whose directories are all reduced: full-size subdirectories, or the only directory."""
+    everything = with_sub_directories(directories)
+    pages = [directory for directory in everything if not is_reduced(directory) and all(directory.size)]
+    return pages or (directories if len(directories) == 1 else [])
 
 
-def without_levels(copy: "PageCopy", pages: list[Directory], options: DecodeOptions) -> Iterator[Image.Image]:
-    """The pictures of pages, without those that are lower resolutions of the one before, as ImageMagick writes."""
-    before: UInt8Array | None = None  # the page before, small, where this one may be its lower resolution
+def pictures_without_levels(copy: "PageCopy", pages: list[Directory], options: DecodeOptions) -> Iterator[Image.Image]:
+    """Yield the pictures of pages, except lower resolutions of the page before, as ImageMagick writes them."""
+    previous: UInt8Array | None = None  # thumbnail of the previous page, if this one may be its lower resolution
     for page, following in zip_longest(pages, pages[1:]):
         check_pixels(page.width, page.height, options.max_pixels)
-        picture = decode(copy, page)
-        is_level = before is not None and (min(page.size) < TINY or alike(before, small_grey(picture)))
-        before = small_grey(picture) if following and is_half(following.size, page.size) else None
+        picture = decode_page(copy, page)
+        is_level = previous is not None and (min(page.size) < TINY or show_the_same(previous, gray_thumbnail(picture)))
+        previous = gray_thumbnail(picture) if following and is_half(following.size, page.size) else None
         if not is_level:
             yield picture
 
 
-def is_half(size: tuple[int, int], whole: tuple[int, int]) -> bool:
-    """Whether both sides are half as long, rounded up or down."""
-    return all(side in (long // 2, (long + 1) // 2) and side < long for side, long in zip(size, whole, strict=True))
+def is_half(size: tuple[int, int], full_size: tuple[int, int]) -> bool:
+    """Return True if both sides are half as long, rounded up or down."""
+    sides = zip(size, full_size, strict=True)
+    return all(side in (full // 2, (full + 1) // 2) and side < full for side, full in sides)
 
 
-def small_grey(picture: Image.Image) -> UInt8Array:
-    """A picture in grey, uint8 (`COMPARED_SIDE`, `COMPARED_SIDE`)."""
+def gray_thumbnail(picture: Image.Image) -> UInt8Array:
+    """Return a picture in gray, uint8 (`COMPARED_SIDE`, `COMPARED_SIDE`)."""
     size = (min(picture.width, 2 * COMPARED_SIDE), min(picture.height, 2 * COMPARED_SIDE))
     smaller = picture.convert("L").resize(size, Image.Resampling.BOX)
     return np.asarray(smaller.resize((COMPARED_SIDE, COMPARED_SIDE), Image.Resampling.BILINEAR))
 
 
-def alike(first: UInt8Array, second: UInt8Array) -> bool:
-    """Whether two pictures in grey show the same."""
-    one, other = (values.astype(np.float32) - values.mean() for values in (first, second))
-    spread = float(np.sqrt((one**2).mean() * (other**2).mean()))
-    if spread < 1:  # of 255: they are of one colour
-        return abs(float(first.mean()) - float(second.mean())) < LIKE_COLOUR
-    return float((one * other).mean()) / spread >= ALIKE
+def show_the_same(first: UInt8Array, second: UInt8Array) -> bool:
+    """Return True if two gray pictures show the same."""
+    centered_first, centered_second = (values.astype(np.float32) - values.mean() for values in (first, second))
+    deviation = float(np.sqrt((centered_first**2).mean() * (centered_second**2).mean()))
+    if deviation < 1:  # of 255: each is of one color
+        return abs(float(first.mean()) - float(second.mean())) < MAX_COLOR_DIFFERENCE
+    return float((centered_first * centered_second).mean()) / deviation >= MIN_CORRELATION
 
 
-def decode(copy: "PageCopy", page: Directory) -> Image.Image:
-    """The picture of a page as it is displayed, in 8 bits a channel."""
+def decode_page(copy: "PageCopy", page: Directory) -> Image.Image:
+    """Decode a page to a picture as it is displayed, with 8 bits a channel."""
     check_complete(page)
-    picture = decoded_by_pillow(copy.show(page)) if is_plain(page) else None
-    picture = picture or read_samples(copy.show(page), page)
-    return apply_orientation(picture, page.number(ORIENTATION))
+    picture = decode_with_pillow(copy.select_page(page)) if pillow_supports(page) else None
+    picture = picture or read_samples(copy.select_page(page), page)
+    return apply_orientation(picture, page.integer(ORIENTATION))
 
 
 def check_complete(page: Directory) -> None:
-    """ValueError where a file ends before a page's pixels do: in its copy the directory would be taken for them."""
-    size = size_of(page.file)
-    for places, lengths in SEGMENTS:
-        starts = page.numbers(places)
-        counts = page.numbers(lengths) or (0,) * len(starts)
-        if any(start + most_read(page, count) > size for start, count in zip(starts, counts, strict=False)):
+    """Raise ValueError if a file ends before a page's pixels: in its copy the directory would be read as pixels."""
+    size = file_size(page.file)
+    for offset_tag, byte_count_tag in SEGMENTS:
+        offsets = page.integers(offset_tag)
+        byte_counts = page.integers(byte_count_tag) or (0,) * len(offsets)
+        segments = zip(offsets, byte_counts, strict=False)
+        if any(offset + readable_bytes(page, byte_count) > size for offset, byte_count in segments):
             raise ValueError("truncated")
 
 
-def most_read(page: Directory, count: int) -> int:
-    """Bytes that are read of a strip or tile of `count` (0: it is not said); plain ones may be too long."""
-    if page.number(COMPRESSION, PLAIN) != PLAIN or page.number(PHOTOMETRIC) == YCBCR:
-        return count
-    tiled = page.number(TILE_WIDTH) > 0
-    width = page.number(TILE_WIDTH) if tiled else page.width
-    height = page.number(TILE_LENGTH) if tiled else min(page.number(ROWS, page.height), page.height)
-    samples = 1 if page.number(PLANAR) == 2 else page.number(SAMPLES, 1)
-    whole = (width * samples * page.number(BITS, 1) + 7) // 8 * height
-    return min(count or whole, whole)
+def readable_bytes(page: Directory, byte_count: int) -> int:
+    """Return the bytes that are read of a strip or tile.
+
+    Args:
+        page: with the strip or tile.
+        byte_count: as stated; 0 if it is not. That of uncompressed ones may be too large.
+    """
+    if page.integer(COMPRESSION, UNCOMPRESSED) != UNCOMPRESSED or page.integer(PHOTOMETRIC) == YCBCR:
+        return byte_count
+    tiled = page.integer(TILE_WIDTH) > 0
+    width = page.integer(TILE_WIDTH) if tiled else page.width
+    height = page.integer(TILE_LENGTH) if tiled else min(page.integer(ROWS, page.height), page.height)
+    samples = 1 if page.integer(PLANAR) == 2 else page.integer(SAMPLES, 1)
+    full_size = (width * samples * page.integer(BITS, 1) + 7) // 8 * height
+    return min(byte_count or full_size, full_size)
 
 
-def decoded_by_pillow(file: IO[bytes]) -> Image.Image | None:
-    """The picture of a file of one page; None where Pillow does not know how its samples are stored."""
+def decode_with_pillow(file: IO[bytes]) -> Image.Image | None:
+    """Decode the picture of a file with one page; None if Pillow does not support its sample format."""
     try:
         picture = TiffImageFile(file)
     except (SyntaxError, KeyError):
@@ -180,13 +191,14 @@ def decoded_by_pillow(file: IO[bytes]) -> Image.Image | None:
     return picture
 
 
-def is_plain(page: Directory) -> bool:
-    """Whether Pillow and libtiff read a page right, if they read it at all."""
-    colours, packed = page.number(PHOTOMETRIC), page.number(COMPRESSION)
-    apart = page.number(PLANAR) == 2 and page.number(SAMPLES, 1) > 1 and packed not in JPEGS
-    premultiplied_grey = colours in (0, 1) and PREMULTIPLIED in page.numbers(EXTRA_SAMPLES)
-    plain = {*page.numbers(BITS)} <= PILLOW_BITS and {*page.numbers(SAMPLE_FORMAT)} <= {UNSIGNED, UNDEFINED}
-    return plain and colours in PILLOW_COLOURS and packed != WEBP and not apart and not premultiplied_grey
+def pillow_supports(page: Directory) -> bool:
+    """Return True if Pillow and libtiff decode a page correctly, provided that they decode it at all."""
+    photometric, compression = page.integer(PHOTOMETRIC), page.integer(COMPRESSION)
+    is_planar = page.integer(PLANAR) == 2 and page.integer(SAMPLES, 1) > 1 and compression not in JPEGS
+    premultiplied_gray = photometric in (0, 1) and PREMULTIPLIED in page.integers(EXTRA_SAMPLES)
+    unsigned = {*page.integers(BITS)} <= PILLOW_BITS and {*page.integers(SAMPLE_FORMAT)} <= {UNSIGNED, UNDEFINED}
+    supported = unsigned and photometric in PILLOW_PHOTOMETRICS and compression != WEBP
+    return supported and not is_planar and not premultiplied_gray
 
 
 class PageCopy:
@@ -194,56 +206,57 @@ class PageCopy:
 
     def __init__(self, file: IO[bytes], copy: IO[bytes]) -> None:
         file.seek(0)
-        copyfileobj(file, copy, COPIED_BYTES)
+        copyfileobj(file, copy, COPY_CHUNK_BYTES)
         self._copy = copy
         self._end = copy.tell() + copy.tell() % 2
 
-    def show(self, page: Directory) -> IO[bytes]:
-        """The file of a page; of the one before it is none any more."""
-        order = page.layout.order
+    def select_page(self, page: Directory) -> IO[bytes]:
+        """Return the file of a page; the file of the previous page becomes invalid."""
+        byte_order = page.layout.byte_order
         self._copy.seek(0)
-        self._copy.write(page.layout.prefix + struct.pack(order + "HI", CLASSIC, self._end))
+        self._copy.write(page.layout.byte_order_mark + struct.pack(byte_order + "HI", CLASSIC, self._end))
         self._copy.truncate(self._end)
         self._copy.seek(self._end)
-        self._copy.write(packed(pixel_fields(page), order, self._end))
+        self._copy.write(pack_directory(pixel_fields(page), byte_order, self._end))
         self._copy.flush()
         self._copy.seek(0)
         return self._copy
 
 
 @contextmanager
-def opened_copy(file: IO[bytes]) -> Iterator[PageCopy]:
-    """A copy of a file, which is gone after the block."""
+def open_copy(file: IO[bytes]) -> Iterator[PageCopy]:
+    """Open a copy of a file in memory, released after the block."""
     with os.fdopen(os.memfd_create("pages"), "w+b") as copy:
         yield PageCopy(file, copy)
 
 
 def pixel_fields(page: Directory) -> Iterator[tuple[int, int, bytes]]:
-    """Tag, type and values of all that tells how the pixels of a page are stored, in the form of a classic TIFF."""
+    """Yield the tag, type and values of all fields that describe a page's pixels, in the format of a classic TIFF."""
     tags = PIXEL_TAGS & page.entries.keys()
-    if page.number(SAMPLES, 1) == 1:
-        tags -= {PLANAR}  # it means nothing then, and Pillow misreads it
-    if {*page.numbers(SAMPLE_FORMAT)} == {UNDEFINED}:
+    if page.integer(SAMPLES, 1) == 1:
+        tags -= {PLANAR}  # meaningless for one sample, and Pillow misreads it
+    if {*page.integers(SAMPLE_FORMAT)} == {UNDEFINED}:
         tags -= {SAMPLE_FORMAT}
     for tag in sorted(tags):
-        kind, data = page.entries[tag].kind, page.data(tag)
-        if kind in WIDE:
-            kind = WIDE[kind]
-            data = struct.pack(f"{page.layout.order}{len(data) // 8}{INTEGERS[kind]}", *page.numbers(tag))
+        field_type, data = page.entries[tag].field_type, page.data(tag)
+        if field_type in CLASSIC_TYPES:
+            field_type = CLASSIC_TYPES[field_type]
+            values = page.integers(tag)
+            data = struct.pack(f"{page.layout.byte_order}{len(data) // 8}{INTEGER_FORMATS[field_type]}", *values)
         if data:
-            yield tag, kind, data
+            yield tag, field_type, data
 
 
-def packed(fields: Iterable[tuple[int, int, bytes]], order: str, place: int) -> bytes:
-    """A classic TIFF's directory of these fields, for this place in a file."""
-    known = list(fields)
-    table, rest = struct.pack(order + "H", len(known)), bytearray()
-    behind = place + len(table) + 12 * len(known) + 4
-    for tag, kind, data in known:
-        table += struct.pack(order + "HHI", tag, kind, len(data) // SIZES[kind])
+def pack_directory(fields: Iterable[tuple[int, int, bytes]], byte_order: str, offset: int) -> bytes:
+    """Return the directory of a classic TIFF with these fields, for an offset in a file."""
+    entries = list(fields)
+    table, values = struct.pack(byte_order + "H", len(entries)), bytearray()
+    values_offset = offset + len(table) + 12 * len(entries) + 4
+    for tag, field_type, data in entries:
+        table += struct.pack(byte_order + "HHI", tag, field_type, len(data) // SIZES[field_type])
         if len(data) <= 4:
             table += data.ljust(4, b"\0")
         else:
-            table += struct.pack(order + "I", behind + len(rest))
-            rest += data + bytes(len(data) % 2)
-    return table + bytes(4) + rest
+            table += struct.pack(byte_order + "I", values_offset + len(values))
+            values += data + bytes(len(data) % 2)
+    return table + bytes(4) + values
