@@ -13,7 +13,7 @@ from PIL import Image
 from florence_tagger.cli import main
 from florence_tagger.count.annotations import OTHER_FRAMES, Annotator, count_captions, frame_timestamps
 from florence_tagger.errors import DocumentError
-from florence_tagger.media.drawing import colours_of, draw_counts
+from florence_tagger.media.drawing import draw_counts, label_colors
 from florence_tagger.media.limits import ORIGINAL_SIZE, DecodeOptions
 from florence_tagger.media.sampling import Sampling
 from florence_tagger.schemas import Detection, DocumentResult, FrameResult, Rules, VideoCount
@@ -61,8 +61,8 @@ def test_a_video_shows_each_frame_with_its_boxes_until_the_next(tmp_path: Path) 
     times, frames, seconds = frames_of(tmp_path / "a" / "b.mkv.webm")
     assert times == pytest.approx(TIMES)
     assert seconds == pytest.approx(2.6), "the last one is shown as long as the one before"
-    colours = colours_of(["bench", "car"])
-    assert colours["car"] != colours_of(["car"])["car"], "all labels of the video have a say in the colours"
+    colours = label_colors(["bench", "car"])
+    assert colours["car"] != label_colors(["car"])["car"], "all labels of the video have a say in the colours"
     for index, (frame, scene) in enumerate(zip(frames, scenes, strict=True)):
         assert frame.shape == (SIDE, SIDE, 3)
         x1, _, x2, _ = (int(side) for side in box_at(index))
@@ -102,7 +102,7 @@ def test_the_last_frame_is_shown_as_long_as_the_one_before() -> None:
 def test_counts_take_half_of_the_height_at_most() -> None:
     labels = [f"thing {index}" for index in range(100)]
     picture = Image.new("RGB", (300, 200), "white")
-    draw_counts(picture, {label: f"{label}: 1" for label in labels}, colours_of(labels))
+    draw_counts(picture, {label: f"{label}: 1" for label in labels}, label_colors(labels))
     column = np.asarray(picture)[:, 1]
     assert (column[:80] != 255).any(axis=1).mean() > 0.9
     assert (column[100:] == 255).all()
@@ -144,7 +144,7 @@ def test_the_command_draws_videos_as_videos_and_pictures_as_pictures(tmp_path: P
     assert sorted(one.name for one in place.iterdir()) == ["a.mp4.webm", "slides.gif.webm", "z.png.png"]
     times, frames, seconds = frames_of(place / "a.mp4.webm")
     assert (times, seconds) == ([0.0, 1.0, 2.0], 3.0)
-    colours = colours_of(PEAK)
+    colours = label_colors(PEAK)
     rows = {label: int(ROW * (0.5 + index)) for index, label in enumerate(PEAK)}
     assert all(is_near(frame[row, 1], rgb(colours[label])) for frame in frames for label, row in rows.items())
     times, *_ = frames_of(place / "slides.gif.webm")

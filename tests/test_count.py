@@ -27,7 +27,7 @@ from florence_tagger.count.paths import InputFile, find_files, read_list
 from florence_tagger.count.records import FileRecord, ResumeFile
 from florence_tagger.count.runner import annotated_paths_for
 from florence_tagger.errors import DocumentError, NotReadyError, SettingsError, TaggerError
-from florence_tagger.media.drawing import COLOURS, colours_of
+from florence_tagger.media.drawing import COLORS, label_colors
 from tests.conftest import ROOT, SCENES, TRUTH, RunningServer, content_for, start_server, stop_server
 from tests.test_video_writer import frames_of
 from tests.variants import SIDE
@@ -432,9 +432,9 @@ def test_drawings(tmp_path: Path, server: RunningServer) -> None:
     other = count(files / "b.mp4", "--annotate", drawn, "--json", "--server", server.url, FLORENCE_VIDEO_FPS="3")
     assert b"not drawn: the service looks at other frames" in other.stderr
     assert not clip.exists(), "no part of a drawing is left"
-    labels = [f"thing {index}" for index in range(len(COLOURS))]
-    assert set(colours_of(labels).values()) == set(COLOURS)
-    assert len(colours_of([*labels, "another"])) == len(COLOURS) + 1
+    labels = [f"thing {index}" for index in range(len(COLORS))]
+    assert set(label_colors(labels).values()) == set(COLORS)
+    assert len(label_colors([*labels, "another"])) == len(COLORS) + 1
 
 
 def on_terminal(*arguments: str, stdout: bool, **variables: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from florence_tagger.media.video_writer import LONGEST_SIDE, milliseconds, write_video
+from florence_tagger.media.video_writer import MAX_SIDE, to_milliseconds, write_video
 from florence_tagger.schemas import UInt8Array
 
 NEAR = 24  # of 255: colours are stored at half the resolution, and with losses
@@ -31,8 +31,8 @@ def is_near(pixel: UInt8Array, colour: Sequence[int]) -> bool:
     [
         ((1, 1), (1, 1)),
         ((19, 17), (19, 17)),
-        ((30, 2 * LONGEST_SIDE), (15, LONGEST_SIDE)),
-        ((2 * LONGEST_SIDE, 1), (LONGEST_SIDE, 1)),
+        ((30, 2 * MAX_SIDE), (15, MAX_SIDE)),
+        ((2 * MAX_SIDE, 1), (MAX_SIDE, 1)),
     ],
 )
 def test_a_video_is_as_large_as_its_first_picture_up_to_a_limit(
@@ -48,7 +48,7 @@ def test_a_video_is_as_large_as_its_first_picture_up_to_a_limit(
 
 
 def test_times_ascend_whatever_they_are() -> None:
-    assert milliseconds([0.0, 0.0001, 0.0002, 5.0]) == [0, 1, 2, 5000]
+    assert to_milliseconds([0.0, 0.0001, 0.0002, 5.0]) == [0, 1, 2, 5000]
 
 
 def test_no_picture_is_kept_while_the_next_ones_are_made(tmp_path: Path) -> None:

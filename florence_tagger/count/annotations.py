@@ -11,7 +11,7 @@ import numpy as np
 
 from florence_tagger.counting import count_document, running_counts
 from florence_tagger.errors import DocumentError
-from florence_tagger.media.drawing import colours_of, draw_counts, draw_detections
+from florence_tagger.media.drawing import draw_counts, draw_detections, label_colors
 from florence_tagger.media.frames import frame_at, sampled_frames
 from florence_tagger.media.limits import DecodeOptions
 from florence_tagger.media.sampling import Sampling
@@ -82,7 +82,7 @@ class Annotator:
     ) -> Generator[UInt8Array]:
         """Yield the annotated frames of a video: uint8 RGB (H, W, 3), each at its own size."""
         detections = (detection for frame_result in frame_results for detection in frame_result.detections)
-        colors = colours_of([*(detection.label for detection in detections), *labels])
+        colors = label_colors([*(detection.label for detection in detections), *labels])
         with closing(sampled_frames(BytesIO(content), self.limits, self.sampling)) as frames:
             for frame_result, captions in zip(
                 frame_results, count_captions(frame_results, self.rules, labels), strict=True

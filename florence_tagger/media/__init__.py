@@ -1,1 +1,1 @@
-"""Untrusted bytes to frames, in processes of their own: the only user of Pillow, PyAV and puremagic."""
+"""Untrusted bytes to frames, in separate processes: the only user of Pillow, PyAV and puremagic."""

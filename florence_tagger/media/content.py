@@ -1,6 +1,6 @@
-"""Where a document comes from, the text of `source.content` or a path -> the bytes of a file.
+"""Source of a document, the text of `source.content` or a path -> the bytes of a file.
 
-pybase64, because the standard library takes 15 ms for a photo of 4 MB and this takes one.
+pybase64 decodes, because it takes 1 ms for a photo of 4 MB and the standard library 15 ms.
 """
 
 import binascii
@@ -16,18 +16,19 @@ from florence_tagger.media.formats import HEAD_BYTES, find_format
 from florence_tagger.wording import system_words
 
 _SPACE = str.maketrans("", "", string.whitespace)
-URL_SAFE = b"-_"  # what stands for + and / in base64url (RFC 4648, 5)
+URL_SAFE = b"-_"  # in place of + and / in base64url (RFC 4648, 5)
 NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/_-]")
 ENCODED = re.compile(rb"[A-Za-z0-9+/_\s-]+={0,2}\s*|data:[^,]*,.*", re.DOTALL | re.IGNORECASE)
 
 
 def decode_base64(text: str, max_bytes: int) -> bytes:
-    """The bytes that a text stands for in base64 or base64url, white space ignored.
+    """Decode base64 or base64url; white space is ignored.
 
-    A `data:` prefix may stand before it, and its padding may be missing.
+    The text may have a `data:` prefix, and its padding may be missing.
 
     Raises:
-        DocumentError: the text is not base64, or stands for nothing, more than `max_bytes`, or a file in base64 again.
+        DocumentError: the text is not base64, or its content is empty, larger than `max_bytes`, or a file in base64
+            again.
     """
     if any(space in text for space in string.whitespace):
         text = text.translate(_SPACE)
@@ -35,7 +36,7 @@ def decode_base64(text: str, max_bytes: int) -> bytes:
     if len(text) // 4 * 3 > max_bytes + 2:
         raise too_large(max_bytes)
     try:
-        content = decoded(text)
+        content = decode_text(text)
     except (binascii.Error, ValueError) as exc:
         raise DocumentError(f"source.content is not base64: {why_not_base64(text)}.") from exc
     if not content:
@@ -46,40 +47,40 @@ def decode_base64(text: str, max_bytes: int) -> bytes:
 
 
 def without_prefix(text: str) -> str:
-    """A text without what a `data:` URL has before its base64."""
+    """Return a text without the prefix of a `data:` URL."""
     return text.partition(",")[2] if text[:5].lower() == "data:" else text
 
 
-def decoded(text: str) -> bytes:
-    """What base64 or base64url stands for; ValueError where a text is neither."""
+def decode_text(text: str) -> bytes:
+    """Decode base64 or base64url, possibly without padding; raise ValueError if a text is neither."""
     padded = text + "=" * (-len(text) % 4)
     alternative = URL_SAFE if "-" in text or "_" in text else None
     return pybase64.b64decode(padded, altchars=alternative, validate=True)
 
 
 def why_not_base64(text: str) -> str:
-    """What keeps a text from being base64, and what is wanted."""
+    """Return the reason why a text is not base64, and what is accepted."""
     if "://" in text[:20]:
         return "it looks like a URL, and nothing is fetched; the file itself is wanted, in base64"
-    if odd := NOT_BASE64.search(text.rstrip("=")):
-        return f"character {odd.start() + 1} of it is {odd[0]!r}; the file is wanted in base64"
+    if match := NOT_BASE64.search(text.rstrip("=")):
+        return f"character {match.start() + 1} of it is {match[0]!r}; the file is wanted in base64"
     return "its length can't be; the file is wanted in base64, whole"
 
 
 def is_encoded_file(content: bytes) -> bool:
-    """Whether a file is the text of another in base64, which is a picture or video."""
-    if not ENCODED.fullmatch(content[:64]):  # quick: no picture begins so
+    """Return True if a file is itself the base64 text of a picture or video."""
+    if not ENCODED.fullmatch(content[:64]):  # quick check: no picture starts like base64
         return False
     try:
         text = without_prefix("".join(content[: 2 * HEAD_BYTES].decode("ascii").split())).rstrip("=")
-        find_format(decoded(text[: len(text) // 4 * 4]))
+        find_format(decode_text(text[: len(text) // 4 * 4]))
     except (DocumentError, ValueError):
         return False
     return True
 
 
 def read_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
-    """The bytes of the file at `path`, which may be a pipe: no more is read than is accepted.
+    """Read the file at `path`, which may be a pipe, up to the accepted size.
 
     Raises:
         DocumentError: it can't be read, is empty, or has more than `max_bytes`.
@@ -94,7 +95,7 @@ def read_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
 
 
 def check_size(content: bytes, max_bytes: int) -> bytes:
-    """The file itself; DocumentError where it is empty or has more than `max_bytes`."""
+    """Return a file's bytes; raise DocumentError if it is empty or has more than `max_bytes`."""
     if not content:
         raise DocumentError("The file is empty.")
     if len(content) > max_bytes:
@@ -103,5 +104,5 @@ def check_size(content: bytes, max_bytes: int) -> bytes:
 
 
 def too_large(max_bytes: int) -> DocumentError:
-    """What is said of a file of more than `max_bytes`."""
+    """Return the error for a file of more than `max_bytes`."""
     return DocumentError(f"The file is larger than {max_bytes / 1e6:g} MB, the most for one document.")

@@ -1,7 +1,7 @@
-"""What a file is, by its first bytes.
+"""Detection of a file's format by its first bytes.
 
-The allow-list has its own signatures, since it decides which decoder a file reaches; puremagic, which knows a thousand
-kinds, names what is not on it.
+The allow-list has its own signatures, since it determines which decoder a file reaches; puremagic, which knows a
+thousand formats, names those that are not accepted.
 """
 
 import re
@@ -12,16 +12,17 @@ import puremagic
 
 from florence_tagger.errors import DocumentError
 
-HEAD_BYTES = 65_536  # are looked at; ffmpeg finds the packets of a transport stream behind so many other bytes
+HEAD_BYTES = 65_536  # that are examined; FFmpeg searches as many for the packets of a transport stream
 
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file that is accepted.
+    """A file format that is accepted.
 
     Attributes:
         name: for people.
-        decoder: Pillow's name of a picture's format, ffmpeg's name of a video's container, the format of a raw photo.
+        kind: of decoder.
+        decoder: Pillow's name of a picture's format, FFmpeg's name of a video's container, the format of a raw photo.
     """
 
     name: str
@@ -30,14 +31,17 @@ class Format:
 
 
 def picture(name: str, decoder: str = "") -> Format:
+    """Return a format of pictures."""
     return Format(name, "picture", decoder or name)
 
 
 def raw(maker: str, decoder: str) -> Format:
+    """Return a format of raw photos."""
     return Format(f"{maker} {decoder}", "raw", decoder)
 
 
 def video(name: str, decoder: str) -> Format:
+    """Return a format of videos."""
     return Format(name, "video", decoder)
 
 
@@ -47,21 +51,21 @@ CR3 = raw("Canon", "CR3")
 JPEG = picture("JPEG")
 QUICKTIME, MPEG = video("MP4 or QuickTime", "mov"), video("MPEG", "mpeg")
 TRANSPORT, H264 = video("MPEG transport stream", "mpegts"), video("H.264", "h264")
-MOTION_JPEG = video("JPEG", "mjpeg")  # by its first bytes no other than one JPEG
+MOTION_JPEG = video("JPEG", "mjpeg")  # starts like a single JPEG
 
-# Brands of ISO base media files that are pictures (ISO/IEC 23008-12, AV1 Image File Format). What mif1 and msf1 say,
-# that it is one, says nothing of its codec: the others go first.
+# Brands of ISO base media files that are pictures (ISO/IEC 23008-12, AV1 Image File Format). mif1 and msf1 do not
+# determine the codec: other brands take precedence.
 BRANDS = dict.fromkeys((b"avif", b"avis"), AVIF)
 BRANDS[b"crx "] = CR3
 BRANDS |= dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), HEIC)
 
-# The first atom of QuickTime files that are older than `ftyp`, or were never closed.
+# First atoms of QuickTime files that predate `ftyp`, or were never closed.
 ATOMS = rb"moov|mdat|wide|free|skip|pnot"
 
-# Of H.264, by their numbers: Baseline, Main, Extended, High and those of more bits, of intra frames, layers and views.
+# Profiles of H.264 by number: Baseline, Main, Extended, High, and those for more bits, intra frames, layers and views.
 PROFILES = rb"[\x42\x4d\x58\x64\x6e\x7a\xf4\x2c\x53\x56\x76\x80\x8a]"
 
-ZEROS = rb"\0{2,64000}"  # before a start code; recorders may fill a sector
+ZEROS = rb"\0{2,64000}"  # before a start code; recorders may pad a sector
 
 SIGNATURES: tuple[tuple[re.Pattern[bytes], Format], ...] = tuple(
     (re.compile(pattern, re.DOTALL), kind)
@@ -70,14 +74,14 @@ SIGNATURES: tuple[tuple[re.Pattern[bytes], Format], ...] = tuple(
         (rb"\x89PNG\r\n\x1a\n", picture("PNG")),
         (rb"GIF8[79]a", picture("GIF")),
         (rb"II\x2a\0|MM\0\x2a|II\x2b\0|MM\0\x2b", TIFF),
-        (rb"II(?:RO|RS)|MMOR", raw("Olympus", "ORF")),  # raw photos that are no TIFF; of others the directories tell
+        (rb"II(?:RO|RS)|MMOR", raw("Olympus", "ORF")),  # not TIFF; other raw photos are detected by their directories
         (rb"IIU\0", raw("Panasonic", "RW2")),
         (rb"FUJIFILMCCD-RAW", raw("Fujifilm", "RAF")),
         (rb"II\x1a\0\0\0HEAPCCDR", raw("Canon", "CRW")),
         (rb"\0MRM", raw("Minolta", "MRW")),
         (rb"FOVb", raw("Sigma", "X3F")),
         (rb"RIFF.{4}WEBP", WEBP),
-        (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", BMP),  # by the size of its second header
+        (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", BMP),  # with the size of its second header
         (rb"\0\0\x01\0[^\0]\0", ICO),
         (rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", JPEG_2000),
         (rb"P[1-6]\s", picture("PPM")),
@@ -106,14 +110,14 @@ SIGNATURES: tuple[tuple[re.Pattern[bytes], Format], ...] = tuple(
             H264,
         ),
         (ZEROS + rb"\x01[\x40\x42\x46\x4e]\x01", video("HEVC", "hevc")),
-        # What begins with something else, as a recording that was cut anywhere. Of program streams the header of a
-        # pack (ISO/IEC 13818-1, 2.5.3.3, and 11172-1, 2.4.3.2) and what follows it, which begins likewise.
+        # Streams that start with other bytes, as recordings that were cut anywhere. For program streams, the header of
+        # a pack (ISO/IEC 13818-1, 2.5.3.3, and 11172-1, 2.4.3.2) and the start code after it.
         (rb".{1,64000}?\0\0\x01\xba(?:[\x44-\x7f].{8}[\xf8-\xff]\xff{0,7}|[\x21-\x3f].{7})\0\0\x01[\xba-\xff]", MPEG),
         (rb".{1,64000}?\x47(?:.{187}\x47){4}|.{1,64000}?\x47(?:.{191}\x47){4}", TRANSPORT),
     )
 )
 
-# Of names of files that are worth opening where nobody named the file itself; `.ts` is a program's more often.
+# Extensions of files that are opened when a folder is searched; `.ts` is excluded, since it is mostly TypeScript.
 EXTENSIONS = frozenset(
     f".{extension}"
     for extension in (
@@ -125,45 +129,47 @@ EXTENSIONS = frozenset(
     )
 )
 
-# Of raw photos only those that have a large preview; which do depends on the camera.
+# Names of the accepted formats. Raw photos need a large preview, which depends on the camera.
 ACCEPTED = (
-    *dict.fromkeys(one.name for one in (*(one for _, one in SIGNATURES), *BRANDS.values()) if one.kind != "raw"),
+    *dict.fromkeys(
+        known.name for known in (*(known for _, known in SIGNATURES), *BRANDS.values()) if known.kind != "raw"
+    ),
     "raw photos with a large preview",
 )
 
 
 def find_format(head: bytes) -> Format:
-    """Return the format of a file that begins with `head`.
+    """Return the format of a file that starts with `head`.
 
     Raises:
-        DocumentError: it is not one of those accepted; the reason tells what it is.
+        DocumentError: it is not an accepted format; the reason names it.
     """
-    for signature, found in SIGNATURES:
+    for signature, file_format in SIGNATURES:
         if signature.match(head):
-            return brand_of(head, found) if head[4:8] == b"ftyp" else found
+            return brand_of(head, file_format) if head[4:8] == b"ftyp" else file_format
     accepted = ", ".join(ACCEPTED)
     raise DocumentError(
         f"The file is not a picture or video that can be read: it {looks_like(head)}; accepted are {accepted}."
     )
 
 
-def brand_of(head: bytes, otherwise: Format) -> Format:
-    """What the brands of an ISO base media file say it is: its major one, else those that it is compatible with."""
+def brand_of(head: bytes, default: Format) -> Format:
+    """Return the format by the brands of an ISO base media file: its major brand, else its compatible ones."""
     size = int.from_bytes(head[:4], "big")
-    compatible = {head[place : place + 4] for place in range(16, min(size, len(head)), 4)}
+    compatible = {head[offset : offset + 4] for offset in range(16, min(size, len(head)), 4)}
     if head[8:12] not in (b"mif1", b"msf1") and head[8:12] in BRANDS:
         return BRANDS[head[8:12]]
-    return next((kind for brand, kind in BRANDS.items() if brand in compatible | {head[8:12]}), otherwise)
+    return next((file_format for brand, file_format in BRANDS.items() if brand in compatible | {head[8:12]}), default)
 
 
 def looks_like(head: bytes) -> str:
-    """What puremagic makes of a file, in words."""
+    """Return puremagic's name of a file's format, in words."""
     try:
         matches = puremagic.magic_string(head)
-    except (puremagic.PureError, ValueError):  # nothing known begins so; or it is empty
+    except (puremagic.PureError, ValueError):  # unknown, or empty
         matches = []
     # Short and empty signatures match by accident.
     names = [match.name for match in matches if len(match.byte_match.strip(b"\0")) >= 2]
-    if head.startswith(b"PK\x03\x04"):  # for which puremagic names a dozen kinds of documents that are packed so
+    if head.startswith(b"PK\x03\x04"):  # puremagic names a dozen kinds of documents that are ZIP archives
         names = ["ZIP archive or Office document"]
     return f"looks like: {names[0].strip()}" if names else "is of no known kind"

@@ -27,7 +27,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from florence_tagger.errors import DocumentError
-from florence_tagger.media.avif import readable_avif
+from florence_tagger.media.avif import make_readable
 from florence_tagger.media.formats import HEAD_BYTES, TIFF, Format, find_format
 from florence_tagger.media.jpeg import read_jpeg
 from florence_tagger.media.jpeg2000 import read_jpeg_2000
@@ -40,7 +40,7 @@ from florence_tagger.media.orientation import (
     exif_with_orientation,
     stated_orientation,
 )
-from florence_tagger.media.png import SIGNATURE, pixels_alone
+from florence_tagger.media.png import SIGNATURE, keep_pixel_chunks
 from florence_tagger.media.raw import is_raw, open_preview
 from florence_tagger.media.tiff import tiff_pages
 from florence_tagger.schemas import Frame, UInt8Array
@@ -63,13 +63,13 @@ def replace_orientation(picture: ImageFile.ImageFile, orientation: int = UPRIGHT
 
 def read_avif(file: IO[bytes]) -> ImageFile.ImageFile:
     """Open an AVIF file; of its metadata only the picture's rotation applies, which Pillow returns as EXIF data."""
-    picture = AvifImageFile(BytesIO(readable_avif(file.read())))
+    picture = AvifImageFile(BytesIO(make_readable(file.read())))
     return replace_orientation(picture, exif_orientation(picture.info.get("exif", b"")) or UPRIGHT)
 
 
 def read_png(file: IO[bytes]) -> PngImageFile:
     """Open a PNG file without the chunks that its pixels do not need."""
-    return PngImageFile(pixels_alone(file))
+    return PngImageFile(keep_pixel_chunks(file))
 
 
 def read_icon(file: IO[bytes]) -> Image.Image:
