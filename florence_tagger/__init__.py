@@ -6,7 +6,7 @@ with Tagger.load("ov_models/florence-2-tiny") as tagger:
     print(tagger.count("photo.jpg"))
 """
 
-TYPE_CHECKING = False  # as type checkers take it; to import `typing` for it would be to load something
+TYPE_CHECKING = False  # True for type checkers; importing `typing` for it would cost time
 if TYPE_CHECKING:
     from florence_tagger.errors import (
         DocumentError,
@@ -32,15 +32,15 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_HOMES = {"Tagger": "tagger", "DocumentResult": "schemas"}  # of what is exported; all else is from `errors`
+_MODULES = {"Tagger": "tagger", "DocumentResult": "schemas"}  # of exported names; all others are in `errors`
 
 
 def __getattr__(name: str) -> object:
-    """What is exported, when it is first asked for: `Tagger` loads OpenVINO."""
+    """Import an exported name on first use, because `Tagger` loads OpenVINO."""
     if name in __all__:
         from importlib import import_module
 
-        return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+        return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,8 +1,8 @@
-"""What can go wrong, in words for the people concerned. These errors know no HTTP: `web` gives them their codes."""
+"""Exceptions whose texts are shown to users. They are independent of HTTP: `web` assigns their status codes."""
 
 from enum import StrEnum
 
-# Why a document is untreated that another time would not be.
+# Reasons of the service, not of the document, why a document is not processed.
 STOPPING = "The service is stopping."
 RESTARTED = "The model hung, and is started anew."
 
@@ -10,7 +10,7 @@ NOT_READY = "The model is not ready yet."
 
 
 class TaggerError(Exception):
-    """Base of all errors of this package; its text is fit to be shown."""
+    """Base of all errors of this package; its text can be shown to users."""
 
 
 class SettingsError(TaggerError):
@@ -18,15 +18,15 @@ class SettingsError(TaggerError):
 
 
 class ModelError(TaggerError):
-    """A model folder can't be used: missing, incomplete, or not for the chosen device."""
+    """A model folder can't be used: it is missing, incomplete, or not supported on the chosen device."""
 
 
 class DeviceError(ModelError):
-    """A graph can't run on a device; another one may take it."""
+    """A graph can't run on a device; it may run on another one."""
 
 
 class RequestError(TaggerError):
-    """A whole request can't be treated; says what was wrong and what is accepted."""
+    """A whole request can't be processed; the text has the error and the accepted values."""
 
 
 class TooManyDocumentsError(RequestError):
@@ -34,17 +34,17 @@ class TooManyDocumentsError(RequestError):
 
 
 class Reason(StrEnum):
-    """The kinds of reasons why a document is not treated; few, so that they can be counted."""
+    """Category of the reason why a document is not processed; few, because they are labels of a metric."""
 
-    CONTENT = "content"  # no document, no base64, or too large
-    FILE = "file"  # not accepted, damaged, or too much to decode
-    LATE = "late"  # the request's deadline came
-    MODEL = "model"  # it failed, hung, or can't be asked this
+    CONTENT = "content"  # not a document, not base64, or too large
+    FILE = "file"  # not accepted, damaged, or too expensive to decode
+    LATE = "late"  # the request's deadline has passed
+    MODEL = "model"  # it failed, hung, or does not support the task
     STOPPING = "stopping"
 
 
 class DocumentError(TaggerError):
-    """One document can't be treated; its neighbours can."""
+    """One document can't be processed; the others of the request can."""
 
     def __init__(self, text: str, reason: Reason = Reason.FILE) -> None:
         super().__init__(text)
@@ -56,7 +56,7 @@ class NotReadyError(TaggerError):
 
 
 class BusyError(TaggerError):
-    """As much waits as the settings allow."""
+    """The queue, the request slots or the bytes of bodies are at their limit."""
 
 
 class BodyTimeoutError(TaggerError):
@@ -64,4 +64,4 @@ class BodyTimeoutError(TaggerError):
 
 
 class ClientDisconnectedError(TaggerError):
-    """Nobody waits for the answer any more."""
+    """The client has closed the connection before the answer."""

@@ -1,6 +1,6 @@
-"""Names of things -> the label that is meant: white space, case and plurals aside, and by the aliases of a file.
+"""Normalization of labels: white space, case and plurals are ignored, and aliases of a file are folded.
 
-JSON is read by the standard library, YAML by PyYAML.
+JSON is parsed by the standard library, YAML by PyYAML.
 """
 
 import json
@@ -22,14 +22,14 @@ FORM = 'accepted is an object of lists of names, as in {"car": ["vehicle", "taxi
 
 @lru_cache(maxsize=10_000)
 def normalize(name: str) -> str:
-    """Return what names of one thing have in common: no case, single spaces, the last word in the singular."""
+    """Return the normal form of a name: case-folded, single spaces, the last word in the singular."""
     *words, last = name.casefold().split() or [""]
     return " ".join((*words, singular(last)))
 
 
 @dataclass(frozen=True)
 class Aliases:
-    """The labels that names are folded into, by the normalized names."""
+    """A mapping from normalized names to the labels into which they are folded."""
 
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -39,10 +39,10 @@ class Aliases:
 
 
 def name_classes(classes: Iterable[str], aliases: Aliases) -> dict[str, str]:
-    """Return the classes that are asked for by the normalized labels that they stand for.
+    """Return the names of the requested classes by their normalized labels.
 
     Raises:
-        RequestError: two of them stand for the same.
+        RequestError: two classes have the same label.
     """
     names: dict[str, str] = {}
     for name in classes:
@@ -54,7 +54,10 @@ def name_classes(classes: Iterable[str], aliases: Aliases) -> dict[str, str]:
 
 
 def read_aliases(path: Path | None) -> Aliases:
-    """Read a file of aliases: for each label, a list of names that are folded into it; none where there is no file.
+    """Read a file of aliases: for each label, a list of names that are folded into it.
+
+    Args:
+        path: of the file; None for no aliases.
 
     Raises:
         SettingsError: the file can't be read, has another form, or maps a name twice.
@@ -62,7 +65,7 @@ def read_aliases(path: Path | None) -> Aliases:
     if path is None:
         return Aliases()
     try:
-        return aliases_in(parse(path))
+        return parse_aliases(parse_file(path))
     except OSError as exc:
         reason = f"it can't be read: {system_words(exc)}"
     except UnicodeDecodeError as exc:
@@ -72,10 +75,10 @@ def read_aliases(path: Path | None) -> Aliases:
     raise SettingsError(f"FLORENCE_ALIASES={path}: {reason}.")
 
 
-def aliases_in(table: Any) -> Aliases:
-    """Return the aliases of a table; SettingsError where it has another form, or maps a name twice."""
+def parse_aliases(table: Any) -> Aliases:
+    """Return the aliases of a table; raise SettingsError if it has another form, or maps a name twice."""
     labels: dict[str, str] = {}
-    for label, name in pairs_of(table):
+    for label, name in alias_pairs(table):
         key = normalize(name)
         if key in labels:
             raise SettingsError(f"it maps {name!r} twice, to {labels[key]!r} and to {label!r}")
@@ -83,56 +86,65 @@ def aliases_in(table: Any) -> Aliases:
     return Aliases(labels)
 
 
-def pairs_of(table: Any) -> list[tuple[str, str]]:
-    """Return each label of a table with itself and with each of its aliases; SettingsError where that can't be."""
+def alias_pairs(table: Any) -> list[tuple[str, str]]:
+    """Return the pairs (label, name) of a table, each label with itself and with its aliases.
+
+    Raises:
+        SettingsError: the table has another form.
+    """
     if not isinstance(table, dict):
         raise SettingsError(FORM)
     pairs = []
     for label, names in table.items():
-        if not isinstance(names, list) or not all(isinstance(one, str) and one.strip() for one in (label, *names)):
+        if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in (label, *names)):
             raise SettingsError(f"{label!r} has {str(names)[:50]!r}; {FORM}")
-        own = normalize(label)  # a list may have another form of the label: {"people": ["person"]}
-        pairs += [(label, label), *((label, name) for name in names if normalize(name) != own)]
+        normalized = normalize(label)  # a list may repeat the label in another form: {"people": ["person"]}
+        pairs += [(label, label), *((label, name) for name in names if normalize(name) != normalized)]
     return pairs
 
 
-def parse(path: Path) -> Any:
-    """Return the value of a JSON or YAML file; SettingsError where it is neither, or an object has a key twice."""
+def parse_file(path: Path) -> Any:
+    """Return the value of a JSON or YAML file; raise SettingsError if it is neither, or an object has a key twice."""
     text = path.read_text(encoding="utf-8")
     if path.suffix.lower() in YAML_ENDINGS:
         return parse_yaml(text)
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return json.loads(text, object_pairs_hook=unique_dict)
     except (ValueError, RecursionError) as exc:
         raise SettingsError(f"{json_words(exc)}; {FORM}") from exc
 
 
-def unique(pairs: list[tuple[Hashable, Any]]) -> dict[Hashable, Any]:
-    """Return an object of pairs; SettingsError where one key is there twice."""
-    found: dict[Hashable, Any] = {}
+def unique_dict(pairs: list[tuple[Hashable, Any]]) -> dict[Hashable, Any]:
+    """Return a dictionary of pairs; raise SettingsError if a key occurs twice."""
+    values: dict[Hashable, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in values:
             raise SettingsError(f"it has {key!r} twice")
-        found[key] = value
-    return found
+        values[key] = value
+    return values
 
 
 class UniqueLoader(yaml.SafeLoader):
-    """PyYAML's safe loader; of a key that is there twice it would keep the last without a word."""
+    """PyYAML's safe loader with an error for duplicate keys, of which it would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Return a mapping whose keys are there once."""
-        return unique(
+        """Return a mapping; raise SettingsError if a key occurs twice."""
+        return unique_dict(
             [(self.construct_object(key, deep), self.construct_object(value, True)) for key, value in node.value]
         )
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the value of a YAML text; SettingsError where it is none."""
+    """Return the value of a YAML text; raise SettingsError if it is not YAML."""
     try:
-        return yaml.load(text, UniqueLoader)  # noqa: S506 - it is a safe loader
+        return yaml.load(text, UniqueLoader)  # noqa: S506 - a safe loader
     except yaml.MarkedYAMLError as exc:
         line = f" at line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
         raise SettingsError(f"it stops being YAML{line}; {FORM}") from exc
-    except (yaml.YAMLError, RecursionError, TypeError, ValueError) as exc:  # as for a date in month 13
+    except (
+        yaml.YAMLError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as exc:  # as for month 13
         raise SettingsError(f"it is no YAML; {FORM}") from exc

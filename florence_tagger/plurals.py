@@ -1,6 +1,7 @@
-"""English plurals -> singulars, so that `cars` and `car` are one name. A table of rules, and of words that break them.
+"""English plurals -> singulars, so that `cars` and `car` are one name: rules, and tables of their exceptions.
 
-Two names are only compared by it, so that a word which is no plural (`jeans`) may come out as no word: both sides do.
+The result is only used to compare two names. For words that look like plurals (`jeans`) it may be no word, which is
+harmless because it is the same for both names.
 """
 
 INVARIANT = frozenset(
@@ -43,32 +44,32 @@ IRREGULAR = {
     f"{stem}ves": f"{stem}f"
     for stem in ("cal", "el", "hal", "hoo", "lea", "loa", "scar", "shea", "shel", "thie", "wol", "whar")
 }
-# Of these `ie` is the word's own.
+# Singulars that end in `ie`, which would otherwise become `y`.
 ENDING_IN_IE = frozenset(
     ("birdie", "brownie", "cookie", "hoodie", "hippie", "movie", "pie", "selfie", "smoothie", "tie", "zombie", "magpie")
 )
 ENDING_IN_OE = frozenset(("canoe", "doe", "hoe", "horseshoe", "oboe", "shoe", "snowshoe", "toe", "tiptoe"))
 ENDING_IN_CHE = frozenset(("ache", "cache", "headache", "moustache", "mustache", "avalanche", "quiche", "porsche"))
-# A singular ends so, and no plural; `ss`, `us` and `is` are told in `singular`.
+# Plurals with these endings lose `es`, not `s`.
 ES_ENDINGS = ("ches", "shes", "sses", "xes", "zzes")
-SHORTEST = 4  # letters of a plural that is not in the table
+MIN_LENGTH = 4  # letters of a plural that is not in a table
 
 
 def singular(word: str) -> str:
-    """Return the singular of a word in small letters; of a word that is no plural, the word."""
+    """Return the singular of a word in lower case, or the word if it is not a plural."""
     if word in INVARIANT:
         return word
     if word in IRREGULAR:
         return IRREGULAR[word]
     if word.endswith("men") and word not in ("specimen", "regimen", "abdomen", "omen", "stamen"):
         return f"{word[:-2]}an"
-    if len(word) < SHORTEST or not word.endswith("s") or word.endswith(("ss", "us", "is")):
+    if len(word) < MIN_LENGTH or not word.endswith("s") or word.endswith(("ss", "us", "is")):
         return word
-    return without_ending(word)
+    return strip_ending(word)
 
 
-def without_ending(word: str) -> str:
-    """Return a word that ends in the `s` of a plural without it, and without what comes with it."""
+def strip_ending(word: str) -> str:
+    """Return the singular of a regular plural, which ends in `s`."""
     if word.endswith("ies"):
         return word[:-1] if word[:-1] in ENDING_IN_IE else f"{word[:-3]}y"
     if word.endswith("oes"):

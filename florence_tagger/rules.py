@@ -1,4 +1,4 @@
-"""What people ask of counting -> the rules that are meant, or what is accepted."""
+"""Options of counting -> `Rules`, or an error with the accepted values."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,10 +11,10 @@ MAX_NAME = 100  # characters
 CLASSES = f"accepted is a list of 1 to {MAX_CLASSES} names of at most {MAX_NAME} characters"
 
 
-def rules_named(
+def parse_rules(
     classes: Iterable[str] | None = None, merge_iou: float = 0.0, video_count: str = VideoCount.PEAK
 ) -> Rules:
-    """Return the rules of some values; RequestError where one is not accepted."""
+    """Return the rules; raise RequestError if a value is not accepted."""
     if isinstance(merge_iou, bool) or not isinstance(merge_iou, int | float) or not 0 <= merge_iou <= 1:
         raise RequestError(f"merge_iou is {merge_iou}; accepted is a number from 0 to 1, and 0 is off.")
     if video_count not in tuple(VideoCount):
@@ -23,7 +23,7 @@ def rules_named(
 
 
 def class_names(classes: Any) -> tuple[str, ...]:
-    """Return the names of classes, none for None; RequestError where they are not accepted."""
+    """Return the names of classes, none for None; raise RequestError if they are not accepted."""
     if classes is None:
         return ()
     if isinstance(classes, str) or not isinstance(classes, Iterable):

@@ -1,4 +1,4 @@
-"""What the stages hand to each other: frozen data without behaviour."""
+"""Data types that the stages exchange: frozen, without behavior."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 UInt8Array = NDArray[np.uint8]
 Content = str | bytes  # a file in base64, as requests have it, or as it is
 Box = tuple[float, float, float, float]
-Tiles = int | Literal["auto"]  # tiles a side of a picture; as many as a look at the whole calls for
+Tiles = int | Literal["auto"]  # per side of a picture; "auto" derives them from the detections in the full picture
 
 AUTO: Literal["auto"] = "auto"
-MAX_TILES = 6  # a side
+MAX_TILES = 6  # per side
 
 
 class Task(StrEnum):
-    """What the model can be asked to find, by the names of its tasks."""
+    """A task of Florence-2, by its name."""
 
     OBJECT_DETECTION = "OD"
     DENSE_REGION_CAPTION = "DENSE_REGION_CAPTION"
@@ -27,37 +27,37 @@ class Task(StrEnum):
 
     @property
     def takes_text(self) -> bool:
-        """Whether it asks for what a text says."""
+        """True for tasks whose prompt includes a text of the user."""
         return self in (Task.OPEN_VOCABULARY_DETECTION, Task.PHRASE_GROUNDING)
 
     @property
     def names_things(self) -> bool:
-        """Whether a thing has one label wherever it is seen, a name and not a caption."""
+        """True for tasks whose labels are names, equal for equal objects, and not captions."""
         return self is not Task.DENSE_REGION_CAPTION
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A task, and the text of one that takes a text."""
+    """A task and, for tasks that take one, its text."""
 
     task: Task
     text: str = ""
 
 
 class VideoCount(StrEnum):
-    """What stands for a label's count in a video."""
+    """Definition of a label's count in a video."""
 
-    PEAK = "peak"  # the most in any one frame
-    DISTINCT = "distinct"  # how many different ones pass
+    PEAK = "peak"  # the maximum over all frames
+    DISTINCT = "distinct"  # the number of tracked objects
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How detections become counts.
+    """Rules by which detections are counted.
 
     Attributes:
-        classes: the names of what is counted, each counted with 0, too; empty for whatever is found.
-        merge_iou: boxes of a frame, of any labels, that overlap so much are one thing; 0 is off.
+        classes: names of the only labels to count, also with a count of 0; empty for all labels.
+        merge_iou: boxes of a frame, of any labels, with at least this overlap (IoU) are one object; 0 is off.
         video_count: of videos and animations.
     """
 
@@ -66,22 +66,22 @@ class Rules:
     video_count: VideoCount = VideoCount.PEAK
 
 
-OBJECT_DETECTION = Prompt(Task.OBJECT_DETECTION)  # what the service is for
+OBJECT_DETECTION = Prompt(Task.OBJECT_DETECTION)  # the default
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture as the model wants it.
+    """An input of the model: a picture, a page, a frame of a video, or a tile of one of these.
 
     Attributes:
-        pixels: uint8 (H, W, 3), RGB, already at the model's input size.
+        pixels: uint8 (H, W, 3), RGB, at the model's input size.
         width, height: of the picture as displayed, pixels.
-        tile: the part of the picture that it shows, in pixels of the picture; None for all of it. The frames of a
-            picture's tiles come after the one of the whole.
-        page: of a file with several, from 1.
+        page: number of the page in a file with several, from 1.
         time_s: since the start of a video or animation, seconds.
-        repeats: it shows the same as the frame before, so that what was found there goes for it, too.
-        is_extra: it is the last of a video, added beyond the evenly spaced timestamps.
+        repeats: the frame is a near duplicate of the one before, whose detections are used for it, too.
+        is_extra: the frame is the last of a video, added beyond the evenly spaced timestamps.
+        tile: the part of the picture in `pixels`, in pixels of the picture; None for the full picture. The frames of a
+            picture's tiles follow the frame of the full picture.
     """
 
     pixels: UInt8Array
@@ -99,9 +99,10 @@ class Detection:
     """One object.
 
     Attributes:
+        label: name of the object, or its caption.
         box: x1, y1, x2, y2 in pixels of the picture as displayed.
-        score: how sure the model is of it, 0 to 1.
-        track: its number among the objects of a video, from 1, where they are told apart and it is one that counts.
+        score: confidence of the model, 0 to 1.
+        track: number of the object in a video, from 1; None if it is not tracked, or not part of a counted track.
     """
 
     label: str
@@ -115,10 +116,10 @@ class FrameResult:
     """All detections of one picture, page or frame; `width`, `height`, `page` and `time_s` as in `Frame`.
 
     Attributes:
-        detections: in the order in which the model said them.
+        detections: in the order of the generated answer.
         truncated: the answer was cut off at `max_new_tokens`, so that objects may be missing.
         tokens: length of the answer.
-        tiles: the parts, in pixels of the picture, that were looked at besides the whole.
+        tiles: boxes, in pixels of the picture, that were processed in addition to the full picture.
     """
 
     detections: tuple[Detection, ...]
@@ -133,11 +134,11 @@ class FrameResult:
 
 @dataclass(frozen=True)
 class DocumentResult:
-    """All frames of a document that was treated.
+    """All frames of a processed document.
 
     Attributes:
-        frames: what was found in it, frame by frame.
-        incomplete: the file was damaged, or decoding it took too long, so that there are moments without a frame.
+        frames: results of the pages or sampled frames, in order.
+        incomplete: the file is damaged, or decoding it took too long, so that sampled frames are missing.
     """
 
     frames: tuple[FrameResult, ...]
@@ -145,10 +146,10 @@ class DocumentResult:
 
     @property
     def truncated(self) -> bool:
-        """Whether an answer of the model was cut off, so that objects may be missing."""
+        """True if an answer of the model was cut off, so that objects may be missing."""
         return any(frame.truncated for frame in self.frames)
 
     @property
     def tracks(self) -> int:
-        """The number of distinct objects, if they were tracked."""
+        """Number of distinct objects, if they were tracked."""
         return len({detection.track for frame in self.frames for detection in frame.detections} - {None})

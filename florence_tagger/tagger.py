@@ -1,4 +1,4 @@
-"""The Python API: a file -> what is in it, by the same stages as the service's."""
+"""The Python API: a file -> counts or detections, by the same pipeline as the service's."""
 
 import os
 import weakref
@@ -18,7 +18,7 @@ from florence_tagger.labels import read_aliases
 from florence_tagger.media.content import read_file
 from florence_tagger.media.sandbox.pool import DecoderPool
 from florence_tagger.prompts import parse_prompt
-from florence_tagger.rules import rules_named
+from florence_tagger.rules import parse_rules
 from florence_tagger.scheduler import Scheduler
 from florence_tagger.schemas import AUTO, MAX_TILES, DocumentResult, Rules, Task, Tiles, VideoCount
 
@@ -26,33 +26,33 @@ File = str | os.PathLike[str] | bytes
 
 
 class Tagger:
-    """A loaded model that counts what is in files; all of it is for any thread, and many threads are faster than one.
+    """A loaded model that counts the objects in files. It is thread-safe, and faster when used by several threads.
 
-    It holds threads and processes, which end with `close`, with the `with` block, or with the object. Its files are
-    decoded in processes of their own, under the limits that the settings name.
+    It owns threads and processes, which end with `close`, with the `with` block, or with the object. Files are decoded
+    in separate processes, within the limits of the settings.
 
         with Tagger.load("ov_models/florence-2-base") as tagger:
             tagger.count("photo.jpg")  # {"car": 7, "person": 6}
     """
 
     def __init__(self, settings: Settings, decoders: DecoderPool, florence2: Florence2) -> None:
-        """Takes over `decoders` and `florence2`; `load` makes both."""
+        """Take ownership of `decoders` and `florence2`, which `load` creates."""
         scheduler = Scheduler(lambda: florence2, settings.queue_size)
         scheduler.wait_until_ready()
         self._settings = settings
         self._pipeline = build_pipeline(settings, decoders, scheduler)
-        # So many files at a time never want more places in the queue than there are: the others wait, none is refused.
-        self._room = BoundedSemaphore(max(settings.queue_size // MAX_FRAMES_IN_FLIGHT, 1))
-        self._end = weakref.finalize(self, end, scheduler, decoders)
+        # This number of files never exceeds the queue: further files wait, and none is refused.
+        self._file_slots = BoundedSemaphore(max(settings.queue_size // MAX_FRAMES_IN_FLIGHT, 1))
+        self._finalizer = weakref.finalize(self, close_all, scheduler, decoders)
 
     @classmethod
     def load(cls, model_dir: str | os.PathLike[str] | None = None, **settings: Any) -> Self:
-        """Loads a model folder, the bundled one if none is named here or in the environment.
+        """Load a model folder, the bundled one if none is given here or in the environment.
 
         Args:
-            model_dir: as `python -m convert` writes it.
-            settings: any of those in docs/configuration.md by their names, as in `device="GPU", num_beams=1`; they go
-                before the environment's `FLORENCE_*`.
+            model_dir: a folder that `python -m convert` has written.
+            **settings: those of docs/configuration.md by their names, as in `device="GPU", num_beams=1`; they override
+                the environment's `FLORENCE_*`.
 
         Raises:
             SettingsError: a setting has a value that is not accepted.
@@ -62,7 +62,7 @@ class Tagger:
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
-        """Loads the model that the settings name.
+        """Load the model of the settings.
 
         Raises:
             SettingsError: the file of aliases can't be used.
@@ -89,32 +89,33 @@ class Tagger:
         video_count: str = VideoCount.PEAK,
         tiles: Tiles | None = None,
     ) -> dict[str, int]:
-        """How many objects of each label a picture or video has, in the alphabetical order of the labels.
+        """Return the number of objects of each label in a picture or video, in alphabetical order of the labels.
 
-        Of a file with several pages it is the sum over them, of a video what `video_count` says.
+        For a file with several pages it is the sum over them, for a video it depends on `video_count`.
 
         Args:
-            file: its path, or its bytes.
-            prompt: a task's name, such as `OD` or `OPEN_VOCABULARY_DETECTION`.
-            text: what to look for, of the tasks that need it.
-            num_labels: at most so many labels, those with the highest counts; 0, the default, is all.
+            file: path or bytes of the file.
+            prompt: name of a task, such as `OD` or `OPEN_VOCABULARY_DETECTION`.
+            text: the objects to detect, for the tasks that need it.
+            num_labels: maximum number of labels, those with the highest counts; 0, the default, is all.
             min_score: boxes of a lower score, 0 to 1, are left out.
-            classes: only these are counted, and each of them, with 0 where there is none; 1 to 100 names.
-            merge_iou: of boxes whose intersection over union is this or more the strongest is kept; 0 is off.
-            video_count: `peak`, the most in any one frame, or `distinct`, how many different ones pass.
-            tiles: a side that each picture is looked at in, 1 to 6 or "auto"; the setting's by default.
+            classes: the only labels to count, each of them also with a count of 0; 1 to 100 names.
+            merge_iou: of boxes whose intersection over union is this or more, only the one of the highest score is
+                kept; 0 is off.
+            video_count: `peak`, the maximum over all frames, or `distinct`, the number of different objects that pass.
+            tiles: per side of each picture, 1 to 6 or "auto"; by default those of the settings.
 
         Raises:
-            DocumentError: the file can't be read, is not accepted or is damaged; says why.
+            DocumentError: the file can't be read, is not accepted or is damaged; its text is the reason.
             RequestError: an argument has a value that is not accepted.
             NotReadyError: the tagger is closed.
         """
         if not isinstance(num_labels, int) or not 0 <= num_labels <= MAX_LABELS:
             raise RequestError(f"num_labels is {num_labels}; accepted is an integer from 0 to {MAX_LABELS}.")
-        rules = rules_named(classes, merge_iou, video_count)
+        rules = parse_rules(classes, merge_iou, video_count)
         counts = count_document(self._detect(file, prompt, text, min_score, rules, tiles).frames, rules)
         content = as_content(counts, max_labels_for(num_labels, rules))
-        return {label: number for one in content for label, number in one.items()}
+        return {label: count for entry in content for label, count in entry.items()}
 
     def detect(
         self,
@@ -127,32 +128,33 @@ class Tagger:
         video_count: str = VideoCount.PEAK,
         tiles: Tiles | None = None,
     ) -> DocumentResult:
-        """What is in each page or sampled frame: labels, scores, and boxes in pixels of the picture as displayed.
+        """Return the detections of each page or sampled frame: labels, scores, and boxes in pixels as displayed.
 
-        Arguments and errors are those of `count`. With `distinct` the boxes have the numbers of their tracks.
+        Arguments and errors are those of `count`. With `distinct` the detections have the numbers of their tracks.
         """
-        return self._detect(file, prompt, text, min_score, rules_named(classes, merge_iou, video_count), tiles)
+        return self._detect(file, prompt, text, min_score, parse_rules(classes, merge_iou, video_count), tiles)
 
     def _detect(
         self, file: File, prompt: str, text: str, min_score: float, rules: Rules, tiles: Tiles | None
     ) -> DocumentResult:
         if not isinstance(min_score, int | float) or not 0 <= min_score <= 1:
             raise RequestError(f"min_score is {min_score}; accepted is a number from 0 to 1.")
-        wanted = parse_prompt(prompt, text, rules.classes)
-        sides = self._settings.tiles if tiles is None else check_tiles(tiles)
-        with self._room:
-            if not self._end.alive:
+        model_prompt = parse_prompt(prompt, text, rules.classes)
+        tiles = self._settings.tiles if tiles is None else check_tiles(tiles)
+        with self._file_slots:
+            if not self._finalizer.alive:
                 raise NotReadyError("The tagger is closed.")
             content = file if isinstance(file, bytes) else read_file(file, self._pipeline.limits.document_bytes)
-            (outcome,) = self._pipeline.run([content], sampling_from(self._settings), wanted, rules=rules, tiles=sides)
+            sampling = sampling_from(self._settings)
+            (outcome,) = self._pipeline.run([content], sampling, model_prompt, rules=rules, tiles=tiles)
         if isinstance(outcome, DocumentError):
-            # Whatever is said of a file then is none of its faults.
-            raise outcome if self._end.alive else NotReadyError("The tagger is closed.")
+            # Once the tagger is closed, the error is not the file's.
+            raise outcome if self._finalizer.alive else NotReadyError("The tagger is closed.")
         return DocumentResult(filter_by_score(outcome.frames, min_score), outcome.incomplete)
 
     def close(self) -> None:
-        """Ends its threads and processes; what they are at fails with NotReadyError. May be called again."""
-        self._end()
+        """End all threads and processes; running calls raise NotReadyError. It may be called more than once."""
+        self._finalizer()
 
     def __enter__(self) -> Self:
         return self
@@ -164,13 +166,13 @@ class Tagger:
 
 
 def check_tiles(tiles: Tiles) -> Tiles:
-    """Tiles a side as they are; RequestError where they are none that are accepted."""
+    """Return the tiles per side; raise RequestError if they are not accepted."""
     if tiles == AUTO or (type(tiles) is int and 1 <= tiles <= MAX_TILES):
         return tiles
     raise RequestError(f"tiles is {tiles}; accepted is an integer from 1 to {MAX_TILES} or {AUTO}.")
 
 
-def end(scheduler: Scheduler, decoders: DecoderPool) -> None:
-    """Ends what a tagger has started."""
+def close_all(scheduler: Scheduler, decoders: DecoderPool) -> None:
+    """Close the scheduler and the decoder processes of a tagger."""
     scheduler.close()
     decoders.close()

@@ -1,10 +1,10 @@
-"""What exceptions of Python come to in words for people: no reason quotes one, which is for the log."""
+"""Python exceptions in words for users: messages never quote an exception, which belongs in the log."""
 
 import json
 
 
 def system_words(error: OSError) -> str:
-    """Return the system's own words for what it refused, as in `No such file or directory`."""
+    """Return the system's message for an error, as in `No such file or directory`."""
     return error.strerror or "the system does not say why"
 
 
@@ -20,7 +20,7 @@ def json_words(error: ValueError | RecursionError) -> str:
 
 
 def error_words(error: Exception) -> str:
-    """Return what a command says of an error that ends it: our own as they are, the system's with the file's name."""
+    """Return the message of an error that ends a command: its text, or the system's message with the file's name."""
     if isinstance(error, OSError):
         return f"{error.filename}: {system_words(error)}." if error.filename else f"{system_words(error)}."
     return str(error)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from florence_tagger.errors import RequestError, SettingsError
-from florence_tagger.labels import Aliases, aliases_in, name_classes, normalize, read_aliases
+from florence_tagger.labels import Aliases, name_classes, normalize, parse_aliases, read_aliases
 from florence_tagger.plurals import singular
 
 # COCO's names that have a plural of their own, and words that are easily taken for one.
@@ -123,9 +123,9 @@ def test_read_aliases_says_what_is_wrong(tmp_path: Path, name: str, text: str | 
 
 
 def test_aliases_may_have_another_form_of_their_label() -> None:
-    aliases = aliases_in({"people": ["person", "man"]})
+    aliases = parse_aliases({"people": ["person", "man"]})
     assert [aliases.fold(name) for name in ("person", "Men", "people")] == ["people"] * 3
 
 
 def test_aliases_may_be_many() -> None:
-    assert len(aliases_in({"thing": [f"name {number} x" for number in range(10_000)]}).labels) == 10_001
+    assert len(parse_aliases({"thing": [f"name {number} x" for number in range(10_000)]}).labels) == 10_001

@@ -7,7 +7,7 @@ from florence_tagger.errors import RequestError
 from florence_tagger.geometry import iou
 from florence_tagger.labels import Aliases
 from florence_tagger.refinement import Refinement, suppress
-from florence_tagger.rules import rules_named
+from florence_tagger.rules import parse_rules
 from florence_tagger.schemas import Box, Detection, DocumentResult, FrameResult, Rules, VideoCount
 
 ALIASES = Aliases({"car": "car", "vehicle": "car"})
@@ -98,12 +98,12 @@ def test_distinct_of_pictures_and_pages_is_their_count(page: int | None) -> None
         ({"video_count": "most"}, "peak or distinct"),
     ],
 )
-def test_rules_named_says_what_is_accepted(given: dict[str, object], reason: str) -> None:
+def test_parse_rules_says_what_is_accepted(given: dict[str, object], reason: str) -> None:
     with pytest.raises(RequestError) as refused:
-        rules_named(**given)  # type: ignore[arg-type]
+        parse_rules(**given)  # type: ignore[arg-type]
     assert reason in str(refused.value)
 
 
-def test_rules_named_takes_any_iterable_of_names() -> None:
-    rules = rules_named((name for name in ("car", "dog")), 0.5, "distinct")
+def test_parse_rules_takes_any_iterable_of_names() -> None:
+    rules = parse_rules((name for name in ("car", "dog")), 0.5, "distinct")
     assert rules == Rules(("car", "dog"), 0.5, VideoCount.DISTINCT)

@@ -23,7 +23,7 @@ from florence_tagger.labels import Aliases, name_classes
 from florence_tagger.media.limits import ORIGINAL_SIZE, DecodeOptions
 from florence_tagger.pipeline import within_budget
 from florence_tagger.prompts import parse_prompt
-from florence_tagger.rules import rules_named
+from florence_tagger.rules import parse_rules
 from florence_tagger.schemas import Task, Tiles
 from florence_tagger.tagger import Tagger
 from florence_tagger.wording import system_words
@@ -122,7 +122,7 @@ def make_annotation_folder(folder: Path | None, paths: Sequence[str]) -> Path | 
 def count_job_for(options: CountOptions, settings: Settings, files: Sequence[InputFile]) -> CountJob:
     """Return what to do with each file; raise TaggerError if the options allow no job."""
     classes = None if options.classes is None else [name.strip() for name in options.classes.split(",")]
-    rules = rules_named(classes, options.merge_iou, options.video_count)
+    rules = parse_rules(classes, options.merge_iou, options.video_count)
     name_classes(rules.classes, Aliases())  # checked before a model is loaded; with aliases it is checked later
     prompt = parse_prompt(options.prompt, options.text, rules.classes)
     if options.text and not prompt.task.takes_text:
