@@ -19,16 +19,43 @@ from florence_tagger.errors import TaggerError
 from florence_tagger.florence.manifest import check_hashes, load_manifest
 from florence_tagger.labels import read_aliases
 from florence_tagger.schemas import AUTO, MAX_TILES, Task, Tiles, VideoCount
-from florence_tagger.settings_table import settings_table, updated
+from florence_tagger.settings_table import settings_table, update_page
 from florence_tagger.wording import error_words
 
 Command = Callable[..., Any]
 
 logger = logging.getLogger(__name__)
 
+# The help of each command.
+MAIN_HELP = "Counts the objects in pictures and videos with a Florence-2 model on OpenVINO."
+SERVE_HELP = "Serves the model over HTTP until told to stop."
+COUNT_HELP = """Counts the objects in pictures and videos.
+
+PATH is a file, a folder (the pictures and videos in it, at any depth), a pattern such as 'scans/**/*.tif', or - for
+a list of paths on the standard input, one a line.
+
+\b
+Exits with 0 where all files were counted,
+          1 where some were not, as one that is not there,
+          2 where nothing could be done: no such option, model or service, or no file in a folder.
+"""
+SETTINGS_HELP = "Prints all settings as a table in Markdown, or writes it into a page."
+CHECK_HELP = "Reads every file of a model folder and compares it with the folder's manifest."
+BENCHMARK_HELP = """\
+Measures this machine: time per stage, throughput, memory, and how near that is to what the machine can do.
+
+The FLORENCE_* variables are obeyed, but for FLORENCE_NO_REPEAT_NGRAM and FLORENCE_MAX_NEW_TOKENS; answers are never
+taken from the cache.
+"""
+DEVICES_HELP = "Lists the devices that OpenVINO sees, which one is used, and what stands in the way of a GPU."
+DOCTOR_HELP = """Looks at versions, devices, the model's files and a test picture, and tells what is wrong.
+
+All FLORENCE_* variables are obeyed. Exits with 1 where something is wrong.
+"""
+
 
 def tiles_option(help_text: str) -> Callable[[Command], Command]:
-    """The option for tiles, an integer or `auto`."""
+    """Return the option for tiles, an integer or `auto`."""
     choices = [*map(str, range(1, MAX_TILES + 1)), AUTO]
     return click.option(
         "--tiles",
@@ -38,59 +65,59 @@ def tiles_option(help_text: str) -> Callable[[Command], Command]:
     )
 
 
-@click.group()
+@click.group(help=MAIN_HELP)
 @click.version_option(__version__, package_name="florence_tagger", prog_name="florence_tagger")
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Counts the objects in pictures and videos with a Florence-2 model on OpenVINO."""
-    hold_closed_streams(stdout=context.invoked_subcommand != "count")  # which says that it has nowhere to write to
-    if context.invoked_subcommand != "serve":  # which has a log
-        for problem in unknown_variables():
-            click.echo(f"Warning: {problem}", err=True)
+    """Prepare the streams and warn of unknown settings, before any command."""
+    replace_closed_streams(stdout=context.invoked_subcommand != "count")  # `count` reports a closed standard output
+    if context.invoked_subcommand != "serve":  # `serve` logs the warnings
+        for warning in unknown_variables():
+            click.echo(f"Warning: {warning}", err=True)
 
 
-def hold_closed_streams(stdout: bool) -> None:
-    """Puts /dev/null in the place of standard streams that are closed; of the standard output only where wanted.
+def replace_closed_streams(stdout: bool) -> None:
+    """Replace closed standard streams by /dev/null, `sys.stdout` only if `stdout` is True.
 
-    Otherwise the next files would take their descriptors, and get what libraries write for people.
+    Otherwise the next files to be opened would get their descriptors, and with them the messages of libraries.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
-    for name, wanted in (("stdout", stdout), ("stderr", True)):
-        if wanted and getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
+    for name, replace in (("stdout", stdout), ("stderr", True)):
+        if replace and getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - for as long as the process lives
 
 
 def setting_options() -> list[click.Parameter]:
-    """An option for each setting; what it accepts is checked where the environment is, too."""
+    """Return an option for each setting; `load_settings` checks the values, as those of the environment."""
     options: list[click.Parameter] = []
     for name, field in Settings.model_fields.items():
-        words = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        default = words.get("default", field.default)
+        schema = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        default = schema.get("default", field.default)
         help_text = f"{field.description} [{PREFIX}{name.upper()}; default: {default}]"
         options.append(click.Option([f"--{name.replace('_', '-')}"], metavar="VALUE", help=help_text))
     return options
 
 
-def serve(**given: Any) -> None:
-    """Serves the model over HTTP until told to stop."""
+def serve(**options: Any) -> None:
+    """Run the HTTP server until a signal stops it."""
     from florence_tagger.web.logs import configure_logs
     from florence_tagger.web.server import Server
 
-    with told(2):
-        settings = load_settings({name: value for name, value in given.items() if value is not None})
+    with exit_on_error(2):
+        settings = load_settings({name: value for name, value in options.items() if value is not None})
         read_aliases(settings.aliases)
         manifest = load_manifest(settings.model_dir)
     configure_logs(settings.log_format)
-    for problem in unknown_variables():
-        logger.warning("%s", problem)
+    for warning in unknown_variables():
+        logger.warning("%s", warning)
     Server(settings, manifest).run()
 
 
-@main.command()
+@main.command(help=COUNT_HELP)
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--json", "forms", flag_value="json", multiple=True, help="A list of objects: file, content, error.")
 @click.option("--jsonl", "forms", flag_value="jsonl", multiple=True, help="The same, a line each, as they come.")
@@ -118,7 +145,7 @@ def serve(**given: Any) -> None:
 )
 @click.option(
     "--video-count",
-    type=click.Choice([str(one) for one in VideoCount]),
+    type=click.Choice([str(video_count) for video_count in VideoCount]),
     default=VideoCount.PEAK.value,
     show_default=True,
     help="Of a video, the most in any one frame, or how many different ones pass.",
@@ -133,61 +160,54 @@ def serve(**given: Any) -> None:
 @click.option("--retry-failed", is_flag=True, help="With --resume: count again what could not be counted before.")
 @click.option("--model", help="Model folder, as FLORENCE_MODEL_DIR; not with --server.")
 @click.option("--device", help="OpenVINO device, as FLORENCE_DEVICE; not with --server.")
-def count(paths: tuple[str, ...], forms: tuple[str, ...], model: str | None, device: str | None, **given: Any) -> None:
-    """Counts the objects in pictures and videos.
-
-    PATH is a file, a folder (the pictures and videos in it, at any depth), a pattern such as 'scans/**/*.tif', or - for
-    a list of paths on the standard input, one a line.
-
-    \b
-    Exits with 0 where all files were counted,
-              1 where some were not, as one that is not there,
-              2 where nothing could be done: no such option, model or service, or no file in a folder.
-    """
+def count(
+    paths: tuple[str, ...], forms: tuple[str, ...], model: str | None, device: str | None, **options: Any
+) -> None:
+    """Check which options go together, count the objects in all files, and exit with the code in `COUNT_HELP`."""
     from florence_tagger.count.command import CountOptions, run_count  # loads OpenVINO
 
-    chosen = {name: value for name, value in (("model_dir", model), ("device", device)) if value is not None}
-    if chosen and given["server"]:
+    overrides = {name: value for name, value in (("model_dir", model), ("device", device)) if value is not None}
+    if overrides and options["server"]:
         raise click.UsageError("--model and --device are not for --server: the service has its own.")
     if len(set(forms)) > 1:
         raise click.UsageError("Only one of --json, --jsonl and --csv can be written.")
     try:
-        with told(2):
-            settings = load_settings(chosen)
-            code = run_count(CountOptions(paths, next(iter(forms), None), **given), settings)
+        with exit_on_error(2):
+            settings = load_settings(overrides)
+            code = run_count(CountOptions(paths, next(iter(forms), None), **options), settings)
     except KeyboardInterrupt:
         click.echo("Interrupted.", err=True)
         sys.exit(1)
     except OSError as exc:
-        if exc.errno == errno.EPIPE:  # nobody reads on, as with `| head`: click ends quietly then
+        if exc.errno == errno.EPIPE:  # the reader has ended, as with `| head`: click exits without a message
             raise
         click.echo(f"Error: {error_words(exc)}", err=True)
         sys.exit(1)
     sys.exit(code)
 
 
-@main.command("settings", short_help="Prints all settings as a table.")
+@main.command("settings", help=SETTINGS_HELP, short_help="Prints all settings as a table.")
 @click.option("--update", type=click.Path(path_type=Path, exists=True), help="Page whose table is made anew.")
 def print_settings(update: Path | None) -> None:
-    """Prints all settings as a table in Markdown, or writes it into a page."""
-    with told(1):
+    """Print the table of settings, or update it in a page."""
+    with exit_on_error(1):
         if update:
-            update.write_text(updated(update.read_text()))
+            update.write_text(update_page(update.read_text()))
         else:
             click.echo(settings_table(), nl=False)
 
 
-@main.command(short_help="Compares a model folder with its manifest.")
+@main.command(help=CHECK_HELP, short_help="Compares a model folder with its manifest.")
 @click.argument("model_dir", type=click.Path(path_type=Path))
 def check(model_dir: Path) -> None:
-    """Reads every file of a model folder and compares it with the folder's manifest."""
-    with told(1):
+    """Compare a model folder with its manifest."""
+    with exit_on_error(1):
         manifest = load_manifest(model_dir)
         check_hashes(manifest)
     click.echo(f"{manifest.name} ({manifest.precision}, {manifest.sha256[:12]}) is complete and unchanged.")
 
 
-@main.command(short_help="Measures this machine, and how near it is to its limits.")
+@main.command(help=BENCHMARK_HELP, short_help="Measures this machine, and how near it is to its limits.")
 @click.option("--model", type=click.Path(path_type=Path), default=DEFAULT_MODEL, help="Model folder; the bundled one.")
 @click.option("--compare", type=click.Path(path_type=Path), help="Its checkpoint, to run through PyTorch beside it.")
 @click.option("--device", help="OpenVINO device, as in FLORENCE_DEVICE.")
@@ -198,53 +218,46 @@ def check(model_dir: Path) -> None:
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of pictures; photos of 12 megapixels are made.")
 @tiles_option("Tiles a side that pictures are looked at in; the setting's.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="File for the figures.")
-def benchmark(device: str | None, tiles: Tiles | None, json_file: Path | None, **given: Any) -> None:
-    """Measures this machine: time per stage, throughput, memory, and how near that is to what the machine can do.
-
-    The FLORENCE_* variables are obeyed, but for FLORENCE_NO_REPEAT_NGRAM and FLORENCE_MAX_NEW_TOKENS; answers are never
-    taken from the cache.
-    """
+def benchmark(device: str | None, tiles: Tiles | None, json_file: Path | None, **options: Any) -> None:
+    """Run the benchmark and print its figures; write them to `json_file`, too, if there is one."""
     from florence_tagger.bench.measurements import BenchmarkOptions, report, run_benchmark  # loads OpenVINO
 
-    with told(1, (TaggerError, OSError)):
-        chosen = {"device": device, "tiles": tiles}
-        settings = load_settings({name: value for name, value in chosen.items() if value is not None})
+    with exit_on_error(1, (TaggerError, OSError)):
+        overrides = {"device": device, "tiles": tiles}
+        settings = load_settings({name: value for name, value in overrides.items() if value is not None})
         figures = run_benchmark(
-            BenchmarkOptions(**given), settings, lambda what: click.echo(f"measuring {what}", err=True)
+            BenchmarkOptions(**options), settings, lambda step: click.echo(f"measuring {step}", err=True)
         )
         if json_file:
             json_file.write_text(json.dumps(figures, indent=2) + "\n")
     report(figures)
 
 
-@main.command(short_help="Lists devices, and what stands in the way of a GPU.")
+@main.command(help=DEVICES_HELP, short_help="Lists devices, and what stands in the way of a GPU.")
 def devices() -> None:
-    """Lists the devices that OpenVINO sees, which one is used, and what stands in the way of a GPU."""
+    """Print the devices of OpenVINO, those in use, and obstacles to using a GPU."""
     from florence_tagger.doctor import check_devices  # loads OpenVINO
 
-    tell(check_devices(configured()))
+    report_checks(check_devices(load_settings_or_exit()))
 
 
-@main.command(short_help="Tells what is wrong with this installation.")
+@main.command(help=DOCTOR_HELP, short_help="Tells what is wrong with this installation.")
 def doctor() -> None:
-    """Looks at versions, devices, the model's files and a test picture, and tells what is wrong.
-
-    All FLORENCE_* variables are obeyed. Exits with 1 where something is wrong.
-    """
+    """Check the installation and print the results."""
     from florence_tagger.doctor import check_installation  # loads OpenVINO
 
-    tell(check_installation(configured()))
+    report_checks(check_installation(load_settings_or_exit()))
 
 
-def configured() -> Settings:
-    """The settings of the environment, or the end of the command."""
-    with told(2):
+def load_settings_or_exit() -> Settings:
+    """Return the settings of the environment; end the command with 2 if one is invalid."""
+    with exit_on_error(2):
         return load_settings()
 
 
 @contextmanager
-def told(code: int, kinds: tuple[type[Exception], ...] = (TaggerError,)) -> Iterator[None]:
-    """Tells an error of these kinds in the block, and ends the command with `code`."""
+def exit_on_error(code: int, kinds: tuple[type[Exception], ...] = (TaggerError,)) -> Iterator[None]:
+    """Print an error of these kinds in the block and end the command with `code`."""
     try:
         yield
     except kinds as exc:
@@ -253,14 +266,14 @@ def told(code: int, kinds: tuple[type[Exception], ...] = (TaggerError,)) -> Iter
         sys.exit(code)
 
 
-def tell(findings: Iterable[Any]) -> None:
-    """Prints findings as they are made; ends the command with 1 where one is a fault."""
+def report_checks(checks: Iterable[Any]) -> None:
+    """Print the results of checks as they come; end the command with 1 if there is a fault, else with 0."""
     marks = {True: "ok", False: "FAULT", None: ""}
-    faults = 0
-    for finding in findings:
-        click.echo(f"{marks[finding.ok]:5}  {finding.what}: {finding.text}")
-        faults += finding.ok is False
-    sys.exit(min(faults, 1))
+    num_faults = 0
+    for check in checks:
+        click.echo(f"{marks[check.ok]:5}  {check.subject}: {check.text}")
+        num_faults += check.ok is False
+    sys.exit(min(num_faults, 1))
 
 
-main.add_command(click.Command("serve", params=setting_options(), callback=serve, help=serve.__doc__))
+main.add_command(click.Command("serve", params=setting_options(), callback=serve, help=SERVE_HELP))

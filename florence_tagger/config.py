@@ -1,4 +1,4 @@
-"""All settings: their names, defaults and meaning. The only reader of the environment."""
+"""All settings with their names, defaults and descriptions. The only module that reads the environment."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -15,17 +15,17 @@ from florence_tagger.schemas import MAX_TILES
 
 PREFIX = "FLORENCE_"
 TilesField = Annotated[int, Field(ge=1, le=MAX_TILES)] | Literal["auto"]  # `Tiles` with their bounds
-SAMPLES = Path(__file__).resolve().parent / "web" / "samples"  # pictures that the bundled model counts
+SAMPLES = Path(__file__).resolve().parent / "web" / "samples"  # pictures and videos for the bundled model
 DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "ov_models" / "florence-2-tiny"
 
 
-def default(words: str) -> dict[str, JsonValue]:
-    """What a default is called where its value says little."""
-    return {"default": words}
+def default(description: str) -> dict[str, JsonValue]:
+    """Return the JSON schema of a default whose value needs a description."""
+    return {"default": description}
 
 
 class Settings(BaseSettings):
-    """Each field is an environment variable `FLORENCE_<NAME>` and an option `--<name>` of the command line."""
+    """The settings; each is an environment variable `FLORENCE_<NAME>` and an option `--<name>` of `serve`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
@@ -155,45 +155,46 @@ class Settings(BaseSettings):
 
     @field_validator("api_key")
     @classmethod
-    def without_blanks(cls, value: str) -> str:
-        """HTTP takes them off the header; files that keys are kept in often end with one."""
+    def strip_key(cls, value: str) -> str:
+        """Strip white space, which HTTP strips from the header, and with which files of keys often end."""
         return value.strip()
 
     @field_validator("device")
     @classmethod
     def upper_case(cls, value: str) -> str:
+        """Return the name of a device in upper case, as in OpenVINO."""
         return value.upper()
 
 
-def load_settings(given: Mapping[str, Any] | None = None) -> Settings:
-    """The settings of the environment, those `given` by field name going first.
+def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Return the settings of the environment, overridden by those in `overrides` by field name.
 
     Raises:
-        SettingsError: a value is not accepted; names its variable.
+        SettingsError: a value is not accepted; the text has the name of its variable.
     """
     try:
-        return Settings(**(given or {}))
+        return Settings(**(overrides or {}))
     except ValidationError as exc:
-        refusals = dict.fromkeys(refusal(error["loc"], error["input"]) for error in exc.errors())
-        raise SettingsError("; ".join(refusals)) from None
+        messages = dict.fromkeys(setting_error(error["loc"], error["input"]) for error in exc.errors())
+        raise SettingsError("; ".join(messages)) from None
 
 
-def refusal(place: tuple[int | str, ...], value: Any) -> str:
-    """What is wrong with a setting, and what is accepted; never the key's value."""
-    name = str(place[0])
+def setting_error(location: tuple[int | str, ...], value: Any) -> str:
+    """Return the message for an invalid setting: its value, except that of the key, and the accepted values."""
+    name = str(location[0])
     schema = Settings.model_json_schema()["properties"].get(name)
     rule = f"accepted is {accepted(schema)}" if schema else "there is no such setting"
     return f"{PREFIX}{name.upper()}={'…' if name == 'api_key' else value}: {rule}"
 
 
 def unknown_variables() -> list[str]:
-    """What is wrong with the variables of the environment that look like settings and are none."""
+    """Return a message for each environment variable with the prefix of the settings that is no setting."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     names = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
-    return [f"{name} is no setting{meant(name.upper(), known)}" for name in names]
+    return [f"{name} is no setting{suggestion(name.upper(), known)}" for name in names]
 
 
-def meant(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence: the known name that is most like another, if any is."""
-    likely = get_close_matches(name, known, n=1, cutoff=0.8)
-    return f"; is {likely[0]} meant?" if likely else "."
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence: the most similar known name, if there is one."""
+    matches = get_close_matches(name, known, n=1, cutoff=0.8)
+    return f"; is {matches[0]} meant?" if matches else "."

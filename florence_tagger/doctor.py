@@ -1,4 +1,4 @@
-"""What an operator asks when something is wrong: versions, devices, why not the GPU, model files, a test picture."""
+"""Checks of an installation: versions, devices, obstacles to using a GPU, model files, a test picture."""
 
 import logging
 import os
@@ -31,19 +31,21 @@ DRIVER_HINT = "install intel-opencl-icd and libze-intel-gpu1 (Debian, Ubuntu), i
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        ok: True is well, False is a fault, None is for information.
+        subject: of the check.
+        ok: True if it passed, False for a fault, None for mere information.
+        text: the result in words.
     """
 
-    what: str
+    subject: str
     ok: bool | None
     text: str
 
 
 def check_installation(settings: Settings, core: Any = CORE) -> Iterator[Check]:
-    """Looks at everything a service with these settings needs, the quickest first."""
+    """Check everything that a service with these settings needs, and yield the results; quick checks come first."""
     yield Check("florence_tagger", None, f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
     yield Check("libraries", None, ", ".join(f"{name} {version(name)}" for name in LIBRARIES))
     yield from check_devices(settings, core)
@@ -62,35 +64,35 @@ def check_installation(settings: Settings, core: Any = CORE) -> Iterator[Check]:
         yield from try_model(manifest, settings, core)
     except TaggerError as exc:
         yield Check("model", False, str(exc))
-    except Exception:  # a driver that fails is what this command is for
+    except Exception:  # failing drivers are what this command diagnoses
         logger.exception("the model could not be tried")
         yield Check("model", False, "it can't be tried: OpenVINO or a driver reports an error, and the log has it")
 
 
 def check_devices(settings: Settings, core: Any = CORE) -> Iterator[Check]:
-    """What OpenVINO sees, what these settings would use, and what stands in the way of a GPU."""
-    found = find_devices(core)
-    for device in found:
+    """Yield the devices of OpenVINO, those that these settings use, and obstacles to using a GPU."""
+    devices = find_devices(core)
+    for device in devices:
         yield Check(device.name, None, f"{device.full_name}; {', '.join(device.capabilities)}")
     try:
-        chosen = choose_device(settings.device, [device.name for device in found])
+        chosen = choose_device(settings.device, [device.name for device in devices])
         fallback = f", and {chosen[1]} for what does not compile there" if len(chosen) > 1 else ""
         yield Check("in use", True, f"{chosen[0]}{fallback} (FLORENCE_DEVICE={settings.device})")
     except TaggerError as exc:
         yield Check("in use", False, str(exc))
-    if not any(device.name.startswith("GPU") for device in found):
+    if not any(device.name.startswith("GPU") for device in devices):
         for reason in gpu_obstacles():
             yield Check("no GPU", None, reason)
 
 
 def gpu_obstacles(nodes: Path = RENDER_NODES, vendors: Path = OPENCL_VENDORS) -> list[str]:
-    """Why OpenVINO may not see an Intel GPU, as far as files tell."""
-    render = sorted(nodes.glob("renderD*")) if nodes.is_dir() else []
-    if not render:
+    """Return reasons why OpenVINO may not find an Intel GPU, as far as device and driver files show them."""
+    render_nodes = sorted(nodes.glob("renderD*")) if nodes.is_dir() else []
+    if not render_nodes:
         return [f"{nodes} has no render node: no GPU, or the container was started without --device {nodes}"]
     reasons = [
         f"{node} may not be opened: add the user to its group (id {node.stat().st_gid}; --group-add in a container)"
-        for node in render
+        for node in render_nodes
         if not os.access(node, os.R_OK | os.W_OK)
     ]
     if not (vendors.is_dir() and any(vendors.glob("*intel*"))):
@@ -99,26 +101,26 @@ def gpu_obstacles(nodes: Path = RENDER_NODES, vendors: Path = OPENCL_VENDORS) ->
 
 
 def try_model(manifest: ModelManifest, settings: Settings, core: Any = CORE) -> Iterator[Check]:
-    """Loads the model, tests its device, and counts what is in a sample picture."""
+    """Load the model, test its device and count the objects in a sample picture; yield the results."""
     started = time.perf_counter()
     florence2 = load_model(manifest, settings, core)
-    loading = time.perf_counter() - started
+    loading_seconds = time.perf_counter() - started
     if florence2.device_test is not None:
         yield Check("self-test", florence2.device_test.passed, str(florence2.device_test))
-    yield try_picture(florence2, settings, loading)
+    yield try_picture(florence2, settings, loading_seconds)
 
 
-def try_picture(florence2: Florence2, settings: Settings, loading: float) -> Check:
-    """Counts what is in a sample picture."""
+def try_picture(florence2: Florence2, settings: Settings, loading_seconds: float) -> Check:
+    """Count the objects in a sample picture, and compare the counts with those of the CPU if another device is used."""
     manifest, started = florence2.manifest, time.perf_counter()
     frame = open_picture(SAMPLE.read_bytes(), manifest.image_size, settings.max_pixels)
     counts = count_detections(florence2.detect(frame).detections)
     seconds = time.perf_counter() - started
-    places = ", ".join(f"{name} on {device}" for name, device in florence2.devices.items())
-    said = f"{SAMPLE.name} has {counts}, in {seconds:.2f} s; loaded in {loading:.1f} s; {places}"
+    devices = ", ".join(f"{name} on {device}" for name, device in florence2.devices.items())
+    text = f"{SAMPLE.name} has {counts}, in {seconds:.2f} s; loaded in {loading_seconds:.1f} s; {devices}"
     if set(florence2.devices.values()) == {"CPU"}:
-        return Check("test picture", True, said)
-    exact = load_model(manifest, settings.model_copy(update={"device": "CPU", "precision": "f32"}))
-    expected = count_detections(exact.detect(frame).detections)
-    same = counts == expected
-    return Check("test picture", same, said + ("; the CPU says the same" if same else f"; the CPU says {expected}"))
+        return Check("test picture", True, text)
+    reference = load_model(manifest, settings.model_copy(update={"device": "CPU", "precision": "f32"}))
+    expected = count_detections(reference.detect(frame).detections)
+    equal = counts == expected
+    return Check("test picture", equal, text + ("; the CPU says the same" if equal else f"; the CPU says {expected}"))

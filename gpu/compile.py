@@ -21,7 +21,7 @@ import click
 from deploy.debian import ROOT
 from florence_tagger.errors import TaggerError
 from florence_tagger.florence.manifest import MANIFEST
-from florence_tagger.settings_table import replaced
+from florence_tagger.settings_table import replace_section
 from gpu.compilation import Result, read_result
 from gpu.emulation import SetupError
 from gpu.models import GEOMETRIES, PRECISIONS, VARIANTS, Variant, hash_of, make_folder, sources
@@ -138,7 +138,7 @@ def main(
         results = list(compile_all(wanted_chips, variants, seconds))
         text = tables(results, wanted_chips, variants, made_with(set_up_driver()))
         if update:
-            update.write_text(replaced(update.read_text(), BEGIN, END, text))
+            update.write_text(replace_section(update.read_text(), BEGIN, END, text))
         else:
             click.echo(text, nl=False)
     except (SetupError, TaggerError, subprocess.CalledProcessError) as exc:

@@ -48,12 +48,12 @@ def test_damaged_models_are_a_fault(tmp_path: Path) -> None:
     content[1000] ^= 1
     (tmp_path / "model" / "decoder.bin").write_bytes(content)
     findings = list(check_installation(load_settings({"model_dir": tmp_path / "model"})))
-    assert [finding.what for finding in findings if finding.ok is False] == ["model"]
+    assert [finding.subject for finding in findings if finding.ok is False] == ["model"]
     assert "decoder.bin is not the file" in findings[-1].text
 
 
 def test_a_machine_with_a_gpu() -> None:
-    findings = {finding.what: finding for finding in check_installation(load_settings(), FakeCore(["CPU", "GPU"]))}
+    findings = {finding.subject: finding for finding in check_installation(load_settings(), FakeCore(["CPU", "GPU"]))}
     assert findings["in use"].text.startswith("GPU, and CPU for what does not compile there")
     assert "vision on GPU, decoder on GPU, encoder on GPU" in findings["test picture"].text
     assert "no GPU" not in findings
@@ -68,7 +68,7 @@ def test_a_device_that_fails_while_it_works_is_a_fault(
 
     monkeypatch.setattr(doctor, "load_model", fail)
     last = list(check_installation(load_settings()))[-1]
-    assert (last.ok, last.what) == (False, "model")
+    assert (last.ok, last.subject) == (False, "model")
     assert last.text == "it can't be tried: OpenVINO or a driver reports an error, and the log has it"
     assert "CL_OUT_OF_RESOURCES" in caplog.text
 
