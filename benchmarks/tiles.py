@@ -263,8 +263,8 @@ def memory(tagger: Tagger, number: int, seed: int) -> None:
     files = {"PNG": png(pixels), "JPEG": to_jpeg(pixels)}
     del pixels
     for name, file in files.items():
-        confinement = SandboxLimits(DecodeOptions(LARGE_INPUT, HUGE_SIDE**2, reduced=True), int(600e6), 300)
-        decoders = DecoderPool(1, confinement)
+        limits = SandboxLimits(DecodeOptions(LARGE_INPUT, HUGE_SIDE**2, reduced=True), int(600e6), 300)
+        decoders = DecoderPool(1, limits)
         try:
             while not decoders.pids:
                 time.sleep(0.05)

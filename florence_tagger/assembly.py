@@ -17,10 +17,10 @@ MAX_DECODERS = 8  # unless the settings say otherwise
 
 def start_decoder_pool(settings: Settings, image_size: tuple[int, int]) -> DecoderPool:
     """The processes that decode, for a model's input of `image_size` (height, width)."""
-    limits = DecodeOptions(image_size, settings.max_pixels, settings.max_pages, settings.reduced_decoding)
-    confinement = SandboxLimits(limits, int(settings.decoder_memory_mb * 1e6), settings.document_seconds)
+    options = DecodeOptions(image_size, settings.max_pixels, settings.max_pages, settings.reduced_decoding)
+    limits = SandboxLimits(options, int(settings.decoder_memory_mb * 1e6), settings.document_seconds)
     processes = settings.decoder_processes or min(os.cpu_count() or 1, MAX_DECODERS)
-    return DecoderPool(processes, confinement)
+    return DecoderPool(processes, limits)
 
 
 def build_pipeline(

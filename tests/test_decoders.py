@@ -220,8 +220,8 @@ def test_files_are_handed_over_whole(decoders: DecoderPool) -> None:
 
 
 def test_two_files_at_a_time_do_not_mix() -> None:
-    confinement = SandboxLimits(DecodeOptions(SIZE, 10**8), 600_000_000, 60)
-    pool = DecoderPool(2, confinement)
+    limits = SandboxLimits(DecodeOptions(SIZE, 10**8), 600_000_000, 60)
+    pool = DecoderPool(2, limits)
     try:
         one = pool.frames(video("mp4", "libx264"), Sampling(), RequestContext.within(30))
         two = pool.frames(SCENE, Sampling(), RequestContext.within(30))

@@ -116,7 +116,7 @@ class Directory:
         return self.width, self.height
 
 
-def layout_of(head: bytes) -> Layout | None:
+def parse_layout(head: bytes) -> Layout | None:
     """Return the layout of a file by its first 16 bytes; None if it is not built like a TIFF."""
     byte_order = BYTE_ORDERS.get(head[:2])
     if byte_order is None or len(head) < 8:
@@ -168,7 +168,7 @@ def directory_chain(file: IO[bytes], layout: Layout) -> Iterator[Directory]:
         offset = directory.next_offset
 
 
-def with_sub_directories(directories: Iterable[Directory]) -> Iterator[Directory]:
+def include_sub_directories(directories: Iterable[Directory]) -> Iterator[Directory]:
     """Yield directories and all their subdirectories, breadth first, each once."""
     waiting, visited = deque(directories), set[int]()
     while waiting and len(visited) < MAX_SUB_DIRECTORIES:

@@ -146,14 +146,14 @@ def find_format(head: bytes) -> Format:
     """
     for signature, file_format in SIGNATURES:
         if signature.match(head):
-            return brand_of(head, file_format) if head[4:8] == b"ftyp" else file_format
+            return format_by_brand(head, file_format) if head[4:8] == b"ftyp" else file_format
     accepted = ", ".join(ACCEPTED)
     raise DocumentError(
         f"The file is not a picture or video that can be read: it {looks_like(head)}; accepted are {accepted}."
     )
 
 
-def brand_of(head: bytes, default: Format) -> Format:
+def format_by_brand(head: bytes, default: Format) -> Format:
     """Return the format by the brands of an ISO base media file: its major brand, else its compatible ones."""
     size = int.from_bytes(head[:4], "big")
     compatible = {head[offset : offset + 4] for offset in range(16, min(size, len(head)), 4)}

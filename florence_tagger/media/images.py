@@ -176,7 +176,7 @@ def open_checked(file: IO[bytes], format_name: str, options: DecodeOptions) -> I
 
 @contextmanager
 def translate_errors(format_name: str) -> Iterator[None]:
-    """Raise DocumentError for errors that a decoder raises in the block for a file of this format."""
+    """Translate errors that a decoder raises in the block for a file of this format to DocumentError."""
     try:
         yield
     except DECODER_ERRORS as exc:

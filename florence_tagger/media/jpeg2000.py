@@ -31,7 +31,7 @@ def read_jpeg_2000(file: IO[bytes]) -> Jpeg2KImageFile:
     file.seek(0)
     picture = Jpeg2KImageFile(file)
     if b"pclr" in boxes and picture.mode in ("L", "P", "PA"):
-        colors = palette_of(boxes)
+        colors = read_palette(boxes)
         picture._mode = "PA" if picture.mode == "PA" else "P"
         picture.palette = ImagePalette.ImagePalette(PALETTE_MODES[colors.shape[1]], colors.tobytes())
         picture.palette.dirty = 1
@@ -53,7 +53,7 @@ def header_boxes(file: IO[bytes]) -> dict[bytes, bytes]:
     return {}
 
 
-def palette_of(boxes: dict[bytes, bytes]) -> UInt8Array:
+def read_palette(boxes: dict[bytes, bytes]) -> UInt8Array:
     """Return the colors of a palette, uint8 (256, 3 or 4), indexed by the samples as Pillow scales them to 8 bits."""
     columns = palette_columns(boxes[b"pclr"])
     if b"cmap" in boxes:  # for each channel: component, mapping type (1: by the palette), and palette column

@@ -8,7 +8,7 @@ import struct
 
 from PIL import Image
 
-from florence_tagger.media.directories import CLASSIC, ORIENTATION, layout_of
+from florence_tagger.media.directories import CLASSIC, ORIENTATION, parse_layout
 
 UPRIGHT = 1
 MIN_SWAPPED = 5  # EXIF orientations from here on exchange width and height
@@ -39,7 +39,7 @@ def stated_orientation(picture: Image.Image, default: int = UPRIGHT) -> int:
 def exif_orientation(exif: bytes) -> int | None:
     """Return the orientation that EXIF data state, even if the rest of them is invalid; None if they state none."""
     data = re.sub(rb"^(?:Exif\0\0)+", b"", exif)
-    layout = layout_of(data[:16])
+    layout = parse_layout(data[:16])
     if layout is None or layout.magic != CLASSIC or len(data) < layout.first_offset + 2:
         return None
     (num_entries,) = struct.unpack_from(layout.byte_order + "H", data, layout.first_offset)

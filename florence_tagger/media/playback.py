@@ -68,7 +68,7 @@ class SeekingDecoder:
         while self._frames or self._decode_packet():
             if not self._frames:
                 continue
-            # No reference is kept: if one were, ffmpeg would have to copy a GIF's picture before drawing on it.
+            # No reference is kept: if one were, FFmpeg would have to copy a GIF's picture before drawing on it.
             frame = self._frames.pop(0)
             if not self._is_valid(frame):
                 return None

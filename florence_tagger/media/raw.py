@@ -1,4 +1,4 @@
-"""Raw photos -> the JPEG preview that is processed in their place.
+"""Raw photos -> the JPEG preview that is processed instead.
 
 Sensor data are not developed here. Cameras store a JPEG with them, often of the photo's own size, which is what viewers
 show. A small one would lose objects, so a photo without a large preview is refused. The offset of the JPEG differs
@@ -21,9 +21,9 @@ from florence_tagger.media.directories import (
     Directory,
     directory_chain,
     file_size,
-    layout_of,
+    include_sub_directories,
+    parse_layout,
     read_directory,
-    with_sub_directories,
 )
 from florence_tagger.media.formats import CR3, TIFF, Format
 from florence_tagger.media.orientation import UPRIGHT
@@ -97,7 +97,7 @@ def is_raw(file: IO[bytes]) -> bool:
     file.seek(PHASE_ONE)
     if file.read(4) in (b"IIII", b"MMMM"):
         return True
-    return any(is_sensor(item) or SENSOR_TAGS & item.entries.keys() for item in directories_of(file))
+    return any(is_sensor(item) or SENSOR_TAGS & item.entries.keys() for item in read_directories(file))
 
 
 def open_preview(file: IO[bytes], file_format: Format) -> tuple[BytesIO, int]:
@@ -138,7 +138,7 @@ def read_photo(file: IO[bytes], file_format: Format) -> Photo:
         return Photo(file_format.name, fujifilm_sizes(file))
     if file_format == CR3:
         return read_canon_photo(file)
-    directories = directories_of(file)
+    directories = read_directories(file)
     first = directories[:1]
     sensors = [directory for directory in directories if is_sensor(directory)]
     canon = [directory for directory in directories if CANON_SLICES in directory.entries]
@@ -152,14 +152,14 @@ def read_photo(file: IO[bytes], file_format: Format) -> Photo:
     return Photo(kind_name(file_format, directories), sizes, orientation, tuple(ranges))
 
 
-def directories_of(file: IO[bytes]) -> list[Directory]:
+def read_directories(file: IO[bytes]) -> list[Directory]:
     """Return the directories of a file that is built like a TIFF, as far as they can be read."""
     file.seek(0)
-    layout = layout_of(file.read(16))
+    layout = parse_layout(file.read(16))
     directories: list[Directory] = []
     with suppress(EOFError):
         directories.extend(islice(directory_chain(file, layout), MAX_DIRECTORIES) if layout else ())
-    return list(with_sub_directories(directories))
+    return list(include_sub_directories(directories))
 
 
 def is_sensor(directory: Directory) -> bool:
@@ -218,7 +218,7 @@ def read_canon_photo(file: IO[bytes]) -> Photo:
     """Return the metadata of a CR3, which are in a directory in a box."""
     file.seek(0)
     inner = BytesIO(file.read(CANON_HEAD).partition(CANON_BOX)[2])
-    first = next(iter(directories_of(inner)), None)
+    first = next(iter(read_directories(inner)), None)
     if first is None:
         return Photo(CR3.name, [])
     return Photo(CR3.name, [first.size], first.integer(ORIENTATION, UPRIGHT))

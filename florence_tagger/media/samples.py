@@ -100,12 +100,12 @@ def read_samples(file: IO[bytes], directory: Directory) -> Image.Image:
 
     with TiffFile(file, name="page") as tiff:
         page = tiff.pages.first
-        samples = samples_of(directory, page)
+        samples = parse_samples(directory, page)
         read = read_interleaved if page.shaped[0] == 1 else read_planar
         return read(page, samples, value_range(page, samples))
 
 
-def samples_of(directory: Directory, page: "TiffPage") -> Samples:
+def parse_samples(directory: Directory, page: "TiffPage") -> Samples:
     """Return the format of the samples that a directory describes; raise ValueError if it is unknown."""
     photometric = directory.integer(262)
     if photometric == YCBCR and directory.integer(259) in JPEGS:
@@ -118,12 +118,12 @@ def samples_of(directory: Directory, page: "TiffPage") -> Samples:
         extra = (UNASSOCIATED,)  # as in Pillow
     alpha = extra[0] if extra[:1] in ((PREMULTIPLIED,), (UNASSOCIATED,)) else 0
     if num_samples < NUM_COLORS[photometric] + bool(alpha):
-        raise ValueError("fewer samples than a colour has")
-    palette = palette_of(directory) if photometric == PALETTE else np.empty((0, 3), np.uint8)
+        raise ValueError("fewer samples than a color has")
+    palette = read_palette(directory) if photometric == PALETTE else np.empty((0, 3), np.uint8)
     return Samples(photometric, directory.integer(258, 1), page.dtype.kind, alpha, palette)
 
 
-def palette_of(directory: Directory) -> UInt8Array:
+def read_palette(directory: Directory) -> UInt8Array:
     """Return the colors of a palette, which are stored in 16 bits, by some programs in 8."""
     colors = np.array(directory.integers(320)).reshape(3, -1).T
     return (colors // (256 if colors.max() > 255 else 1)).astype(np.uint8)
@@ -187,7 +187,7 @@ def read_planar(page: "TiffPage", samples: Samples, black_white: Range) -> Image
 
 
 def bands(page: "TiffPage") -> Iterator[tuple[Rows, int, int, int]]:
-    """Yield bands of some rows: samples (rows, columns, samples), index of the first sample, x and y."""
+    """Yield bands of rows: samples (rows, columns, samples), the index of the first sample, x and y."""
     for segment, (sample, _, top, x, _), _ in page.segments(maxworkers=1):
         if segment is None:
             raise ValueError("a strip or tile is missing")

@@ -25,9 +25,9 @@ from florence_tagger.media.directories import (
     Directory,
     directory_chain,
     file_size,
-    layout_of,
+    include_sub_directories,
+    parse_layout,
     read_at,
-    with_sub_directories,
 )
 from florence_tagger.media.limits import DecodeOptions, check_pixels
 from florence_tagger.media.orientation import apply_orientation
@@ -83,7 +83,7 @@ def directories_and_pages(file: IO[bytes], max_pages: int) -> tuple[list[Directo
     Raises:
         DocumentError: there is no page, or there are too many.
     """
-    layout = layout_of(read_at(file, 0, 16))
+    layout = parse_layout(read_at(file, 0, 16))
     directories: list[Directory] = []
     pages: list[Directory] = []
     for directory in directory_chain(file, layout) if layout else ():
@@ -106,7 +106,7 @@ def is_reduced(directory: Directory) -> bool:
 
 def full_size_pages(directories: list[Directory]) -> list[Directory]:
     """Return the pages of a file whose directories are all reduced: full-size subdirectories, or the only directory."""
-    everything = with_sub_directories(directories)
+    everything = include_sub_directories(directories)
     pages = [directory for directory in everything if not is_reduced(directory) and all(directory.size)]
     return pages or (directories if len(directories) == 1 else [])
 
@@ -202,7 +202,7 @@ def pillow_supports(page: Directory) -> bool:
 
 
 class PageCopy:
-    """A copy of a TIFF in memory that is made a file of one of its pages after the other."""
+    """In-memory copy of a TIFF that is rewritten as a file of one page, for one page after another."""
 
     def __init__(self, file: IO[bytes], copy: IO[bytes]) -> None:
         file.seek(0)

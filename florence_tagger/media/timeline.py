@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
-# Codecs with hierarchical B-frames, for which ffmpeg computes wrong times if the container has none of its own (AVI).
+# Codecs with hierarchical B-frames, for which FFmpeg computes wrong times if the container has none (AVI).
 HIERARCHICAL_CODECS = ("h264", "hevc")
 
 # Consecutive packets that may have no displayed frame without harm: those before the first key frame of an open GOP
@@ -26,7 +26,7 @@ HIERARCHICAL_CODECS = ("h264", "hevc")
 MAX_HIDDEN_FRAMES = 8
 
 MIN_KNOWN_SHARE = 0.75  # of packets that have a time, for the container's times to be used
-MAX_DELAY_PACKETS = 64  # upper bound of the packets until the first frame is returned; ffmpeg keeps some per thread
+MAX_DELAY_PACKETS = 64  # upper bound of the packets until the first frame is returned; FFmpeg keeps some per thread
 
 VP8_SHOW_FRAME = 0x10  # flag in a packet's first byte: its frame is displayed (RFC 6386, section 9.1)
 MAX_GAP_S = 600  # between frames; a longer one is an error of the recorder's clock

@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 PACKAGE_ROOT = Path(__file__).resolve().parents[3]  # import path of this package for the child process
 MAX_MESSAGE_BYTES = 100_000  # frame fields and reasons are short
 
-# Of glibc (mallopt(3)): one heap, which keeps what a photo of twelve megapixels took, so that the next photo does not
-# request its memory from the system page by page. That is a quarter of the time (`python -m benchmarks.media`).
+# Settings of glibc (mallopt(3)): one heap, which keeps the memory of a photo of twelve megapixels, so that the next one
+# does not request it from the system page by page. That saves a quarter of the time (`python -m benchmarks.media`).
 MALLOC_SETTINGS = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2),  # Pillow allocates blocks of 16 MiB
