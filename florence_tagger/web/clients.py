@@ -1,4 +1,4 @@
-"""Whether a client still waits for its answer."""
+"""Detection of clients that have closed the connection of a request."""
 
 import select
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ ENDED = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 
 def is_gone(environ: Mapping[str, Any]) -> bool:
-    """Whether the client of a request has closed its connection, as far as the server's socket tells."""
+    """Return True if the client of a request has closed its connection, as far as the server's socket shows."""
     connection = environ.get("gunicorn.socket")
     if connection is None:
         return False

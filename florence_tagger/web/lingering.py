@@ -1,4 +1,4 @@
-"""Connections that are answered and still sent to: closed at once, a client that uploads would lose its answer."""
+"""Lingering close of answered connections: if closed at once, a client that still uploads would lose its answer."""
 
 import socket
 import time
@@ -10,17 +10,17 @@ PART = 65536  # bytes that are read at a time
 
 
 class Lingering:
-    """Reads such connections, and throws away what comes, in the events of `poller`; for its thread alone."""
+    """Connections whose input is read and discarded, on the events of `poller`; used by its thread only."""
 
     def __init__(self, poller: BaseSelector) -> None:
         self._poller = poller
         self._ends: dict[socket.socket, tuple[float, float]] = {}  # without another byte, and in all; first ends first
 
     def add(self, client: socket.socket) -> None:
-        """Tells a client that its answer is complete, and reads on.
+        """Shut down the sending side of a connection, and continue to read.
 
         Raises:
-            OSError, ValueError: it is gone already.
+            OSError, ValueError: the client has disconnected.
         """
         client.setblocking(False)
         client.shutdown(socket.SHUT_WR)
@@ -29,7 +29,7 @@ class Lingering:
         self._ends[client] = (now + IDLE_SECONDS, now + ALL_SECONDS)
 
     def end(self, most: int) -> None:
-        """Closes those that have been silent for long enough, and the most silent of more than `most`."""
+        """Close the connections that are idle for too long, and the longest idle ones of more than `most`."""
         now = time.monotonic()
         for client, (idle, _) in list(self._ends.items()):
             if idle > now and len(self._ends) <= most:

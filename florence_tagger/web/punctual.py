@@ -1,4 +1,4 @@
-"""How long a thread waits for a client: for what it sends, and until it takes its answer."""
+"""Time limits of a client: for sending a request, and for receiving its answer."""
 
 import socket
 import time
@@ -19,22 +19,23 @@ SMALL_BODY = 1_000_000  # bytes
 
 
 class TooLateError(NoMoreData, TimeoutError):  # type: ignore[misc]
-    """A request did not arrive in time: to gunicorn the end of it, to the application a timeout."""
+    """A request did not arrive in time: the end of the data for gunicorn, a timeout for the application."""
 
 
 class PunctualUnreader(SocketUnreader):  # type: ignore[misc]
-    """Reads a connection as long as each request on it comes in time, and fast enough to be worth a thread."""
+    """Reader of a connection with a deadline and a minimum rate for each request."""
 
     _began = _deadline = 0.0
     _received = 0
 
     def expect(self, seconds: float) -> None:
-        """Begins the time of a request, in which all of it must arrive."""
+        """Start the time in which the whole request must arrive."""
         self._began = time.monotonic()
         self._deadline = self._began + seconds
         self._received = 0
 
     def chunk(self, size_hint: int | None = None) -> bytes:
+        """Return the next bytes; raise TooLateError if they do not arrive in time."""
         until = min(self._deadline, self._began + START_SECONDS + self._received / SLOWEST)
         own = self.sock.gettimeout()
         try:
@@ -51,10 +52,10 @@ class PunctualUnreader(SocketUnreader):  # type: ignore[misc]
 def call(
     application: Callable[..., Iterable[bytes]], environ: Mapping[str, Any], start_response: Callable[..., Any]
 ) -> Iterable[bytes]:
-    """Calls an application; its client reads in time or is left.
+    """Call an application with time limits for sending its answer.
 
-    A request whose body has not arrived when it is refused is the last of its connection: gunicorn would wait for the
-    rest to keep the connection, for which a thread waits as long as the client likes.
+    A request that is refused before its body has arrived is the last one on its connection: to keep the connection,
+    gunicorn would block a thread until the client has sent the rest.
     """
     connection = environ["gunicorn.socket"]
     connection.settimeout(PIECE_SECONDS)  # for the headers
@@ -68,7 +69,7 @@ def call(
 
 
 def in_time(answer: Iterable[bytes], connection: socket.socket) -> Iterator[bytes]:
-    """An answer in pieces, for each of which gunicorn waits a while until the client takes it."""
+    """Yield an answer in pieces, with a timeout on the socket for sending each of them."""
     until = time.monotonic() + ANSWER_SECONDS
     try:
         for part in answer:
@@ -81,7 +82,7 @@ def in_time(answer: Iterable[bytes], connection: socket.socket) -> Iterator[byte
 
 
 def is_read(reader: Any) -> bool:
-    """Whether nothing of a body is left to come; what is left of a small one is read if it has arrived already."""
+    """Return True if a body is read completely; the rest of a small one is read if it has already arrived."""
     if not isinstance(reader, LengthReader):
         return not (isinstance(reader, ChunkedReader) and reader.parser is not None)
     if 0 < reader.length <= SMALL_BODY and isinstance(reader.unreader, PunctualUnreader):

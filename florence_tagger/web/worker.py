@@ -1,8 +1,8 @@
-"""gunicorn's threaded worker, made safe from clients that send or read slowly, and watchful of the model.
+"""The threaded worker of gunicorn, protected from clients that send or read slowly, with a watchdog for the model.
 
-As it comes, a thread waits for a client's first byte, for its body without end, and up to five seconds more for a body
-that nobody reads; and the one thread that accepts connections waits up to two seconds to close one. A few hundred slow
-clients stop it from answering anything, health checks included.
+Without this protection, a thread waits for a client's first byte, for its body without a limit, and up to five seconds
+more for an unread body; and the only thread that accepts connections waits up to two seconds to close one. Then a few
+hundred slow clients block all answers, health checks included.
 """
 
 import errno
@@ -53,7 +53,7 @@ WORDS_OF_FAULT = {
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """A worker that, told to stop, answers every request it has with what is done by then.
+    """A worker that answers all accepted requests before it stops, with the documents done by then.
 
     Its application has `settings`, `watch`, which is called about once a second, and `close`.
     """
@@ -63,22 +63,23 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._scarce_until = 0.0
 
     def load_wsgi(self) -> None:
+        """Load the application, and limit the time for sending its answers."""
         super().load_wsgi()
         self.wsgi: Any = partial(call, self.wsgi)
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
-        """The threads for all but probes; called once, after the fork."""
+        """Return the threads for all requests but probes; called once, after the fork."""
         self._probes = ThreadPoolExecutor(PROBE_THREADS)
         pool: ThreadPoolExecutor = super().get_thread_pool()
         return pool
 
     def run(self) -> None:
-        """Treats connections until it is told to stop."""
+        """Handle connections until a signal stops the worker."""
         self._lingering = Lingering(self.poller)
         super().run()
 
     def notify(self) -> None:
-        """gunicorn's sign of life, in its main thread."""
+        """Send the heartbeat of gunicorn, close connections and watch the model; called in the main thread."""
         super().notify()
         # Here and not where they come: a connection must not be closed while its event may be about to be treated.
         scarce = time.monotonic() < self._scarce_until
@@ -87,7 +88,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.app.watch()
 
     def accept(self, listener: socket.socket) -> None:
-        """Takes a connection, which waits in no thread until it has sent something."""
+        """Accept a connection; it occupies no thread until it has sent data."""
         try:
             client, address = listener.accept()
         except OSError as exc:
@@ -104,21 +105,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.poller.register(client, EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Called before each wait for events, so that a pause ends by itself."""
+        """Enable accepting unless it pauses; called before each wait for events, so that a pause ends by itself."""
         super().set_accept_enabled(enabled and time.monotonic() >= self._scarce_until)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        """Waits no longer than a pause of accepting lasts: nothing else would wake it then."""
+        """Wait for events, but not beyond the end of a pause of accepting, which causes no event."""
         pause = self._scarce_until - time.monotonic()
         super().wait_for_and_dispatch_events(min(timeout, pause) if pause > 0 else timeout)
 
     def enqueue_req(self, conn: TConn) -> None:
-        """Has a request treated; probes in threads of their own, so that they wait behind nothing."""
+        """Submit a request to the threads; probes have threads of their own, so that they never queue."""
         done = (self._probes if is_probe(conn) else self.tpool).submit(self.handle, conn)
         done.add_done_callback(lambda future: self.method_queue.defer(self.finish_request, conn, future))
 
     def handle(self, conn: TConn) -> Any:
-        """Treats a request, in a thread; what it sends must come in time."""
+        """Handle a request in a thread, with a time limit for its arrival."""
         conn.init()
         if not isinstance(conn.parser.unreader, PunctualUnreader):
             conn.parser.unreader = PunctualUnreader(conn.sock)
@@ -126,7 +127,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return super().handle(conn)
 
     def handle_request(self, req: Any, conn: TConn) -> bool:
-        """Whether the connection is kept; one whose client does not take its answer is not."""
+        """Handle a parsed request; return True to keep the connection, False if the client does not read its answer."""
         try:
             return bool(super().handle_request(req, conn))
         except TimeoutError:
@@ -134,7 +135,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             return False
 
     def finish_request(self, conn: TConn, done: "Future[Any]") -> None:
-        """Keeps a connection for further requests, or closes it without waiting for its client."""
+        """Keep a connection for further requests, or close it without waiting for its client."""
         if done.cancelled() or done.exception() is not None or done.result():
             super().finish_request(conn, done)
             return
@@ -145,15 +146,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             conn.close()
 
     def _end_silent(self) -> None:
-        """Closes the oldest of too many connections that have not sent anything."""
+        """Close the oldest connections without data if there are too many."""
         for conn in islice(self.pending_conns, max(len(self.pending_conns) - self.worker_connections // 2, 0)):
             conn.timeout = 0
         self.murder_pending()
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
-        """Answers what is no request, or a fault of ours, by its kind alone.
+        """Answer a request that can't be parsed, or an internal error; log its type only.
 
-        gunicorn logs and sends back what it could not read: of a body longer than its header says, that is a document.
+        By default gunicorn logs and returns the unparsable bytes, which are a document if a body is longer than its
+        header says.
         """
         kind = type(exc).__name__
         if is_of_client(exc):
@@ -167,20 +169,20 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             client.sendall(error_answer(status))
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM: requests may finish, for a while; in the last third what still waits is given up."""
+        """Handle SIGTERM: finish requests; after two thirds of the time, abort those that still wait."""
         super().handle_exit(sig, frame)
         timer = threading.Timer(self.app.settings.stop_seconds * 2 / 3, self.app.close)
         timer.daemon = True
         timer.start()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """SIGINT and SIGQUIT: what waits is given up at once."""
+        """Handle SIGINT and SIGQUIT: abort waiting requests at once."""
         super().handle_exit(sig, frame)
         threading.Thread(target=self.app.close, daemon=True).start()
 
 
 def is_probe(conn: TConn) -> bool:
-    """Whether a connection has all of a probe's head to read, and room for its answer: no thread has to wait for it."""
+    """Return True if the complete head of a probe has arrived and its answer can be sent without blocking."""
     if conn.parser is not None and conn.parser.unreader.buf.getvalue():  # a request that was sent ahead
         return False
     try:
@@ -191,20 +193,20 @@ def is_probe(conn: TConn) -> bool:
 
 
 def has_room(client: socket.socket) -> bool:
-    """Whether a short answer can be sent without waiting."""
+    """Return True if a short answer can be sent without blocking."""
     poll = select.poll()
     poll.register(client, select.POLLOUT)
     return bool(poll.poll(0))
 
 
 def is_of_client(exc: Exception) -> bool:
-    """Whether an error is about what a client sent; a header of ours is not, though it has such a class."""
+    """Return True if an error is the client's; an invalid response header is not, although it has such a class."""
     ours = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName)
     return isinstance(exc, errors.ParseException) and not isinstance(exc, ours)
 
 
 def error_answer(status: HTTPStatus) -> bytes:
-    """The whole answer to what never reached the application, after which the connection ends."""
+    """Return the complete answer to a request that never reached the application; it closes the connection."""
     body = json.dumps(failure(status, f"The request could not be read or answered: {WORDS_OF_FAULT[status]}.")).encode()
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
