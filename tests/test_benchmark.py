@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.step import PICTURE, WEIGHTS, as_table, measure
-from florence_tagger.bench.measurements import BenchmarkOptions, adjusted, find_pictures
+from benchmarks.step import CROSS_ATTENTION, WEIGHTS, as_table, measure
+from florence_tagger.bench.measurements import BenchmarkOptions, find_pictures, with_generation_options
 from florence_tagger.cli import main
 from florence_tagger.config import DEFAULT_MODEL, load_settings
 from florence_tagger.errors import TaggerError
@@ -54,7 +54,7 @@ def test_without_pytorch_nothing_is_compared(tmp_path: Path) -> None:
 
 def test_the_parts_of_a_step() -> None:
     step = measure(DEFAULT_MODEL, load_settings(), rounds=1)
-    assert step.parts.keys() > {WEIGHTS, PICTURE} == step.megabytes.keys()
+    assert step.parts.keys() > {WEIGHTS, CROSS_ATTENTION} == step.megabytes.keys()
     assert all(ms > 0 for ms in step.parts.values()), "OpenVINO has other names for its operations"
     assert len(as_table(step).splitlines()) == len(step.parts) + 5
 
@@ -75,7 +75,7 @@ def test_what_can_not_be_measured(options: list[str], reason: str) -> None:
 
 
 def test_answers_have_exactly_so_many_tokens(tmp_path: Path) -> None:
-    folder = adjusted(
+    folder = with_generation_options(
         load_manifest(DEFAULT_MODEL), BenchmarkOptions(DEFAULT_MODEL, beams=1, tokens=9), tmp_path / "model"
     )
     assert (folder.generation.num_beams, folder.generation.min_new_tokens, folder.generation.max_new_tokens) == (

@@ -6,7 +6,7 @@ import numpy as np
 import openvino as ov
 import pytest
 
-from florence_tagger.bench.roofline import gflop_of, matmul_gflops, memory_gb_per_s, work_of
+from florence_tagger.bench.roofline import gflop_of, matmul_gflops, memory_gb_per_s, workload_of
 from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.florence.devices import CORE
 from florence_tagger.media.images import open_picture
@@ -97,7 +97,7 @@ def test_work_is_counted_from_the_shapes() -> None:
     left = ov.opset13.parameter([6, 8], np.float32)
     right = ov.opset13.constant(np.ones((8, 5), np.float32))
     assert gflop_of(ov.Model([ov.opset13.matmul(left, right, False, False)], [left])) == 2 * 6 * 8 * 5 / 1e9
-    work = work_of(DEFAULT_MODEL, 13)
+    work = workload_of(DEFAULT_MODEL, 13)
     assert work.vision_gflop == pytest.approx(1.2, rel=0.01)
     assert 0.8 < work.decoder_bytes / (DEFAULT_MODEL / "decoder.bin").stat().st_size < 1
 

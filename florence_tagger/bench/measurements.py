@@ -1,4 +1,4 @@
-"""The benchmark: what is measured, in which order, and what is told of it."""
+"""The benchmark's measurements, in order, and its report."""
 
 import json
 import statistics
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from florence_tagger.bench.processes import Serving, Timing, reference, service
-from florence_tagger.bench.stages import machine, measure_inside
+from florence_tagger.bench.stages import machine, measure_stages
 from florence_tagger.config import SAMPLES, Settings
 from florence_tagger.errors import TaggerError
 from florence_tagger.florence.decoding import with_fixed_length
@@ -22,20 +22,22 @@ from florence_tagger.florence.manifest import GENERATION, MANIFEST, ModelManifes
 from florence_tagger.florence.model import load_model
 from florence_tagger.media.images import open_rgb, to_jpeg
 
-OUTSIDE = ("base64", "decode_file", "preprocess", "postprocess", "http")  # the stages that are not the model's
+OUTSIDE_MODEL = ("base64", "decode_file", "preprocess", "postprocess", "http")  # stages
 PHOTO_SIZE = (4032, 3024)  # a phone's twelve megapixels
-PHOTO_NOISE = 4.0  # of 255, as a camera's sensor has it: what makes a photo cost what it costs to decode
+PHOTO_NOISE = 4.0  # of 255, like a camera's sensor: without it a photo would be decoded faster
 
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """What to measure.
+    """The options of a benchmark.
 
     Attributes:
-        model: a model folder; compare: the checkpoint that it was made from, to run through PyTorch beside it.
-        tokens: exactly so many in each answer, however the model would end it; None for its own answers.
-        concurrency: requests at a time.
-        rounds: how often the pictures go through the service, and one through PyTorch.
+        model: a model folder.
+        compare: the checkpoint that the model was made from, to run through PyTorch; None for no comparison.
+        beams: number of beams; None for the model's.
+        tokens: exact number of tokens in each answer; None for the model's own answers.
+        concurrency: number of concurrent requests.
+        rounds: number of rounds of requests, each with one picture through PyTorch.
         images: a folder of pictures; None for photos made from the sample pictures.
     """
 
@@ -48,116 +50,132 @@ class BenchmarkOptions:
     images: Path | None = None
 
 
-def run_benchmark(options: BenchmarkOptions, settings: Settings, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Measures; `tell` is told what is being measured. The figures by name, as the JSON file has them.
+def run_benchmark(
+    options: BenchmarkOptions, settings: Settings, report_progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run the benchmark, and return its figures by name, as in the JSON file.
+
+    Args:
+        options: what to measure.
+        settings: of the service.
+        report_progress: called with the name of each measurement before it begins.
 
     Raises:
         TaggerError: the model or the checkpoint can't be used, or the service fails.
     """
     options = replace(options, beams=options.beams or settings.num_beams)
-    compared = options.compare
-    with tempfile.TemporaryDirectory() as place:
-        folder = adjusted(load_manifest(options.model), options, Path(place) / "model")
-        # what the folder says of generation goes for both sides
-        own = dict.fromkeys(("num_beams", "no_repeat_ngram", "max_new_tokens"))
-        settings = settings.model_copy(update={"model_dir": folder.path, "result_cache": 0} | own)
-        florence2 = load_model(folder, settings)
-        pictures = find_pictures(options.images, options.concurrency, Path(place))
-        with reference(compared, options.beams, options.tokens) if compared else nullcontext() as theirs:
-            if theirs:
-                tell("PyTorch's first picture")  # it counts on neither side; what can't be compared is known at once
-                theirs(pictures[0])
-            tell("the machine's limits and the stages")
-            stages, limits = measure_inside(florence2, settings, pictures[: options.rounds])
-            tell("the service" + (" and PyTorch" if compared else ""))
+    checkpoint = options.compare
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        manifest = with_generation_options(load_manifest(options.model), options, directory / "model")
+        # the model folder's generation settings apply to both sides
+        unset = dict.fromkeys(("num_beams", "no_repeat_ngram", "max_new_tokens"))
+        settings = settings.model_copy(update={"model_dir": manifest.path, "result_cache": 0} | unset)
+        florence2 = load_model(manifest, settings)
+        pictures = find_pictures(options.images, options.concurrency, directory)
+        with reference(checkpoint, options.beams, options.tokens) if checkpoint else nullcontext() as time_reference:
+            if time_reference:
+                report_progress("PyTorch's first picture")  # a warm-up that fails early if PyTorch can't be compared
+                time_reference(pictures[0])
+            report_progress("the machine's limits and the stages")
+            stages, limits = measure_stages(florence2, settings, pictures[: options.rounds])
+            report_progress("the service" + (" and PyTorch" if checkpoint else ""))
             with service(settings) as serving:
-                rounds = measure_rounds(serving, theirs, options, pictures, tell)
-                alone = [serving.post(pictures[:1]) for _ in range(options.rounds)]
-                peak = serving.peak_rss_mb()
-    whole = statistics.median(one.seconds for one in alone)
-    stages["http"] = statistics.median(one.seconds - one.inside for one in alone)
-    images_per_s = options.concurrency / statistics.median(one.seconds for one, _ in rounds)
-    compared_seconds = [seconds for _, seconds in rounds if seconds is not None]
+                rounds = measure_rounds(serving, time_reference, options, pictures, report_progress)
+                single = [serving.post(pictures[:1]) for _ in range(options.rounds)]
+                peak_rss_mb = serving.peak_rss_mb()
+    picture_seconds = statistics.median(timing.seconds for timing in single)
+    stages["http"] = statistics.median(timing.seconds - timing.service_seconds for timing in single)
+    images_per_s = options.concurrency / statistics.median(timing.seconds for timing, _ in rounds)
+    reference_seconds = median_or_none([seconds for _, seconds in rounds if seconds is not None])
     tokens = stages.pop("tokens")
-    outside = sum(stages[name] for name in OUTSIDE)
+    outside_seconds = sum(stages[name] for name in OUTSIDE_MODEL)
     model_seconds = stages["vision"] + stages["encoder"] + stages["decoder"]
     return {
         "machine": machine(),
-        "model": {"name": load_manifest(options.model).name, "precision": folder.precision},
-        "generation": asdict(folder.generation),
+        "model": {"name": load_manifest(options.model).name, "precision": manifest.precision},
+        "generation": asdict(manifest.generation),
         "concurrency": options.concurrency,
         "tiles": settings.tiles,
-        "picture_seconds": whole,
+        "picture_seconds": picture_seconds,
         "images_per_s": images_per_s,
         "tokens_per_picture": tokens,
         "tokens_per_s": images_per_s * tokens,
-        "reference_seconds": statistics.median(compared_seconds) if compared_seconds else None,
-        "speedup": statistics.median(compared_seconds) * images_per_s if compared_seconds else None,
+        "reference_seconds": reference_seconds,
+        "speedup": None if reference_seconds is None else reference_seconds * images_per_s,
         "stages": stages,
-        "outside_seconds": outside,
-        "outside_model_share": outside / whole,
-        "unexplained_seconds": whole - outside - model_seconds,
+        "outside_seconds": outside_seconds,
+        "outside_model_share": outside_seconds / picture_seconds,
+        "unexplained_seconds": picture_seconds - outside_seconds - model_seconds,
         "start_seconds": serving.start_seconds,
-        "peak_rss_mb": peak,
+        "peak_rss_mb": peak_rss_mb,
         "limits": limits,
     }
 
 
-def find_pictures(images: Path | None, number: int, place: Path) -> list[Path]:
-    """The pictures to send, `number` or more, each other bytes than the rest."""
+def median_or_none(values: Sequence[float]) -> float | None:
+    """Return the median of some values, None if there are none."""
+    return statistics.median(values) if values else None
+
+
+def find_pictures(images: Path | None, min_pictures: int, directory: Path) -> list[Path]:
+    """Return at least `min_pictures` pictures: the files in `images`, repeated, or distinct photos in `directory`."""
     if images is not None:
-        found = sorted(path for path in images.iterdir() if path.is_file()) if images.is_dir() else []
-        if not found:
+        paths = sorted(path for path in images.iterdir() if path.is_file()) if images.is_dir() else []
+        if not paths:
             raise TaggerError(f"{images} has no pictures.")
-        return [found[index % len(found)] for index in range(max(number, len(found)))]
+        return [paths[index % len(paths)] for index in range(max(min_pictures, len(paths)))]
     rng = np.random.default_rng(0)
     samples = sorted(SAMPLES.glob("*.png"))
-    return [photo(samples[index % len(samples)], rng, place / f"{index}.jpg") for index in range(max(number, 5))]
+    return [
+        write_photo(samples[index % len(samples)], rng, directory / f"{index}.jpg")
+        for index in range(max(min_pictures, 5))
+    ]
 
 
-def photo(sample: Path, rng: np.random.Generator, path: Path) -> Path:
-    """A sample picture as a phone's camera would take it: twelve megapixels, noise, JPEG."""
+def write_photo(sample: Path, rng: np.random.Generator, path: Path) -> Path:
+    """Write a sample picture as a phone's photo: twelve megapixels, noise, JPEG."""
     scene = open_rgb(sample.read_bytes(), 10**8).resize(PHOTO_SIZE)
     noise = rng.normal(0, PHOTO_NOISE, (*reversed(PHOTO_SIZE), 3)).astype(np.float32)
     path.write_bytes(to_jpeg((np.asarray(scene) + noise).clip(0, 255).astype(np.uint8)))
     return path
 
 
-def adjusted(folder: ModelManifest, options: BenchmarkOptions, place: Path) -> ModelManifest:
-    """The model folder with other generation settings, at `place`; its large files are links."""
-    place.mkdir()
-    for path in folder.path.iterdir():
-        (place / path.name).symlink_to(path.resolve())
-    wanted = json.dumps(asdict(with_fixed_length(folder.generation, options.beams, options.tokens)))
-    manifest = read_json(folder.path / MANIFEST)
-    manifest["files"][GENERATION] |= {"size": len(wanted.encode()), "sha256": None}
-    for name, text in ((GENERATION, wanted), (MANIFEST, json.dumps(manifest))):
-        (place / name).unlink()
-        (place / name).write_text(text)
-    return load_manifest(place)
+def with_generation_options(manifest: ModelManifest, options: BenchmarkOptions, directory: Path) -> ModelManifest:
+    """Write a copy of a model folder with the options' generation settings to `directory`; large files are links."""
+    directory.mkdir()
+    for path in manifest.path.iterdir():
+        (directory / path.name).symlink_to(path.resolve())
+    generation = json.dumps(asdict(with_fixed_length(manifest.generation, options.beams, options.tokens)))
+    contents = read_json(manifest.path / MANIFEST)
+    contents["files"][GENERATION] |= {"size": len(generation.encode()), "sha256": None}
+    for name, text in ((GENERATION, generation), (MANIFEST, json.dumps(contents))):
+        (directory / name).unlink()
+        (directory / name).write_text(text)
+    return load_manifest(directory)
 
 
 def measure_rounds(
     serving: Serving,
-    theirs: Callable[[Path], float] | None,
+    time_reference: Callable[[Path], float] | None,
     options: BenchmarkOptions,
     pictures: Sequence[Path],
-    tell: Callable[[str], None],
+    report_progress: Callable[[str], None],
 ) -> list[tuple[Timing, float | None]]:
-    """Rounds of requests to the service, each with a picture through PyTorch after it if that is wanted."""
+    """Return the timing of each round of requests to the service, with PyTorch's seconds for one of its pictures."""
     serving.post(pictures[:1])
     rounds: list[tuple[Timing, float | None]] = []
     for index in range(options.rounds):
-        tell(f"round {index + 1} of {options.rounds}")
+        report_progress(f"round {index + 1} of {options.rounds}")
         start = index * options.concurrency % len(pictures)
-        chosen = [pictures[(start + place) % len(pictures)] for place in range(options.concurrency)]
-        ours = serving.post(chosen)
-        rounds.append((ours, theirs(chosen[0]) if theirs else None))
+        sent = [pictures[(start + offset) % len(pictures)] for offset in range(options.concurrency)]
+        timing = serving.post(sent)
+        rounds.append((timing, time_reference(sent[0]) if time_reference else None))
     return rounds
 
 
 def report(figures: dict[str, Any]) -> None:
-    """Prints the figures as tables."""
+    """Print the figures as tables."""
     console = Console()
     table = Table("stage", "ms", "share of the limit", title=f"{figures['model']['name']} on {figures['machine']}")
     for name, seconds in figures["stages"].items():

@@ -1,4 +1,4 @@
-"""The processes that are measured: a real service, and PyTorch, which this package never loads."""
+"""The processes that the benchmark measures: a real service, and PyTorch, which this package never loads."""
 
 import base64
 import http.client
@@ -29,18 +29,20 @@ PORTS = range(20_000, 32_768)  # below those of outgoing connections (ip(7), ip_
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of some requests, and those that the service itself spent on the last of them."""
+    """Seconds from the first of some requests to the last answer, and the service's own seconds for the newest job."""
 
     seconds: float
-    inside: float
+    service_seconds: float
 
 
 @dataclass(frozen=True)
 class Serving:
-    """A service in a process of its own.
+    """A running service in its own process.
 
     Attributes:
-        start_seconds: from its start until it was ready.
+        process: the service's parent process.
+        port: on 127.0.0.1.
+        start_seconds: time from the start of the process until the service was ready.
     """
 
     process: subprocess.Popen[bytes]
@@ -48,7 +50,7 @@ class Serving:
     start_seconds: float
 
     def post(self, pictures: Sequence[Path]) -> Timing:
-        """Sends each picture in a request of its own, all at the same time."""
+        """Send each picture in a separate request, all at the same time."""
         bodies = [body_of(path) for path in pictures]
         with ThreadPoolExecutor(len(bodies)) as pool:
             started = time.perf_counter()
@@ -61,7 +63,7 @@ class Serving:
         return Timing(seconds, newest["seconds"])
 
     def request(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
-        """The JSON of an answer."""
+        """Send a request, and return the answer's JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=READY_SECONDS)
         try:
             connection.request(method, path, body, {"Content-Type": "application/json"})
@@ -71,11 +73,11 @@ class Serving:
             connection.close()
 
     def peak_rss_mb(self) -> float:
-        """Most memory that the service's processes had, MB (10^6), as Linux counts it."""
+        """Return the peak resident memory of the service's processes, MB (10^6), as Linux counts it."""
         return sum(peak_rss(process.pid) for process in self._processes()) / 1e6
 
     def rss_mb(self) -> float:
-        """The memory that the service's processes have now, MB (10^6)."""
+        """Return the current resident memory of the service's processes, MB (10^6)."""
         return sum(process.memory_info().rss for process in self._processes()) / 1e6
 
     def _processes(self) -> list[psutil.Process]:
@@ -84,22 +86,27 @@ class Serving:
 
 
 def body_of(picture: Path) -> bytes:
-    """A request for one picture."""
+    """Return the body of a request for one picture."""
     content = base64.b64encode(picture.read_bytes()).decode()
     return json.dumps({"documents": [{"id": picture.name, "source": {"content": content}}]}).encode()
 
 
 def peak_rss(pid: int) -> int:
-    """The high-water mark of a process's resident memory, bytes (proc(5), VmHWM)."""
+    """Return the peak resident memory of a process, bytes (proc(5), VmHWM)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 @contextmanager
 def service(settings: Settings, command: Sequence[str] = ("florence_tagger", "serve")) -> Iterator[Serving]:
-    """A service with these settings on a port of its own, ended with the block; TaggerError where it does not start.
+    """Run a service with these settings on a free port until the end of the block.
 
-    `command` is the module that serves, and what it is told.
+    Args:
+        settings: passed to the service by environment variables.
+        command: the module that serves, followed by its arguments.
+
+    Raises:
+        TaggerError: the service does not start, or fails.
     """
     port = free_port()
     values = {name: value for name, value in settings.model_dump().items() if value is not None}
@@ -122,7 +129,7 @@ def service(settings: Settings, command: Sequence[str] = ("florence_tagger", "se
 
 
 def free_port() -> int:
-    """A port that nothing listens on, and that the system gives to no connection before a service can take it."""
+    """Return a port without a listener, outside the range that the system assigns to outgoing connections."""
     while True:
         port = secrets.choice(PORTS)
         with socket.socket() as listener, suppress(OSError):
@@ -131,34 +138,34 @@ def free_port() -> int:
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
-    """Returns once a service answers that it is ready; ConnectionError where it ends before or takes too long."""
+    """Wait until a service is ready; ConnectionError if it ends before or takes too long."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health-check", timeout=5):
                 return
-        except OSError:  # not there yet, or still loading
+        except OSError:  # it does not listen yet, or is still loading
             time.sleep(0.02)
     raise ConnectionError("it did not get ready")
 
 
 @contextmanager
 def reference(checkpoint: Path, beams: int | None, tokens: int | None) -> Iterator[Callable[[Path], float]]:
-    """PyTorch in a process of its own: a function from a picture to the seconds that its answer took."""
+    """Start PyTorch in its own process; yield a function from a picture to the seconds that its answer took."""
     command = [sys.executable, "-m", "convert.transformers_reference", "--checkpoint", str(checkpoint)]
     command += ["--beams", str(beams)] if beams else []
     command += ["--tokens", str(tokens)] if tokens else []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
-        asked, told = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
+        stdin, stdout = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
 
-        def seconds(picture: Path) -> float:
+        def time_reference(picture: Path) -> float:
             try:
-                print(picture.resolve(), file=asked, flush=True)
-                return float(json.loads(told.readline())["seconds"])
+                print(picture.resolve(), file=stdin, flush=True)
+                return float(json.loads(stdout.readline())["seconds"])
             except (OSError, ValueError) as exc:
                 raise TaggerError(f"`{' '.join(command[1:])}` did not answer; it says why above.") from exc
 
         try:
-            yield seconds
+            yield time_reference
         finally:
             process.terminate()
