@@ -1,1 +1,1 @@
-"""What measures: checkpoints of real geometry without real weights."""
+"""Benchmarks of speed, memory and accuracy, and the checkpoints and models that they need."""

@@ -1,6 +1,6 @@
-"""A real service whose model takes as long as it is told, or hangs: for measuring and testing everything around it.
+"""A real service with a fake model of a given duration that can hang: for measuring and testing all other parts.
 
-`python -m benchmarks.injected --seconds 0.05 --hang FILE`: a frame takes 0.05 s, and while FILE exists, for ever.
+With `python -m benchmarks.injected --seconds 0.05 --hang FILE` a frame takes 0.05 s, or hangs while FILE exists.
 The settings come from the FLORENCE_* variables.
 """
 
@@ -20,11 +20,13 @@ from florence_tagger.web.server import Server
 
 @dataclass
 class InjectedModel:
-    """Finds one cat in every frame.
+    """A model that returns one cat for every frame.
 
     Attributes:
-        seconds: that a frame takes.
-        hang: while this file exists, a frame takes for ever.
+        seconds: duration of a frame's prefill.
+        hang: file; prefill does not return while it exists.
+        capacity, exclusive: as in `scheduler.Model`.
+        running: frames that are prefilled and not finished.
     """
 
     seconds: float
@@ -34,24 +36,27 @@ class InjectedModel:
     running: dict[Hashable, Frame] = field(default_factory=dict)
 
     def prefill(self, frame: Frame, prompt: Prompt) -> Frame:
+        """Wait, and return the frame."""
         while self.hang.exists():
             time.sleep(0.05)
         time.sleep(self.seconds)
         return frame
 
     def add(self, key: Hashable, prefilled: Frame) -> None:
+        """Add a frame to the running ones."""
         self.running[key] = prefilled
 
     def step(self) -> dict[Hashable, FrameResult | Exception]:
-        ended, self.running = self.running, {}
+        """Finish all running frames with one detection each."""
+        finished, self.running = self.running, {}
         return {
             key: FrameResult((Detection("cat", (0.0, 0.0, float(frame.width), float(frame.height)), 0.9),))
-            for key, frame in ended.items()
+            for key, frame in finished.items()
         }
 
 
 class InjectedServer(Server):
-    """The service, with that model."""
+    """The service with an `InjectedModel`."""
 
     def __init__(self, seconds: float, hang: Path) -> None:
         settings = load_settings()
@@ -60,6 +65,7 @@ class InjectedServer(Server):
         super().__init__(settings, load_manifest(settings.model_dir))
 
     def load_model(self) -> InjectedModel:
+        """Return the fake model."""
         return self._model
 
 
@@ -67,7 +73,7 @@ class InjectedServer(Server):
 @click.option("--seconds", type=float, default=0.0, help="That a frame takes.")
 @click.option("--hang", type=click.Path(path_type=Path), default=Path("/nonexistent"), help="Hangs while this exists.")
 def main(seconds: float, hang: Path) -> None:
-    """Serves it until told to stop."""
+    """Serve the fake model until a signal stops it."""
     InjectedServer(seconds, hang).run()
 
 

@@ -1,7 +1,7 @@
-"""A native checkpoint of Florence-2's real geometry with seeded random weights, so that nothing has to be downloaded.
+"""A native checkpoint of Florence-2's real geometry with seeded random weights, so that no download is necessary.
 
-`python -m benchmarks.random_checkpoint --output DIR`: speed, memory and agreement of tokens do not depend on what the
-weights are. The weights are rounded to fp16, as the published ones are. What such a model says means nothing.
+`python -m benchmarks.random_checkpoint --output DIR` writes it. Speed, memory and agreement of tokens do not depend on
+the values of the weights. They are rounded to fp16, as the published ones are. The model's answers are meaningless.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ from transformers.models.florence2.configuration_florence2 import Florence2Visio
 
 from convert.progress_bars import megabytes
 
-# Sizes of microsoft/Florence-2-base and -large; the rest is the classes' default.
+# Sizes of microsoft/Florence-2-base and -large; all other values are defaults of the configuration classes.
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "base": {
         "vision": {"embed_dim": [128, 256, 512, 1024], "num_heads": [4, 8, 16, 32], "num_groups": [4, 8, 16, 32]},
@@ -39,7 +39,7 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
     },
 }
 IMAGE_SIDE = 768
-PLAIN_TOKENS = 50265  # of BART's vocabulary
+NUM_BART_TOKENS = 50265  # of BART's vocabulary
 TASK_TOKENS = (
     *("<od>", "</od>", "<ocr>", "</ocr>"),
     *(f"<loc_{index}>" for index in range(1000)),
@@ -47,28 +47,28 @@ TASK_TOKENS = (
     *("<sep>", "<region_cap>", "</region_cap>", "<region_to_desciption>", "</region_to_desciption>"),
     *("<proposal>", "</proposal>", "<poly>", "</poly>", "<and>", "<image>"),
 )
-ROWS = 51328  # the native format's vocabulary, padded to a multiple of 64
+VOCAB_SIZE = 51328  # of the native format, padded to a multiple of 64
 
 
 def tokenizer() -> Tokenizer:
-    """A tokenizer with the ids of Florence-2's marks, whose words are single bytes and fillers that never occur."""
-    marks = ["<s>", "<pad>", "</s>", "<unk>"]
-    words = marks + sorted(pre_tokenizers.ByteLevel.alphabet())
-    words += [f"filler{index}" for index in range(PLAIN_TOKENS - len(words))]
-    made = Tokenizer(models.BPE(vocab={word: index for index, word in enumerate(words)}, merges=[]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens([AddedToken(mark, normalized=False) for mark in marks])
-    made.add_tokens([AddedToken(token, normalized=False) for token in TASK_TOKENS])
-    return made
+    """Return a tokenizer with the ids of Florence-2's special tokens; its words are single bytes and unused fillers."""
+    special_tokens = ["<s>", "<pad>", "</s>", "<unk>"]
+    words = special_tokens + sorted(pre_tokenizers.ByteLevel.alphabet())
+    words += [f"filler{index}" for index in range(NUM_BART_TOKENS - len(words))]
+    result = Tokenizer(models.BPE(vocab={word: index for index, word in enumerate(words)}, merges=[]))
+    result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    result.decoder = decoders.ByteLevel()
+    result.add_special_tokens([AddedToken(token, normalized=False) for token in special_tokens])
+    result.add_tokens([AddedToken(token, normalized=False) for token in TASK_TOKENS])
+    return result
 
 
 def configuration(geometry: dict[str, Any]) -> Florence2Config:
-    """The configuration of a geometry."""
+    """Return the configuration of a geometry."""
     width, layers, heads = geometry["width"], geometry["layers"], geometry["heads"]
     vision = Florence2VisionConfig(**geometry["vision"], projection_dim=width)
     text = BartConfig(
-        vocab_size=ROWS,
+        vocab_size=VOCAB_SIZE,
         d_model=width,
         encoder_layers=layers,
         decoder_layers=layers,
@@ -82,7 +82,7 @@ def configuration(geometry: dict[str, Any]) -> Florence2Config:
     return Florence2Config(
         vision_config=vision.to_dict(),
         text_config=text.to_dict(),
-        image_token_id=PLAIN_TOKENS + len(TASK_TOKENS) - 1,
+        image_token_id=NUM_BART_TOKENS + len(TASK_TOKENS) - 1,
         bos_token_id=0,
         pad_token_id=1,
         eos_token_id=2,
@@ -90,7 +90,7 @@ def configuration(geometry: dict[str, Any]) -> Florence2Config:
 
 
 def write_checkpoint(output: Path, geometry: str = "base", seed: int = 0) -> None:
-    """Writes a checkpoint folder in the native format."""
+    """Write a checkpoint folder in the native format."""
     torch.manual_seed(seed)
     model = Florence2ForConditionalGeneration(configuration(GEOMETRIES[geometry]))
     model.generation_config = GenerationConfig(
@@ -119,7 +119,7 @@ def write_checkpoint(output: Path, geometry: str = "base", seed: int = 0) -> Non
 @click.option("--geometry", type=click.Choice(list(GEOMETRIES)), default="base", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 def main(output: Path, geometry: str, seed: int) -> None:
-    """Writes a Florence-2 checkpoint with random weights."""
+    """Write a Florence-2 checkpoint with random weights."""
     write_checkpoint(output, geometry, seed)
     click.echo(f"Wrote {output}, {megabytes(output):.0f} MB.")
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.classes import answers
+from benchmarks.classes import count_scenes
 from florence_tagger import RequestError, SettingsError, Tagger
 from florence_tagger.config import SAMPLES
 from tests.conftest import ROOT, SCENES, TRUTH, RunningServer, document
@@ -37,7 +37,7 @@ def source(server: RunningServer, content: bytes = CONTENT, **parameters: Any) -
 
 
 def test_classes_and_aliases_are_exact_zeros_included() -> None:
-    pairs = answers(6)
+    pairs = count_scenes(6)
     assert [ours for ours, _ in pairs] == [right for _, right in pairs]
     assert any(count == 0 for ours, _ in pairs[::2] for count in ours.values())
     assert any(count > 0 for ours, _ in pairs[::2] for count in ours.values())
