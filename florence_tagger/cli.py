@@ -119,9 +119,9 @@ def serve(**options: Any) -> None:
 
 @main.command(help=COUNT_HELP)
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("--json", "forms", flag_value="json", multiple=True, help="A list of objects: file, content, error.")
-@click.option("--jsonl", "forms", flag_value="jsonl", multiple=True, help="The same, a line each, as they come.")
-@click.option("--csv", "forms", flag_value="csv", multiple=True, help="Rows of file, label, count, error.")
+@click.option("--json", "formats", flag_value="json", multiple=True, help="A list of objects: file, content, error.")
+@click.option("--jsonl", "formats", flag_value="jsonl", multiple=True, help="The same, a line each, as they come.")
+@click.option("--csv", "formats", flag_value="csv", multiple=True, help="Rows of file, label, count, error.")
 @click.option(
     "--annotate", type=click.Path(path_type=Path, file_okay=False), help="Folder for pictures and videos with boxes."
 )
@@ -161,7 +161,7 @@ def serve(**options: Any) -> None:
 @click.option("--model", help="Model folder, as FLORENCE_MODEL_DIR; not with --server.")
 @click.option("--device", help="OpenVINO device, as FLORENCE_DEVICE; not with --server.")
 def count(
-    paths: tuple[str, ...], forms: tuple[str, ...], model: str | None, device: str | None, **options: Any
+    paths: tuple[str, ...], formats: tuple[str, ...], model: str | None, device: str | None, **options: Any
 ) -> None:
     """Check which options go together, count the objects in all files, and exit with the code in `COUNT_HELP`."""
     from florence_tagger.count.command import CountOptions, run_count  # loads OpenVINO
@@ -169,12 +169,12 @@ def count(
     overrides = {name: value for name, value in (("model_dir", model), ("device", device)) if value is not None}
     if overrides and options["server"]:
         raise click.UsageError("--model and --device are not for --server: the service has its own.")
-    if len(set(forms)) > 1:
+    if len(set(formats)) > 1:
         raise click.UsageError("Only one of --json, --jsonl and --csv can be written.")
     try:
         with exit_on_error(2):
             settings = load_settings(overrides)
-            code = run_count(CountOptions(paths, next(iter(forms), None), **options), settings)
+            code = run_count(CountOptions(paths, next(iter(formats), None), **options), settings)
     except KeyboardInterrupt:
         click.echo("Interrupted.", err=True)
         sys.exit(1)

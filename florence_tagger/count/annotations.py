@@ -27,7 +27,7 @@ OTHER_FRAMES = "the service looks at other frames of videos than the settings he
 
 @dataclass(frozen=True)
 class Annotator:
-    """Drawing of detections and counts on the frames of files; thread-safe.
+    """A thread-safe annotator, which draws detections and counts on the frames of files.
 
     Attributes:
         limits: for decoding the files.

@@ -31,10 +31,10 @@ from florence_tagger.wording import system_words
 
 @dataclass(frozen=True)
 class CountOptions:
-    """The options of `count`; `form` is a name in `WRITERS`, None for the table."""
+    """The options of `count`; `output_format` is a name in `WRITERS`, None for the table."""
 
     paths: tuple[str, ...]
-    form: str | None
+    output_format: str | None
     annotate: Path | None
     num_labels: int
     min_score: float
@@ -64,8 +64,10 @@ def run_count(options: CountOptions, settings: Settings) -> int:
     if not files:
         raise SettingsError(f"There is no picture or video in {', '.join(options.paths)}.")
     job = count_job_for(options, settings, files)
-    form = options.form or "table"
-    show_bar = sys.stderr.isatty() and not (form != "table" and sys.stdout.isatty())  # lines would break up the bar
+    output_format = options.output_format or "table"
+    show_bar = sys.stderr.isatty() and not (
+        output_format != "table" and sys.stdout.isatty()
+    )  # lines would break up the bar
     with closing(ResumeFile(options.resume, options.retry_failed)) if options.resume else nullcontext() as resume_file:
         skipped = {file.name for file in files if resume_file and file.path in resume_file.done}
         summary = Summary(len(files), skipped, show_bar)
@@ -73,7 +75,7 @@ def run_count(options: CountOptions, settings: Settings) -> int:
             open_detector(options, settings) as detector,
             closing(count_files(files, detector, job, resume_file)) as records,
         ):
-            WRITERS[form](summary.follow(records), sys.stdout)
+            WRITERS[output_format](summary.follow(records), sys.stdout)
     exit_code = summary.report()
     if summary.stop_reason is not None:
         exit_at_once(exit_code)
@@ -89,7 +91,7 @@ def exit_at_once(exit_code: int) -> NoReturn:
 
 
 def check_options(options: CountOptions) -> None:
-    """Raise SettingsError if an option is invalid, options exclude each other, or a needed stream is closed."""
+    """Raise SettingsError if an option is invalid, lacks another one that it needs, or a needed stream is closed."""
     if sys.stdout is None:
         raise SettingsError("The standard output is closed: counts can't be written. Send them to a file or /dev/null.")
     if sys.stdin is None and "-" in options.paths:

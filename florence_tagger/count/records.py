@@ -21,7 +21,7 @@ class FileRecord:
         file: its name.
         content: one-key dictionaries in alphabetical order of the label, as in an answer of the service.
         error: why the file could not be counted; None if it was.
-        note: a remark on the counts, as that objects may be missing.
+        note: a remark on the counts, such as that objects may be missing.
     """
 
     file: str
@@ -41,7 +41,7 @@ class FileRecord:
 
 
 class ResumeFile:
-    """A file of JSON lines: the fields of records, and their note if there is one. The last line of a file is valid.
+    """A file of JSON lines: records with their notes. If several lines are about one file, the last one applies.
 
     Each line is written at once, from any thread, so that a run that is killed loses at most the files in progress.
 

@@ -20,7 +20,7 @@ from florence_tagger.schemas import DocumentResult, Rules, Task, Tiles
 from florence_tagger.wording import system_words
 
 NUM_THREADS = 8  # files in progress; the model decodes as many answers together
-MAX_PENDING = 32  # files submitted before the oldest is done, so that a slow one, as a video, does not block the others
+MAX_PENDING = 32  # files submitted before the oldest is done, so that a slow one (a video) blocks no other
 CUT_OFF = "the answer was cut off at the most tokens; objects may be missing"
 INCOMPLETE = "the video is damaged or slow to decode; it is counted by what can be decoded"
 

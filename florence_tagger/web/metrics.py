@@ -5,8 +5,14 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 import psutil
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client import generate_latest as in_text
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -83,7 +89,7 @@ class Metrics(Telemetry):
 
     def text(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""
-        return in_text(self._registry)
+        return generate_latest(self._registry)
 
     def count_request(self, code: int, seconds: float) -> None:
         """Count a request by the HTTP code of its answer, and observe its duration."""
