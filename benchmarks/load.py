@@ -137,7 +137,7 @@ def delayed_service(delay: float) -> Iterator[str]:
     """Run a service whose model takes `delay` seconds for a picture; yield its URL."""
     settings = load_settings({"result_cache": 0, "queue_size": 16, "decoder_processes": 1})
     with service(settings, ("benchmarks.injected", "--seconds", str(delay))) as serving:
-        yield f"http://127.0.0.1:{serving.port}"
+        yield serving.client.url
 
 
 def measure(delay: float, seconds: float, times: float) -> tuple[Load, Load]:

@@ -8,6 +8,7 @@ with Tagger.load("ov_models/florence-2-tiny") as tagger:
 
 TYPE_CHECKING = False  # True for type checkers; importing `typing` for it would cost time
 if TYPE_CHECKING:
+    from florence_tagger.client import Client
     from florence_tagger.errors import (
         DocumentError,
         ModelError,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from florence_tagger.tagger import Tagger
 
 __all__ = [
+    "Client",
     "DocumentError",
     "DocumentResult",
     "ModelError",
@@ -32,7 +34,8 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_MODULES = {"Tagger": "tagger", "DocumentResult": "schemas"}  # of exported names; all others are in `errors`
+# Of exported names; all others are in `errors`.
+_MODULES = {"Tagger": "tagger", "Client": "client", "DocumentResult": "schemas"}
 
 
 def __getattr__(name: str) -> object:

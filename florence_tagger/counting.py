@@ -72,6 +72,12 @@ def top_labels(values: Mapping[str, float], max_labels: int) -> list[str]:
     return sorted(values, key=lambda label: (-values[label], label))[: max_labels or None]
 
 
+def top_counts(frame_results: Iterable[FrameResult], rules: Rules, num_labels: int) -> dict[str, int]:
+    """Return the `num_labels` highest counts (0: all) of a document, in alphabetical order of the label."""
+    content = as_content(count_document(frame_results, rules), max_labels_for(num_labels, rules))
+    return {label: number for entry in content for label, number in entry.items()}
+
+
 def as_content(counts: Mapping[str, int], num_labels: int) -> list[dict[str, int]]:
     """Return the `num_labels` highest counts (0: all) as a document's content.
 

@@ -63,5 +63,9 @@ class BodyTimeoutError(TaggerError):
     """The body of a request did not arrive in time."""
 
 
+class UnreachableError(TaggerError):
+    """A service can't be reached."""
+
+
 class ClientDisconnectedError(TaggerError):
     """The client has closed the connection before the answer."""

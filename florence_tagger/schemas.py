@@ -1,5 +1,6 @@
 """Data types that the stages exchange: frozen, without behavior."""
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 UInt8Array = NDArray[np.uint8]
+File = str | os.PathLike[str] | bytes  # a path, or what is in the file
 Content = str | bytes  # a file in base64, as requests have it, or as it is
 Box = tuple[float, float, float, float]
 Tiles = int | Literal["auto"]  # per side of a picture; "auto" derives them from the detections in the full picture

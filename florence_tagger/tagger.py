@@ -10,7 +10,7 @@ from typing import Any, Self
 from florence_tagger.admission import MAX_FRAMES_IN_FLIGHT
 from florence_tagger.assembly import build_pipeline, sampling_from, start_decoder_pool
 from florence_tagger.config import Settings, load_settings
-from florence_tagger.counting import ALL_LABELS, MAX_LABELS, as_content, count_document, filter_by_score, max_labels_for
+from florence_tagger.counting import ALL_LABELS, MAX_LABELS, filter_by_score, top_counts
 from florence_tagger.errors import DocumentError, NotReadyError, RequestError
 from florence_tagger.florence.manifest import load_manifest
 from florence_tagger.florence.model import Florence2, load_model
@@ -20,9 +20,7 @@ from florence_tagger.media.sandbox.pool import DecoderPool
 from florence_tagger.prompts import parse_prompt
 from florence_tagger.rules import parse_rules
 from florence_tagger.scheduler import Scheduler
-from florence_tagger.schemas import AUTO, MAX_TILES, DocumentResult, Rules, Task, Tiles, VideoCount
-
-File = str | os.PathLike[str] | bytes
+from florence_tagger.schemas import AUTO, MAX_TILES, DocumentResult, File, Rules, Task, Tiles, VideoCount
 
 
 class Tagger:
@@ -113,9 +111,7 @@ class Tagger:
         if not isinstance(num_labels, int) or not 0 <= num_labels <= MAX_LABELS:
             raise RequestError(f"num_labels is {num_labels}; accepted is an integer from 0 to {MAX_LABELS}.")
         rules = parse_rules(classes, merge_iou, video_count)
-        counts = count_document(self._detect(file, prompt, text, min_score, rules, tiles).frames, rules)
-        content = as_content(counts, max_labels_for(num_labels, rules))
-        return {label: count for entry in content for label, count in entry.items()}
+        return top_counts(self._detect(file, prompt, text, min_score, rules, tiles).frames, rules, num_labels)
 
     def detect(
         self,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import numpy as np
@@ -276,7 +277,7 @@ def check_service(report: Report) -> None:
 
 def leave(serving: Serving, path: Path) -> None:
     """Ask for a picture and close the connection."""
-    connection = http.client.HTTPConnection("127.0.0.1", serving.port)
+    connection = http.client.HTTPConnection(urlsplit(serving.client.url).netloc)
     connection.request("POST", "/process", body_of(path), {"Content-Type": "application/json"})
     connection.close()
 

@@ -10,17 +10,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+import httpx
 import hypothesis
 import pytest
-import requests
 
 from florence_tagger.assembly import build_pipeline, start_decoder_pool
 from florence_tagger.bench.processes import free_port
+from florence_tagger.client import Client
 from florence_tagger.config import DEFAULT_MODEL, load_settings
+from florence_tagger.errors import UnreachableError
 from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.manifest import load_manifest
 from florence_tagger.florence.model import Florence2, load_model
@@ -210,13 +213,18 @@ class RunningServer:
     process: subprocess.Popen[str]
     log: Path
 
-    def post(self, body: Any, **options: Any) -> requests.Response:
-        """Send a request to `/process`; `options` go to requests."""
-        return requests.post(f"{self.url}/process", json=body, timeout=60, **options)
+    @cached_property
+    def client(self) -> Client:
+        """The client of the service."""
+        return Client(self.url, timeout_seconds=60)
 
-    def get(self, path: str) -> requests.Response:
+    def post(self, body: Any, **options: Any) -> httpx.Response:
+        """Send a request to `/process`; `options` as of `httpx.Client.request`."""
+        return self.client.send("POST", "/process", json=body, **options)
+
+    def get(self, path: str) -> httpx.Response:
         """Request a path."""
-        return requests.get(f"{self.url}{path}", timeout=60)
+        return self.client.send("GET", path)
 
 
 def start_server(log: Path, *options: str, prefix: Sequence[str] = ()) -> RunningServer:
@@ -236,7 +244,7 @@ def wait_until_ready(server: RunningServer, condition: Callable[[], bool] = lamb
         try:
             if server.get("/health-check").status_code == 200 and condition():
                 return server
-        except requests.ConnectionError:
+        except UnreachableError:
             pass
         time.sleep(0.05)
     server.process.kill()

@@ -11,9 +11,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
-import requests
 from werkzeug.exceptions import UnsupportedMediaType
 
 from florence_tagger.errors import RequestError
@@ -57,7 +57,7 @@ def test_no_header_of_a_proxy_changes_an_answer(server: RunningServer) -> None:
         for values in product(*((None, *SCHEMES[name]) for name in three))
     ]
     single = [{name: value} for name, values in SCHEMES.items() for value in values]
-    with requests.Session() as session:
+    with httpx.Client() as session:
         for headers in [*combined, *single]:
             for path in PATHS:
                 answer = session.get(f"{server.url}{path}", headers=headers, timeout=10)
@@ -118,7 +118,7 @@ ENCODED: dict[str, tuple[str | None, bytes]] = {
 
 
 def in_pieces(data: bytes, size: int = 777) -> Iterator[bytes]:
-    """Chunks of a body, which requests sends as such."""
+    """Chunks of a body, which httpx sends as such."""
     return (data[start : start + size] for start in range(0, len(data), size))
 
 
@@ -127,9 +127,7 @@ def in_pieces(data: bytes, size: int = 777) -> Iterator[bytes]:
 def test_a_compressed_body_is_read_as_a_plain_one(small: RunningServer, name: str, chunked: bool) -> None:
     encoding, data = ENCODED[name]
     headers = {} if encoding is None else {"Content-Encoding": encoding}
-    answer = requests.post(
-        f"{small.url}/process", data=in_pieces(data) if chunked else data, headers=headers, timeout=60
-    )
+    answer = small.client.send("POST", "/process", content=in_pieces(data) if chunked else data, headers=headers)
     assert answer.status_code == 200, answer.text
     assert answer.json()["data"][0]["source"]["content"] == content_for(TRUTH["scene00.png"])
 
@@ -160,7 +158,7 @@ def test_a_damaged_one_is_refused_with_a_reason(
     small: RunningServer, encoding: str, data: bytes, reason: str, chunked: bool
 ) -> None:
     sent: Any = in_pieces(data) if chunked else data
-    answer = requests.post(f"{small.url}/process", data=sent, headers={"Content-Encoding": encoding}, timeout=60)
+    answer = small.client.send("POST", "/process", content=sent, headers={"Content-Encoding": encoding})
     assert answer.status_code == answer.json()["status"]["code"] == 400
     assert re.search(reason, answer.json()["error"]), answer.json()["error"]
 
@@ -169,9 +167,7 @@ def test_a_damaged_one_is_refused_with_a_reason(
     "encoding", ["br", "zstd", "compress", "gzip, br", "br, gzip", "base64", "x" * 200, "gzip;q=1", "gzip,gzip,gzip"]
 )
 def test_another_encoding_is_refused_in_the_envelope(small: RunningServer, encoding: str) -> None:
-    answer = requests.post(
-        f"{small.url}/process", data=gzip.compress(BODY), headers={"Content-Encoding": encoding}, timeout=60
-    )
+    answer = small.client.send("POST", "/process", content=gzip.compress(BODY), headers={"Content-Encoding": encoding})
     assert answer.status_code == answer.json()["status"]["code"] == 415
     assert answer.json()["error"].endswith("accepted are gzip, deflate and identity.")
     assert len(answer.json()["error"]) < 200
@@ -215,7 +211,7 @@ def test_a_bomb_costs_nothing(small: RunningServer, encoding: str, data: bytes, 
     before = worker.memory_info().rss
     seconds = worker.cpu_times().user
     sent: Any = in_pieces(data, 100_000) if chunked else data
-    answer = requests.post(f"{small.url}/process", data=sent, headers={"Content-Encoding": encoding}, timeout=60)
+    answer = small.client.send("POST", "/process", content=sent, headers={"Content-Encoding": encoding})
     assert answer.status_code == 413, answer.text
     assert "larger than 8 MB" in answer.json()["error"]
     assert peak_memory(worker) - before < 7 * MB, "less than what was accepted of it"
@@ -226,8 +222,8 @@ def test_what_comes_out_counts_among_the_bytes_that_are_held(small: RunningServe
     """One request alone may have more than the service holds of several, and gives all of it back."""
     padded = json.dumps({"documents": [], "padding": "x" * 7_900_000}).encode()
     for _ in range(5):
-        answer = requests.post(
-            f"{small.url}/process", data=gzip.compress(padded), headers={"Content-Encoding": "gzip"}, timeout=60
+        answer = small.client.send(
+            "POST", "/process", content=gzip.compress(padded), headers={"Content-Encoding": "gzip"}
         )
         assert answer.status_code == 200
     (held,) = re.findall(r"^florence_body_bytes (\S+)$", small.get("/metrics").text, re.MULTILINE)

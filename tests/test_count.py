@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from florence_tagger.count import client
-from florence_tagger.count.client import client_for
+from florence_tagger import client
+from florence_tagger.client import Client
 from florence_tagger.count.paths import InputFile, find_files, read_list
 from florence_tagger.count.records import FileRecord, ResumeFile
 from florence_tagger.count.runner import annotated_paths_for
@@ -551,28 +551,28 @@ def test_a_service_that_is_busy_is_waited_for_and_odd_answers_are_told(monkeypat
     with answering(
         (503, {"error": "busy"}), (503, {"error": "busy"}), (200, good), (413, {"error": "too large"})
     ) as url:
-        there = client_for(url, "", 10)
-        frame_results = there.detect(b"x", "OD", "", 0).frames
+        there = Client(url)
+        frame_results = there.detect(b"x").frames
         found = [(len(one.detections), one.time_s) for one in frame_results]
         assert found == [(0, 0), (0, 0.5), (0, 1), (1, 1.5), (0, 2)]
         with pytest.raises(DocumentError, match="too large"):
-            there.detect(b"x", "OD", "", 0)
+            there.detect(b"x")
     odd = [(200, {}), (200, [1]), (500, "x"), (200, untreated("damaged")), (200, untreated("The service is stopping."))]
     with answering(*odd) as url:
-        there = client_for(url, "", 10)
+        there = Client(url)
         for _ in range(3):
             with pytest.raises(TaggerError, match="gave no answer of florence_tagger's"):
-                there.detect(b"x", "OD", "", 0)
+                there.detect(b"x")
         with pytest.raises(DocumentError, match="damaged"):
-            there.detect(b"x", "OD", "", 0)
+            there.detect(b"x")
         with pytest.raises(NotReadyError):  # a run that goes on later tries the file again
-            there.detect(b"x", "OD", "", 0)
+            there.detect(b"x")
 
 
 def test_a_client_that_is_closed_waits_no_more() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as pool:
-        there = client_for(f"http://127.0.0.1:{silent.getsockname()[1]}", "", 60)
-        waiting = pool.submit(there.detect, b"x", "OD", "", 0.0)
+        there = Client(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        waiting = pool.submit(there.detect, b"x")
         connection, _ = silent.accept()
         with connection:
             assert connection.recv(100)
@@ -593,4 +593,4 @@ def test_odd_urls_are_told(url: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "create_connection", refuse)
         with pytest.raises(TaggerError):
-            client_for(url, "", 10).check()
+            Client(url).check()

@@ -35,10 +35,10 @@ from typing import Any
 
 import click
 import pytest
-import requests
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from florence_tagger.client import Client
 from florence_tagger.config import Settings
 from tests.conftest import CHECKPOINT, ROOT, SCENES, RunningServer, start_server, stop_server
 
@@ -524,7 +524,7 @@ class Busy(BaseHTTPRequestHandler):
     """A service that has no room when it is asked for the first time."""
 
     asked: list[float]  # when
-    url: str  # of the service that has room
+    client: Client  # of the service that has room
 
     def do_POST(self) -> None:
         self.asked.append(time.monotonic())
@@ -535,7 +535,7 @@ class Busy(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        answer = requests.post(f"{self.url}/process", data=body, timeout=60).content
+        answer = self.client.send("POST", "/process", content=body).content
         self.send_response(200)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -546,8 +546,8 @@ class Busy(BaseHTTPRequestHandler):
 
 
 def test_the_program_waits_for_a_busy_service(place: Path, server: RunningServer) -> None:
-    first = PYTHON[ROOT / "docs" / "clients.md"][0]
-    Busy.asked, Busy.url = [], server.url
+    first = next(block for block in PYTHON[ROOT / "docs" / "clients.md"] if "import requests" in block.text)
+    Busy.asked, Busy.client = [], server.client
     with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as busy:
         Thread(target=busy.serve_forever, daemon=True).start()
         program = first.text.replace(SERVICE, f"http://127.0.0.1:{busy.server_port}")

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import SCENES, TRUTH, RunningServer, content_for, distinct_copies, document
@@ -160,7 +159,7 @@ def test_health_answers_while_the_model_works(server: RunningServer) -> None:
         work = pool.submit(server.post, body)
         time.sleep(0.5)
         assert not work.done()
-        assert requests.get(f"{server.url}/health-check", timeout=2).status_code == 200
+        assert server.client.send("GET", "/health-check", timeout=2).status_code == 200
         assert work.result().json()["number_documents_treated"] == 200
 
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from selectors import DefaultSelector
 from typing import Any
 
+import httpx
 import psutil
 import pytest
-import requests
 
 from florence_tagger.bench.processes import free_port
+from florence_tagger.errors import UnreachableError
 from florence_tagger.web.lingering import Lingering
 from tests.conftest import (
     ROOT,
@@ -92,7 +93,7 @@ def newest(server: RunningServer) -> dict[str, Any]:
 def probe_seconds(server: RunningServer) -> float:
     """How long a health check takes, on a new connection."""
     started = time.monotonic()
-    assert requests.get(f"{server.url}/health-check", timeout=10).status_code == 200
+    assert server.get("/health-check").status_code == 200
     return time.monotonic() - started
 
 
@@ -107,8 +108,8 @@ def test_a_request_is_a_job_with_an_id_everywhere(tmp_path: Path) -> None:
         answers = [
             server.post({"documents": [marked, document(b"MARK-OF-THE-CONTENT")]}),
             server.post({"documents": "MARK-OF-THE-CONTENT"}),
-            requests.get(f"{server.url}/process", timeout=10),
-            requests.post(f"{server.url}/process", data=b"MARK-OF-THE-CONTENT", timeout=10),
+            server.get("/process"),
+            server.client.send("POST", "/process", content=b"MARK-OF-THE-CONTENT", timeout=10),
         ]
         assert [answer.status_code for answer in answers] == [200, 400, 405, 400]
         ids = [answer.headers["X-Job-Id"] for answer in answers]
@@ -182,7 +183,7 @@ def test_slow_senders_stop_no_health_check(tmp_path: Path) -> None:
 
 def test_clients_that_do_not_read_stop_no_health_check(tmp_path: Path) -> None:
     """All threads are sending, or wait for the rest of a head; new and kept connections are probed all the same."""
-    with injected(tmp_path, http_threads=8) as server, requests.Session() as kept:
+    with injected(tmp_path, http_threads=8) as server, httpx.Client() as kept:
         assert kept.get(f"{server.url}/test", timeout=10).status_code == 200
         deaf = [connect(server, receives=2048) for _ in range(8)]
         for client in deaf:
@@ -367,7 +368,7 @@ def attempt(server: RunningServer) -> int | str:
     """What a client sees."""
     try:
         return server.post(body_of(5)).status_code
-    except requests.ConnectionError:
+    except UnreachableError:
         return "reset"
 
 

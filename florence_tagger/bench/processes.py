@@ -1,7 +1,6 @@
 """The processes that the benchmark measures: a real service, and PyTorch, which this package never loads."""
 
 import base64
-import http.client
 import json
 import os
 import secrets
@@ -10,18 +9,19 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any, cast
 
 import psutil
 
+from florence_tagger.client import Client
 from florence_tagger.config import PREFIX, Settings
-from florence_tagger.errors import TaggerError
+from florence_tagger.errors import TaggerError, UnreachableError
 
 READY_SECONDS = 600  # the first start on a GPU compiles its kernels
 PORTS = range(20_000, 32_768)  # below those of outgoing connections (ip(7), ip_local_port_range)
@@ -46,7 +46,7 @@ class Serving:
     """
 
     process: subprocess.Popen[bytes]
-    port: int
+    client: Client
     start_seconds: float
 
     def post(self, pictures: Sequence[Path]) -> Timing:
@@ -64,13 +64,8 @@ class Serving:
 
     def request(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
         """Send a request, and return the answer's JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=READY_SECONDS)
-        try:
-            connection.request(method, path, body, {"Content-Type": "application/json"})
-            answer: dict[str, Any] = json.loads(connection.getresponse().read())
-            return answer
-        finally:
-            connection.close()
+        answer: dict[str, Any] = self.client.send(method, path, content=body).json()
+        return answer
 
     def peak_rss_mb(self) -> float:
         """Return the peak resident memory of the service's processes, MB (10^6), as Linux counts it."""
@@ -118,9 +113,10 @@ def service(settings: Settings, command: Sequence[str] = ("florence_tagger", "se
             [sys.executable, "-m", *command], env=environment, stdout=log, stderr=subprocess.STDOUT
         )
         try:
-            wait_until_ready(process, port)
-            yield Serving(process, port, time.perf_counter() - started)
-        except (OSError, ValueError, http.client.HTTPException) as exc:
+            with Client(f"http://127.0.0.1:{port}", timeout_seconds=READY_SECONDS) as client:
+                wait_until_ready(process, client)
+                yield Serving(process, client, time.perf_counter() - started)
+        except (OSError, ValueError, UnreachableError) as exc:
             log.seek(0)
             raise TaggerError(f"The service failed; it said:\n{log.read().decode()[-2000:]}") from exc
         finally:
@@ -137,15 +133,14 @@ def free_port() -> int:
             return port
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
+def wait_until_ready(process: subprocess.Popen[bytes], client: Client) -> None:
     """Wait until a service is ready; ConnectionError if it ends before or takes too long."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health-check", timeout=5):
+        with suppress(UnreachableError):  # it does not listen yet
+            if client.send("GET", "/health-check").status_code == HTTPStatus.OK:
                 return
-        except OSError:  # it does not listen yet, or is still loading
-            time.sleep(0.02)
+        time.sleep(0.02)
     raise ConnectionError("it did not get ready")
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from florence_tagger.assembly import sampling_from
+from florence_tagger.client import SPARE_SECONDS, Client
 from florence_tagger.config import Settings
 from florence_tagger.count.annotations import Annotator
-from florence_tagger.count.client import client_for
 from florence_tagger.count.paths import InputFile, find_files, read_list
 from florence_tagger.count.progress import Summary
 from florence_tagger.count.records import ResumeFile
@@ -164,7 +164,6 @@ def open_detector(options: CountOptions, settings: Settings) -> Iterator[Documen
         with Tagger.open(settings) as tagger:
             yield tagger
     else:
-        client = client_for(options.server, settings.api_key, settings.request_seconds)
-        client.check()
-        with closing(client):
+        with Client(options.server, settings.api_key, settings.request_seconds + SPARE_SECONDS) as client:
+            client.check()
             yield client

@@ -1,0 +1,259 @@
+"""The client of a running service: a file -> its detections or counts, over HTTP.
+
+It uses httpx, and no proxy, key or certificate of the environment but the system's certificate authorities.
+"""
+
+import base64
+import os
+import ssl
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from http import HTTPStatus
+from socket import SHUT_RDWR, socket
+from threading import Event, Lock
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from florence_tagger.counting import ALL_LABELS, top_counts
+from florence_tagger.errors import (
+    RESTARTED,
+    STOPPING,
+    DocumentError,
+    NotReadyError,
+    RequestError,
+    SettingsError,
+    TaggerError,
+    UnreachableError,
+)
+from florence_tagger.media.content import read_file
+from florence_tagger.rules import parse_rules
+from florence_tagger.schemas import Detection, DocumentResult, File, FrameResult, Task, Tiles, VideoCount
+from florence_tagger.wording import system_words
+
+DEFAULT_URL = "http://localhost:5011"
+SPARE_SECONDS = 30.0  # beyond the service's own deadline for a request
+TIMEOUT_SECONDS = 600.0 + SPARE_SECONDS  # for that of the default settings
+RETRY_SECONDS = 300  # for a service that loads its model, or is at its limits
+PAUSE_SECONDS = 0.5  # between two attempts
+SERVICE_REASONS = (STOPPING, RESTARTED)  # why the service, not the file, is at fault
+MAX_FILE_BYTES = 10**9  # of a file that is read; the service has a limit of its own
+ENTRIES = ("connection.connect_tcp.complete", "connection.start_tls.complete")  # of httpcore's trace: a new socket
+
+
+class Client:
+    """A client of the service at `url`, for any thread; `count` and `detect` are those of `Tagger`.
+
+    with Client("http://localhost:5011") as client:
+        client.count("photo.jpg")  # {"car": 7, "person": 6}
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, api_key: str = "", timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        """Open no connection yet.
+
+        Args:
+            url: of the service; its path is put before those of the requests.
+            api_key: the key of the service, empty for none.
+            timeout_seconds: for one request.
+
+        Raises:
+            SettingsError: the URL can't be that of a service, or the key can't be sent.
+        """
+        self.url = url
+        headers = [(b"X-API-Key", os.fsencode(checked_key(api_key)))] if api_key else []
+        self._http = httpx.Client(
+            base_url=checked_url(url),
+            headers=headers,
+            timeout=timeout_seconds,
+            verify=ssl.create_default_context(),
+            trust_env=False,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),  # no request meets a closed one
+        )
+        self._sockets: set[socket] = set()
+        self._lock = Lock()  # of the sockets
+        self._closed = Event()
+
+    def check(self) -> None:
+        """Raise TaggerError if the URL is not that of a florence_tagger service."""
+        response = self.send("GET", "/test")
+        if response.status_code != HTTPStatus.OK or "test endpoint is" not in json_object(response):
+            raise TaggerError(f"{self.url} is not florence_tagger's")
+
+    def count(
+        self,
+        file: File,
+        prompt: str = Task.OBJECT_DETECTION,
+        text: str = "",
+        num_labels: int = ALL_LABELS,
+        min_score: float = 0.0,
+        classes: Iterable[str] | None = None,
+        merge_iou: float = 0.0,
+        video_count: str = VideoCount.PEAK,
+        tiles: Tiles | None = None,
+    ) -> dict[str, int]:
+        """Count the objects in a picture or video; arguments as of `Tagger.count`, errors as of `detect`."""
+        classes = None if classes is None else list(classes)
+        rules = parse_rules(classes, merge_iou, video_count)
+        result = self.detect(file, prompt, text, min_score, classes, merge_iou, video_count, tiles)
+        return top_counts(result.frames, rules, num_labels)
+
+    def detect(
+        self,
+        file: File,
+        prompt: str = Task.OBJECT_DETECTION,
+        text: str = "",
+        min_score: float = 0.0,
+        classes: Iterable[str] | None = None,
+        merge_iou: float = 0.0,
+        video_count: str = VideoCount.PEAK,
+        tiles: Tiles | None = None,
+    ) -> DocumentResult:
+        """Detect the objects in a picture or video; arguments as of `Tagger.detect`.
+
+        It waits up to `RETRY_SECONDS` for a service that is busy or loads its model.
+
+        Raises:
+            DocumentError: the service can't process the file; its text is the reason.
+            TaggerError: the service can't be reached, or processes no file at all.
+        """
+        content = file if isinstance(file, bytes) else read_file(file, MAX_FILE_BYTES)
+        document = {"id": "file", "source": {"content": base64.b64encode(content).decode()}}
+        options = {"prompt": prompt, "text": text, "min_score": min_score, "return_boxes": True}
+        options |= {"merge_iou": merge_iou, "video_count": video_count, "tiles": tiles}
+        options |= {"classes": None if classes is None else list(classes)}
+        deadline = time.monotonic() + RETRY_SECONDS
+        response = self.send("POST", "/process", json={"documents": [document], **options})
+        while response.status_code == HTTPStatus.SERVICE_UNAVAILABLE and time.monotonic() < deadline:
+            self._closed.wait(PAUSE_SECONDS)
+            response = self.send("POST", "/process", json={"documents": [document], **options})
+        try:
+            return read_answer(response.status_code, json_object(response))
+        except (LookupError, TypeError, ValueError, AttributeError) as exc:
+            status = response.status_code
+            raise TaggerError(f"{self.url} gave no answer of florence_tagger's (status {status})") from exc
+
+    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Send a request and return its response, whatever its status; `options` as of `httpx.Client.request`.
+
+        Raises:
+            NotReadyError: the client is closed.
+            UnreachableError: the service can't be reached.
+        """
+        if self._closed.is_set():
+            raise NotReadyError("The client is closed.")
+        try:
+            return self._http.request(method, path, extensions={"trace": self._trace}, **options)
+        except (httpx.TransportError, httpx.InvalidURL, OSError, UnicodeError) as exc:
+            raise UnreachableError(f"{self.url} can't be reached: {connection_error_words(exc)}") from exc
+
+    def close(self) -> None:
+        """Abort all running requests, which then raise TaggerError, and close the connections."""
+        self._closed.set()
+        with self._lock:
+            sockets, self._sockets = self._sockets, set()
+        for connection in sockets:
+            with suppress(OSError):  # it is already closed
+                connection.shutdown(SHUT_RDWR)
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _trace(self, event: str, details: dict[str, Any]) -> None:
+        """Remember the socket of each new connection: closing an httpx client does not end what others wait for."""
+        if event in ENTRIES:
+            with self._lock:
+                self._sockets = {known for known in self._sockets if known.fileno() >= 0}
+                self._sockets.add(details["return_value"].get_extra_info("socket"))
+
+
+def checked_url(url: str) -> httpx.URL:
+    """Return the URL of a service; SettingsError if it can't be one."""
+    try:
+        parts = httpx.URL(url)
+        ignored = parts.query or parts.fragment or parts.userinfo
+        usable = parts.scheme in ("http", "https") and bool(parts.host) and parts.port != 0 and not ignored
+    except (httpx.InvalidURL, ValueError):
+        usable = False
+    if not usable:
+        raise SettingsError(f"{url} is no URL of a service, as {DEFAULT_URL} is one.")
+    return parts
+
+
+def checked_key(api_key: str) -> str:
+    """Return a key that can be sent in a header; SettingsError if it can't."""
+    if not api_key.isprintable():
+        raise SettingsError("FLORENCE_API_KEY=…: a key that is sent has printable characters alone")
+    return api_key
+
+
+def connection_error_words(error: BaseException) -> str:
+    """Return in words why a request to a service failed."""
+    causes = list(causes_of(error))
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+        return "its certificate can't be verified"
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+        return "it does not speak TLS as is wanted; is http:// meant?"
+    if isinstance(error, httpx.TimeoutException):
+        return "it does not answer in time"
+    if isinstance(error, httpx.ProtocolError):  # also if the service closes the connection without an answer
+        return "it gives no answer in HTTP, or only a part of one"
+    words = [system_words(cause) for cause in causes if isinstance(cause, OSError)]
+    return words[-1] if words else "no host can have this name"
+
+
+def causes_of(error: BaseException | None) -> Iterable[BaseException]:
+    """Yield an error and those that it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def json_object(response: httpx.Response) -> dict[str, Any]:
+    """Return the JSON object of a response, an empty one if it has none."""
+    try:
+        answer = response.json()
+    except (ValueError, RecursionError):
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def read_answer(status: int, answer: dict[str, Any]) -> DocumentResult:
+    """Return the result of the only document in an answer.
+
+    Raises:
+        DocumentError: the document could not be processed; its text is the reason.
+        TaggerError: the service refused the request, or is stopping.
+        LookupError, TypeError, ValueError, AttributeError: the answer has another form.
+    """
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        raise DocumentError(answer["error"])
+    if status != HTTPStatus.OK:
+        raise RequestError(answer["error"])
+    for reasons in answer["list_id_not_treated"]:
+        (reason,) = reasons.values()
+        raise NotReadyError(reason) if reason in SERVICE_REASONS else DocumentError(reason)
+    (document,) = answer["data"]
+    source = document["source"]
+    frame_results = (
+        frame_result_of(frame, source["detections"], source.get("truncated", False)) for frame in source["frames"]
+    )
+    return DocumentResult(tuple(frame_results), source.get("incomplete", False))
+
+
+def frame_result_of(frame: dict[str, Any], detections: Iterable[dict[str, Any]], truncated: bool) -> FrameResult:
+    """Return one frame of an answer with its share of the document's detections."""
+    own_detections = tuple(
+        Detection(detection["label"], tuple(detection["box"]), detection["score"], detection.get("track"))
+        for detection in detections
+        if detection["frame"] == frame["frame"]
+    )
+    tiles = tuple(tuple(tile) for tile in frame.get("tiles", ()))
+    return FrameResult(own_detections, truncated, page=frame.get("page"), time_s=frame.get("time_s"), tiles=tiles)
