@@ -90,7 +90,7 @@ class Scheduler:
         self._busy_since: dict[Stage, float] = {}
         self._ready = threading.Event()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="encode", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="prefill", daemon=True)
         self._thread.start()
 
     @property
