@@ -17,7 +17,7 @@ from florence_tagger.florence.manifest import load_manifest
 from florence_tagger.florence.model import Florence2
 from florence_tagger.schemas import Frame
 from training.batches import model_input
-from training.matching import claims
+from training.matching import match_detections
 from training.scenes import World, draw_scene
 
 PICTURE = Path(__file__).parents[1] / "docs" / "scores.svg"
@@ -37,7 +37,7 @@ def measure(scenes: int) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
         detections = florence2.detect(Frame(model_input(scene.pixels), width, height)).detections
         by_score = sorted(detections, key=lambda detection: -detection.score)
         scores += [detection.score for detection in by_score]
-        correct += list(claims(by_score, scene.objects))
+        correct += list(match_detections(by_score, scene.objects))
         num_objects += len(scene.objects)
     return np.array(scores), np.array(correct), num_objects
 

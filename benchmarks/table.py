@@ -55,7 +55,7 @@ def prepare(directory: Path) -> tuple[Path, Path]:
         pictures.mkdir(exist_ok=True)
         rng = np.random.default_rng(0)
         for index in range(CALIBRATION_PICTURES):
-            Image.fromarray(draw_scene(rng, World(side=768, most=8)).pixels).save(pictures / f"{index}.png")
+            Image.fromarray(draw_scene(rng, World(side=768, max_objects=8)).pixels).save(pictures / f"{index}.png")
         convert(ConversionOptions(str(checkpoint), model, "int8", pictures), LineProgress())
     return checkpoint, model
 

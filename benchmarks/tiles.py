@@ -28,7 +28,7 @@ from florence_tagger.media.sandbox.pool import DecoderPool
 from florence_tagger.schemas import AUTO, Detection, Tiles
 from florence_tagger.tiling import grid
 from training.grounds import Canvas, draw_ground
-from training.matching import covered
+from training.matching import overlap_share
 from training.scenes import (
     LABELS,
     Pixels,
@@ -36,16 +36,16 @@ from training.scenes import (
     Scene,
     SceneObject,
     World,
+    apply_camera,
     choose_sprite,
     draw_scene,
     draw_shape,
-    finish,
     paste,
 )
 
 SEED = 20261130  # of scenes that neither training nor any choice has seen
 SIDE = 1200  # pixels
-DENSE = World(side=SIDE, least=15, most=60, smallest=0.03, largest=0.10)
+DENSE = World(side=SIDE, min_objects=15, max_objects=60, min_size=0.03, max_size=0.10)
 ORDINARY = World(side=SIDE)
 SEAM_TILES = 3  # a side
 EACH = 5  # objects or pairs on seams in a scene
@@ -101,7 +101,9 @@ def objects_in(scenes: Iterable[Scene]) -> int:
 
 def touches(detection: Detection, scene: Scene) -> bool:
     """Whether a detection is on an object of its label."""
-    return any(one.label == detection.label and covered(detection.box, one.box) >= ON_OBJECT for one in scene.objects)
+    return any(
+        one.label == detection.label and overlap_share(detection.box, one.box) >= ON_OBJECT for one in scene.objects
+    )
 
 
 def count(tagger: Tagger, scenes: Sequence[Scene], tiles: Tiles) -> FileRecord:
@@ -156,18 +158,18 @@ def seam_scene(rng: Generator, least: float, most: float, each: int, pairs: bool
         least, most: longer side of an object, as a share of the picture's.
         each: objects or pairs, at most.
     """
-    world = replace(ORDINARY, smallest=least, largest=most)
+    world = replace(ORDINARY, min_size=least, max_size=most)
     canvas = draw_ground(rng, draw_shape(rng, world), world.photographs)
     placed: list[SceneObject] = []
     for label in rng.permutation(LABELS)[:each].tolist():
         for _ in range(100):
             boxes = over_seam(rng, world, canvas, label, pairs)
-            if all(covered(box, one.box) == 0 for box, _ in boxes for one in placed):
+            if all(overlap_share(box, one.box) == 0 for box, _ in boxes for one in placed):
                 for box, sprite in boxes:
-                    paste(rng, canvas, sprite, box, world.recoloured)
+                    paste(rng, canvas, sprite, box, world.recolored)
                     placed.append(SceneObject(label, box))
                 break
-    return Scene(finish(rng, canvas, world), tuple(placed))
+    return Scene(apply_camera(rng, canvas, world), tuple(placed))
 
 
 def seam_scenes(rng: Generator, least: float, most: float, number: int, pairs: bool) -> list[Scene]:
@@ -184,7 +186,7 @@ def over_seam(rng: Generator, world: World, canvas: Canvas, label: str, pairs: b
     """One or two boxes that touch, with their sprites, over an inner edge of a tile."""
     height, width = canvas.shape[:2]
     _, sprite = choose_sprite(rng, world, [label])
-    scale = rng.uniform(world.smallest, world.largest) * world.side / max(sprite.shape[:2])
+    scale = rng.uniform(world.min_size, world.max_size) * world.side / max(sprite.shape[:2])
     h, w = (max(6, round(side * scale)) for side in sprite.shape[:2])
     beside = bool(pairs and rng.random() < 0.5)
     below = pairs and not beside
@@ -282,7 +284,7 @@ def memory(tagger: Tagger, number: int, seed: int) -> None:
 
 def picture(tagger: Tagger, number: int, seed: int) -> None:
     """Draws the picture of docs/counting.md: a dense scene, whole and in tiles."""
-    file = png(draw_scene(np.random.default_rng(seed + 7), replace(DENSE, widest=1), 45).pixels)
+    file = png(draw_scene(np.random.default_rng(seed + 7), replace(DENSE, max_aspect=1), 45).pixels)
     halves = []
     for tiles in (1, SEAM_TILES):
         (frame_result,) = tagger.detect(file, tiles=tiles).frames

@@ -28,7 +28,7 @@ def draw(folder: Path, number: int, seed: int) -> Path:
     folder.mkdir()
     rng = np.random.default_rng(seed)
     for index in range(number):
-        Image.fromarray(draw_scene(rng, World(side=224, most=8)).pixels).save(folder / f"{index:03d}.png")
+        Image.fromarray(draw_scene(rng, World(side=224, max_objects=8)).pixels).save(folder / f"{index:03d}.png")
     return folder
 
 

@@ -121,11 +121,11 @@ def test_the_smallest_object_is_a_change() -> None:
         rows, columns = ground.shape[:2]
         variants = load_sprites(design)[label]
         sprite = variants[int(rng.integers(0, len(variants)))]
-        scale = world.smallest * world.side / max(sprite.shape[:2])
+        scale = world.min_size * world.side / max(sprite.shape[:2])
         height, width = (max(6, round(side * scale)) for side in sprite.shape[:2])
         x, y = int(rng.integers(0, columns - width)), int(rng.integers(0, rows - height))
         canvas = ground.copy()
-        paste(rng, canvas, sprite, (x, y, x + width, y + height), world.recoloured)
+        paste(rng, canvas, sprite, (x, y, x + width, y + height), world.recolored)
         before, after = (block_means(model_input(one.clip(0, 255).astype(np.uint8))) for one in (ground, canvas))
         changes.append(not near_identical(before, after))
     assert np.mean(changes) > 0.995
@@ -170,7 +170,7 @@ def agreement(pipeline: Pipeline, scenes: int) -> float:
     rng = np.random.default_rng(99)
     same = 0
     for _ in range(scenes):
-        large = Image.fromarray(draw_scene(rng, replace(PLAIN, side=768, most=8)).pixels).resize((3000, 3000))
+        large = Image.fromarray(draw_scene(rng, replace(PLAIN, side=768, max_objects=8)).pixels).resize((3000, 3000))
         buffer = io.BytesIO()
         large.save(buffer, "JPEG", quality=90)
         counts = []

@@ -26,11 +26,11 @@ from florence_tagger.tagger import Tagger
 from tests.conftest import ROOT, RecordedProgress
 from tests.variants import STREET
 from training import clips, evaluate, gallery, scenes, sprites, train
-from training.batches import ASKED, BATCH, NOTHING, Batches, cell_targets, world_at
-from training.matching import claims, covered
-from training.objective import ASKED_TASKS, Objective
+from training.batches import BATCH, IGNORE_INDEX, NUM_PROMPTED, Batches, cell_targets, world_at
+from training.matching import match_detections, overlap_share
+from training.objective import TEXT_TASKS, Objective
 from training.scenes import LABELS, UNSEEN_DESIGN, SceneObject, World, draw_scene, load_sprites
-from training.score import read, score
+from training.score import parse_objects, score
 from training.tiny_model import END, GRID, SIDE, build_model, build_tokenizer
 
 WORLD = World()
@@ -66,14 +66,14 @@ def test_scenes_are_what_their_world_allows() -> None:
     for scene in scenes:
         height, width = scene.pixels.shape[:2]
         assert height * width == pytest.approx(WORLD.side**2, rel=0.02)
-        assert max(height / width, width / height) <= 1.01 * WORLD.widest
-        assert len(scene.objects) <= WORLD.most
+        assert max(height / width, width / height) <= 1.01 * WORLD.max_aspect
+        assert len(scene.objects) <= WORLD.max_objects
         boxes = [one.box for one in scene.objects]
         for x1, y1, x2, y2 in boxes:
             assert 0 <= x1 < x2 <= width
             assert 0 <= y1 < y2 <= height
-            assert max(x2 - x1, y2 - y1) <= 1.2 * WORLD.largest * WORLD.side
-        assert all(covered(a, b) <= WORLD.hidden for index, a in enumerate(boxes) for b in boxes[:index])
+            assert max(x2 - x1, y2 - y1) <= 1.2 * WORLD.max_size * WORLD.side
+        assert all(overlap_share(a, b) <= WORLD.max_overlap for index, a in enumerate(boxes) for b in boxes[:index])
         assert all(0 <= side <= 1 for one in scene.relative for side in one.box)
     assert {label for scene in scenes for label in scene.counts} == set(LABELS)
     assert {len(scene.objects) for scene in scenes} >= set(range(10))
@@ -94,7 +94,7 @@ def test_clips_are_videos_of_known_frames(tmp_path: Path) -> None:
         for picture, frame in zip(pictures, frames, strict=True):
             boxes = [one["box"] for one in frame["objects"]]
             assert all(0 <= x1 < x2 <= picture.shape[1] for x1, _, x2, _ in boxes)
-            assert all(covered(a, b) <= WORLD.hidden for index, a in enumerate(boxes) for b in boxes[:index])
+            assert all(overlap_share(a, b) <= WORLD.max_overlap for index, a in enumerate(boxes) for b in boxes[:index])
 
 
 def test_scenes_take_the_place_of_earlier_ones(tmp_path: Path) -> None:
@@ -159,22 +159,24 @@ def test_a_step_sees_the_same_whenever_it_is_taken(tokenizer: PreTrainedTokenize
 def test_answers_name_what_is_there(tokenizer: PreTrainedTokenizerFast) -> None:
     batch = Batches(tokenizer, 100, seed=0)[99]
     for answer, covers in zip(batch.answers, batch.covers, strict=True):
-        objects = read(tokenizer, [END, *(answer[answer != NOTHING]).tolist()])
+        objects = parse_objects(tokenizer, [END, *(answer[answer != IGNORE_INDEX]).tolist()])
         assert objects == sorted(objects, key=lambda one: one.label)
         assert {LABELS[number - 1] for number in covers.tolist() if number} <= {one.label for one in objects}
-    assert len(batch.asked) == len(batch.found) == ASKED
-    for answer, asked, found in zip(batch.answers, batch.asked, batch.found, strict=False):
+    assert len(batch.prompt_words) == len(batch.prompted_answers) == NUM_PROMPTED
+    for answer, asked, found in zip(batch.answers, batch.prompt_words, batch.prompted_answers, strict=False):
         label = tokenizer.decode([asked]).strip()
-        objects = read(tokenizer, [END, *(answer[answer != NOTHING]).tolist()])
+        objects = parse_objects(tokenizer, [END, *(answer[answer != IGNORE_INDEX]).tolist()])
         wanted = [one for one in objects if one.label == label]
-        assert read(tokenizer, [END, *(found[found != NOTHING]).tolist()]) == wanted
+        assert parse_objects(tokenizer, [END, *(found[found != IGNORE_INDEX]).tolist()]) == wanted
 
 
 def test_each_picture_is_asked_for_its_own_label(tokenizer: PreTrainedTokenizerFast) -> None:
     objective = Objective(build_model(tokenizer, seed=0), tokenizer)
     batch = Batches(tokenizer, 100, seed=0)[50]
-    for number, task in enumerate(ASKED_TASKS):
-        for prompt_text, asked in zip(objective.question_for(number, batch.asked), batch.asked, strict=True):
+    for number, task in enumerate(TEXT_TASKS):
+        for prompt_text, asked in zip(
+            objective.prompt_ids_for(number, batch.prompt_words), batch.prompt_words, strict=True
+        ):
             label = tokenizer.decode([asked]).strip()
             assert tokenizer.decode(prompt_text) == f"<s>{PROMPT_TEMPLATES[task].format(text=label)}</s>"
             assert prompt_text.tolist() == tokenizer(tokenizer.decode(prompt_text), add_special_tokens=False).input_ids
@@ -182,7 +184,7 @@ def test_each_picture_is_asked_for_its_own_label(tokenizer: PreTrainedTokenizerF
 
 def test_what_no_answer_says(tokenizer: PreTrainedTokenizerFast) -> None:
     def said(text: str) -> list[SceneObject]:
-        return read(tokenizer, [END, *tokenizer(text, add_special_tokens=False).input_ids])
+        return parse_objects(tokenizer, [END, *tokenizer(text, add_special_tokens=False).input_ids])
 
     places = "".join(f"<loc_{place}>" for place in (100, 100, 300, 200))
     (cup,) = said(f"<s>cup{places}</s>dog{places}")
@@ -200,23 +202,23 @@ def test_what_no_answer_says(tokenizer: PreTrainedTokenizerFast) -> None:
 
 def test_the_grid_knows_the_smallest_object() -> None:
     behind = SceneObject("bus", (0.0, 0.0, 1.0, 1.0))
-    covers, centres, boxes = cell_targets([CUP, behind])
+    covers, centers, boxes = cell_targets([CUP, behind])
     names = Counter(LABELS[number - 1] for number in covers)
     assert set(names) == {"cup", "bus"}
     assert names["cup"] < 0.05 * GRID**2
-    assert Counter(centres.tolist())[0] == GRID**2 - 2
+    assert Counter(centers.tolist())[0] == GRID**2 - 2
     assert {tuple(np.float32(one.box)) for one in (CUP, behind)} == {tuple(box) for box in boxes}
 
 
 def test_scenes_get_harder() -> None:
-    assert world_at(0).most < world_at(0.1).most < world_at(0.3).most == WORLD.most
-    assert world_at(0).smallest > world_at(0.1).smallest > world_at(0.3).smallest == WORLD.smallest
+    assert world_at(0).max_objects < world_at(0.1).max_objects < world_at(0.3).max_objects == WORLD.max_objects
+    assert world_at(0).min_size > world_at(0.1).min_size > world_at(0.3).min_size == WORLD.min_size
 
 
 def test_scores() -> None:
     moved, other = replace(CUP, box=(0.11, 0.1, 0.31, 0.2)), replace(CUP, label="dog")
-    assert sum(claims([moved, moved], [CUP])) == sum(claims([moved], [CUP, CUP])) == 1
-    assert sum(claims([other], [CUP])) == 0
+    assert sum(match_detections([moved, moved], [CUP])) == sum(match_detections([moved], [CUP, CUP])) == 1
+    assert sum(match_detections([other], [CUP])) == 0
     assert score([[moved], [other]], [[CUP], [CUP]]) == train.Score(0.5, 0.5)
     assert score([[]], [[]]).exact == 1
 
@@ -241,7 +243,7 @@ def test_the_bundled_model_counts_well() -> None:
 
 @pytest.mark.long
 def test_training_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "CHOSEN_SCENES", 2)
+    monkeypatch.setattr(train, "VALIDATION_SCENES", 2)
     options = ["--steps", "6", "--between", "2", "--run"]
 
     def run(folder: Path, *more: str) -> list[dict[str, str]]:

@@ -13,7 +13,14 @@ from training.scenes import Scene, World, draw_scene
 
 SIDE = 384
 PLAIN = World(  # so easy that it is counted right whatever a kind of file does to it
-    smallest=0.11, largest=0.30, widest=1.0, hidden=0.12, photographs=0.0, recoloured=0.0, greys=0.0, artefacts=0.0
+    min_size=0.11,
+    max_size=0.30,
+    max_aspect=1.0,
+    max_overlap=0.12,
+    photographs=0.0,
+    recolored=0.0,
+    grayscale=0.0,
+    artifacts=0.0,
 )
 
 

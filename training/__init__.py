@@ -1,1 +1,1 @@
-"""Makes the bundled model: its world of drawn scenes, its training and its evaluation."""
+"""The bundled model's training: drawn scenes, training loop and evaluation."""

@@ -1,4 +1,4 @@
-"""Short videos with known objects: some come, move and go over one ground.
+"""Short videos with known objects that appear, move and disappear on one ground.
 
 `python -m training.clips --output DIR --count 10 --seed 1` writes MP4 files and `truth.json`.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.random import Generator
 
 from training.grounds import Canvas, draw_ground
-from training.matching import covered
+from training.matching import overlap_share
 from training.options import SEED, Command, folder_for
 from training.scenes import (
     LABELS,
@@ -21,77 +21,78 @@ from training.scenes import (
     Scene,
     SceneObject,
     World,
+    apply_camera,
     blend,
     choose_sprite,
     draw_shape,
-    finish,
-    in_order,
-    lit,
+    render_sprite,
+    sort_objects,
 )
 
 ATTEMPTS = 40
-LARGEST_MOVE = 0.5  # of the picture's side in a clip
-SHORTEST_STAY = 0.3  # of a clip
+MAX_MOVE = 0.5  # in a clip, as a share of the picture's side
+MIN_STAY = 0.3  # as a share of the clip
 
 
 @dataclass(frozen=True)
 class Mover:
-    """An object as it is drawn, (h, w, 4), and its box in each frame, None where it is not there."""
+    """A moving object: its rendered sprite, (h, w, 4), and its box in each frame, None if it is absent."""
 
     label: str
-    drawn: Canvas
+    sprite: Canvas
     boxes: tuple[Rectangle | None, ...]
 
 
 def draw_clip(rng: Generator, world: World, frames: int) -> list[Scene]:
-    """Frames of one clip, of even sides as MPEG-4 wants them, each a scene of its own with what is in it."""
+    """Draw the frames of a clip, each a scene with its objects; sides are even, as MPEG-4 requires."""
     height, width = (side - side % 2 for side in draw_shape(rng, world))
     ground = draw_ground(rng, (height, width), world.photographs)
     movers: list[Mover] = []
-    for _ in range(int(rng.integers(world.least, world.most + 1))):
+    for _ in range(int(rng.integers(world.min_objects, world.max_objects + 1))):
         attempts = (draw_mover(rng, world, ground, frames) for _ in range(ATTEMPTS))
-        mover = next((one for one in attempts if all(apart(one, other, world.hidden) for other in movers)), None)
+        mover = next((new for new in attempts if all(are_apart(new, old, world.max_overlap) for old in movers)), None)
         if mover is not None:
             movers.append(mover)
-    camera = int(rng.integers(2**32))  # one for all frames
+    camera = int(rng.integers(2**32))  # the same for all frames
     return [draw_frame(np.random.default_rng(camera), world, ground, movers, index) for index in range(frames)]
 
 
 def draw_mover(rng: Generator, world: World, ground: Canvas, frames: int) -> Mover:
-    """An object that moves evenly from somewhere to somewhere else while it is there."""
+    """Draw an object that moves at constant speed between two random positions during a random part of the clip."""
     label, sprite = choose_sprite(rng, world, LABELS)
-    scale = rng.uniform(world.smallest, world.largest) * world.side / max(sprite.shape[:2])
+    scale = rng.uniform(world.min_size, world.max_size) * world.side / max(sprite.shape[:2])
     size = np.maximum(1, np.round(np.array(sprite.shape[1::-1]) * scale)).astype(int)
-    room = np.maximum(0, np.array(ground.shape[1::-1]) - size)
-    start = rng.uniform(0, room)
-    end = np.clip(start + rng.uniform(-LARGEST_MOVE, LARGEST_MOVE, 2) * world.side, 0, room)
-    stay = int(rng.integers(max(1, round(SHORTEST_STAY * frames)), frames + 1))
+    max_position = np.maximum(0, np.array(ground.shape[1::-1]) - size)
+    start = rng.uniform(0, max_position)
+    end = np.clip(start + rng.uniform(-MAX_MOVE, MAX_MOVE, 2) * world.side, 0, max_position)
+    stay = int(rng.integers(max(1, round(MIN_STAY * frames)), frames + 1))
     first = int(rng.integers(frames - stay + 1))
     boxes: list[Rectangle | None] = [None] * frames
     for index in range(stay):
         x, y = np.round(start + (end - start) * index / max(1, stay - 1)).astype(int).tolist()
         boxes[first + index] = (x, y, x + int(size[0]), y + int(size[1]))
-    return Mover(label, lit(rng, sprite, (int(size[0]), int(size[1])), world.recoloured), tuple(boxes))
+    return Mover(label, render_sprite(rng, sprite, (int(size[0]), int(size[1])), world.recolored), tuple(boxes))
 
 
-def apart(one: Mover, other: Mover, most: float) -> bool:
-    """Whether two objects never hide more than `most` of each other."""
-    return all(a is None or b is None or covered(a, b) <= most for a, b in zip(one.boxes, other.boxes, strict=True))
+def are_apart(first: Mover, second: Mover, max_overlap: float) -> bool:
+    """Return whether the boxes of two objects overlap by at most `max_overlap` in all frames."""
+    pairs = zip(first.boxes, second.boxes, strict=True)
+    return all(a is None or b is None or overlap_share(a, b) <= max_overlap for a, b in pairs)
 
 
 def draw_frame(rng: Generator, world: World, ground: Canvas, movers: list[Mover], index: int) -> Scene:
-    """The ground with what is there in a frame."""
+    """Draw a frame: the ground with the objects that are present."""
     canvas, objects = ground.copy(), []
     for mover in movers:
         box = mover.boxes[index]
         if box is not None:
-            blend(canvas, mover.drawn, box)
+            blend(canvas, mover.sprite, box)
             objects.append(SceneObject(mover.label, box))
-    return Scene(finish(rng, canvas, world), in_order(objects))
+    return Scene(apply_camera(rng, canvas, world), sort_objects(objects))
 
 
 def write_video(path: Path, frames: list[Scene], fps: float) -> None:
-    """Writes frames as MPEG-4."""
+    """Write frames as an MPEG-4 video; ClickException if OpenCV can't."""
     height, width = frames[0].pixels.shape[:2]
     video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     if not video.isOpened():
@@ -114,7 +115,7 @@ def main(output: Path, count: int, seed: int, seconds: int, fps: int) -> None:
     for index in range(count):
         frames, name = draw_clip(rng, World(), seconds * fps), f"clip{index:04d}.mp4"
         write_video(folder / name, frames, fps)
-        truth[name] = [one.truth for one in frames]
+        truth[name] = [frame.truth for frame in frames]
     (folder / "truth.json").write_text(json.dumps({"fps": fps, "frames": truth}) + "\n")
 
 

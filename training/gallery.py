@@ -1,6 +1,6 @@
-"""A sheet of scenes that a model has not seen, with what it finds in them: `python -m training.gallery --output FILE`.
+"""A sheet of held-out scenes with a model's detections: `python -m training.gallery --output FILE`.
 
-What it counts right has a green frame, what it does not a red one, with what is wrong below.
+Scenes with right counts have a green frame, others a red one, with the wrong counts below.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ RIGHT, WRONG = "#009E73", "#D55E00"
 
 
 def cell(scene: Scene, tagger: Tagger) -> Image.Image:
-    """A scene with what is found in it, its frame, and what is wrong with the counts."""
+    """Draw a scene with its detections, a frame, and the wrong counts."""
     height, width = scene.pixels.shape[:2]
     file = BytesIO()
     large = Image.fromarray(scene.pixels).resize((round(HEIGHT * width / height), HEIGHT), Image.Resampling.LANCZOS)
@@ -37,33 +37,33 @@ def cell(scene: Scene, tagger: Tagger) -> Image.Image:
     framed = Image.new("RGB", (drawn.width + 2 * FRAME, HEIGHT + 2 * FRAME + CAPTION), "white")
     framed.paste(WRONG if mistakes else RIGHT, (0, 0, framed.width, HEIGHT + 2 * FRAME))
     framed.paste(drawn, (FRAME, FRAME))
-    told = shorten(mistakes, framed.width // LETTER, placeholder=" …")
-    ImageDraw.Draw(framed).text((FRAME, HEIGHT + 2 * FRAME), told, "black", ImageFont.load_default(2 * LETTER))
+    caption = shorten(mistakes, framed.width // LETTER, placeholder=" …")
+    ImageDraw.Draw(framed).text((FRAME, HEIGHT + 2 * FRAME), caption, "black", ImageFont.load_default(2 * LETTER))
     return framed
 
 
-def differences(found: Counter[str], truth: Counter[str]) -> str:
-    """What is wrong with counts: `car 3, not 4`."""
-    wrong = (label for label in sorted(found | truth) if found[label] != truth[label])
-    return ", ".join(f"{label} {found[label]}, not {truth[label]}" for label in wrong)
+def differences(counts: Counter[str], truth: Counter[str]) -> str:
+    """Describe the wrong counts: `car 3, not 4`."""
+    wrong = (label for label in sorted(counts | truth) if counts[label] != truth[label])
+    return ", ".join(f"{label} {counts[label]}, not {truth[label]}" for label in wrong)
 
 
 def sheet(cells: Sequence[Image.Image], width: int) -> Image.Image:
-    """Pictures of one height in rows, each row as many as fit."""
+    """Arrange pictures of equal height in rows, each as full as possible."""
     rows: list[list[Image.Image]] = [[]]
-    for one in cells:
-        if sum(other.width + GAP for other in rows[-1]) + one.width > width:
+    for picture in cells:
+        if sum(previous.width + GAP for previous in rows[-1]) + picture.width > width:
             rows.append([])
-        rows[-1].append(one)
-    whole = Image.new("RGB", (width, sum(row[0].height for row in rows)), "white")
+        rows[-1].append(picture)
+    canvas = Image.new("RGB", (width, sum(row[0].height for row in rows)), "white")
     y = 0
     for row in rows:
         x = 0
-        for one in row:
-            whole.paste(one, (x, y))
-            x += one.width + GAP
+        for picture in row:
+            canvas.paste(picture, (x, y))
+            x += picture.width + GAP
         y += row[0].height
-    return whole
+    return canvas
 
 
 @click.command(cls=Command)

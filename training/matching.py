@@ -1,33 +1,36 @@
-"""Which of the boxes (x1, y1, x2, y2) that a model names are right, and how far things cover each other."""
+"""Matching of detected boxes (x1, y1, x2, y2) with true ones, and the overlap of boxes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from florence_tagger.geometry import area, common_area, iou
 
-MIN_IOU = 0.5  # of a box that is right
+MIN_IOU = 0.5  # of a detected box with the true one
 
 
-class Labelled(Protocol):
-    """A box and what is in it."""
-
-    @property
-    def label(self) -> str: ...
+class LabeledBox(Protocol):
+    """A box and the label of the object in it."""
 
     @property
-    def box(self) -> Sequence[float]: ...
+    def label(self) -> str:
+        """The object's label."""
+
+    @property
+    def box(self) -> Sequence[float]:
+        """The corners (x1, y1, x2, y2)."""
 
 
-def covered(a: Sequence[float], b: Sequence[float]) -> float:
-    """The common area of two boxes as a share of the smaller one's."""
+def overlap_share(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the common area of two boxes as a share of the smaller one's area."""
     return common_area(a, b) / min(area(a), area(b))
 
 
-def claims(found: Iterable[Labelled], there: Iterable[Labelled]) -> Iterator[bool]:
-    """Whether each box that is found is something that is there, and that no earlier one has claimed."""
-    left = list(there)
-    for one in found:
-        fitting = [other for other in left if other.label == one.label and iou(one.box, other.box) >= MIN_IOU]
-        if fitting:
-            left.remove(max(fitting, key=lambda other: iou(one.box, other.box)))
-        yield bool(fitting)
+def match_detections(detections: Iterable[LabeledBox], truth: Iterable[LabeledBox]) -> Iterator[bool]:
+    """Yield whether each detection matches a true object that no earlier detection matches."""
+    unmatched = list(truth)
+    for detection in detections:
+        box = detection.box
+        candidates = [item for item in unmatched if item.label == detection.label and iou(box, item.box) >= MIN_IOU]
+        if candidates:
+            unmatched.remove(max(candidates, key=lambda item: iou(box, item.box)))
+        yield bool(candidates)

@@ -1,4 +1,4 @@
-"""What the commands of `training/` have in common."""
+"""Common parts of the commands in `training/`."""
 
 from pathlib import Path
 from typing import Any
@@ -9,22 +9,23 @@ from florence_tagger.errors import TaggerError
 from florence_tagger.wording import error_words
 
 NUMBER = "[0-9]" * 4
-SEED = click.IntRange(min=0)  # as numpy's
+SEED = click.IntRange(min=0)  # NumPy's seeds
 
 
 class Command(click.Command):
-    """A command that says in a line why a file or a model is none for it."""
+    """A command that reports unusable files and models in one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; ClickException for errors of files and of this package."""
         try:
             return super().invoke(ctx)
         except (OSError, TaggerError) as exc:
             raise click.ClickException(error_words(exc)) from exc
 
 
-def folder_for(path: Path, kind: str) -> Path:
-    """A folder for files of a kind, like `scene{}.png`, without those that were drawn there before."""
+def folder_for(path: Path, pattern: str) -> Path:
+    """Create a folder for files with names like `scene{}.png`, and remove earlier ones of such names from it."""
     path.mkdir(parents=True, exist_ok=True)
-    for old in path.glob(kind.format(NUMBER)):
-        old.unlink()
+    for earlier in path.glob(pattern.format(NUMBER)):
+        earlier.unlink()
     return path

@@ -12,9 +12,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from training.grounds import Canvas, draw_ground
-from training.scenes import LABELS, Pixels, World, blend, choose_sprite, draw_shape, finish, lit
+from training.scenes import LABELS, Pixels, World, apply_camera, blend, choose_sprite, draw_shape, render_sprite
 
-PASSING = World(smallest=0.12, largest=0.26, widest=4 / 3)
+PASSING = World(min_size=0.12, max_size=0.26, max_aspect=4 / 3)
 FEWEST, MOST = 4, 12  # objects of a clip
 ATTEMPTS = 60
 SEEN_S, HIDDEN_S = 1.0, 1.0
@@ -94,14 +94,14 @@ def draw_passer(
 ) -> Passer:
     """An object on a straight way at an even speed, through a point of the picture at some moment of the clip."""
     label, sprite = choose_sprite(rng, world, labels)
-    scale = rng.uniform(world.smallest, world.largest) * world.side / max(sprite.shape[:2])
+    scale = rng.uniform(world.min_size, world.max_size) * world.side / max(sprite.shape[:2])
     size = np.maximum(1, np.round(np.array(sprite.shape[1::-1]) * scale)).astype(int)
     angle = rng.choice([0, np.pi]) + rng.normal(0, 0.4)
     step = rng.uniform(*speeds) * size.max() / fps * np.array([np.cos(angle), np.sin(angle)])
     middle = rng.uniform(0, 1, 2) * (np.array(shape[::-1]) - size)
     moment = rng.uniform(0, frames)
     places = np.round(middle + (np.arange(frames)[:, None] - moment) * step).astype(int)
-    drawn = lit(rng, sprite, (int(size[0]), int(size[1])), world.recoloured)
+    drawn = render_sprite(rng, sprite, (int(size[0]), int(size[1])), world.recolored)
     return Passer(label, drawn, tuple((int(x), int(y)) for x, y in places))
 
 
@@ -162,4 +162,4 @@ def draw_frame(
             blend(canvas, part, (x1, y1, x2, y2))
     for pillar in pillars:
         canvas[:, pillar] = ground[:, pillar]
-    return finish(rng, canvas, world)
+    return apply_camera(rng, canvas, world)

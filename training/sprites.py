@@ -1,10 +1,10 @@
-"""The drawings that scenes are made of, rendered once from icon sets of the npm registry; the pictures are committed.
+"""Drawings of objects for scenes, rendered once from icon sets of the npm registry; the pictures are committed.
 
     npm pack @iconify-json/noto@1.2.9 @iconify-json/twemoji@1.2.5
     npm pack @iconify-json/fluent-emoji-flat@1.2.6 @iconify-json/openmoji@1.2.29
     python -m training.sprites --packages .
 
-A drawing is there already where a committed one is: the first eight of Noto come from its font and are kept.
+Existing drawings are kept: the first eight of Noto come from its font.
 """
 
 import io
@@ -45,11 +45,11 @@ ICONS = {
     "umbrella": "umbrella",
 }
 SIDE = 160
-COLOURS = 128  # of a stored drawing: half the bytes, and no difference to be seen at the sizes of scenes
+NUM_COLORS = 128  # of a stored drawing: half the bytes, without a visible difference at the sizes in scenes
 
 
 def read_icons(package: Path) -> dict[str, Any]:
-    """The icon set of an npm package of Iconify: names, bodies and the size of the box they are drawn in."""
+    """Return the icon set in an npm package of Iconify: names, bodies and the size of their view box."""
     with tarfile.open(package) as archive:
         member = archive.extractfile("package/icons.json")
         if member is None:
@@ -59,11 +59,11 @@ def read_icons(package: Path) -> dict[str, Any]:
 
 
 def render(icons: dict[str, Any], name: str) -> Image.Image:
-    """An icon as a square picture with alpha, SIDE pixels wide."""
-    box = f"0 0 {icons['width']} {icons['height']}"
+    """Render an icon as a square picture with alpha, SIDE pixels wide."""
+    view_box = f"0 0 {icons['width']} {icons['height']}"
     body = icons["icons"][name]["body"]
-    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    svg = f'<svg {spaces} viewBox="{box}">{body}</svg>'
+    namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    svg = f'<svg {namespaces} viewBox="{view_box}">{body}</svg>'
     return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, height=SIDE)))).convert("RGBA")
 
 
@@ -77,7 +77,7 @@ def main(packages: Path) -> None:
             path = SPRITE_FOLDER / design / f"{label}.png"
             if not path.exists():
                 path.parent.mkdir(exist_ok=True)
-                render(icons, name).quantize(COLOURS, Image.Quantize.FASTOCTREE).save(path, optimize=True)
+                render(icons, name).quantize(NUM_COLORS, Image.Quantize.FASTOCTREE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

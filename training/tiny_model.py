@@ -1,6 +1,6 @@
-"""A small Florence-2 before its training: the published architecture, processor and prompts, fewer and narrower layers.
+"""A small untrained Florence-2: the published architecture, processor and prompts, with fewer and narrower layers.
 
-Where it differs from the published ones is in the constants here; the rest is `Florence2ForConditionalGeneration`.
+The constants here define all differences from the published models; the rest is `Florence2ForConditionalGeneration`.
 """
 
 import math
@@ -22,20 +22,20 @@ from transformers.models.florence2.configuration_florence2 import Florence2Visio
 from florence_tagger.florence.tasks import PROMPT_TEMPLATES
 from training.scenes import LABELS
 
-SIDE = 224  # of the input, pixels
-GRID = 14  # image tokens a side: the strides below divide by 16
-IMAGE_TOKENS = GRID * GRID + 1  # the mean of all stands before them
+SIDE = 224  # of the input picture, in pixels
+GRID = 14  # image tokens per side: the product of the strides below is 16
+IMAGE_TOKENS = GRID * GRID + 1  # the first is the mean of all others
 WIDTH = 192  # of the text model
 STAGE_WIDTHS, STAGE_DEPTHS, STAGE_HEADS, STAGE_STRIDES = (32, 64, 128, 192), (1, 1, 2, 1), (1, 2, 4, 6), (4, 2, 2, 1)
 WINDOW = 7
 ENCODER_LAYERS, DECODER_LAYERS, HEADS, HIDDEN = 2, 3, 8, 512
 POSITIONS = 256
 LOCATIONS = 1000
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as published
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as published
 START, PAD, END = 0, 1, 2
 EMBEDDING_SCALE = 0.04
 
-# The published tokens of tasks in their published order; none is used by detection.
+# The published task tokens in their published order; detection uses none of them.
 TASK_TOKENS = [
     "<od>",
     "</od>",
@@ -65,11 +65,11 @@ OCR_PATTERN = r"(.+?)" + r"<loc_(\d+)>" * 8
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE of the prompts and labels, each label one token, with the published special tokens."""
+    """Build a byte-level BPE tokenizer of prompts and labels, one token per label, and published special tokens."""
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    texts = [prompt_text.format(text=label) for prompt_text in PROMPT_TEMPLATES.values() for label in LABELS]
+    texts = [template.format(text=label) for template in PROMPT_TEMPLATES.values() for label in LABELS]
     trainer = trainers.BpeTrainer(
         vocab_size=640,
         min_frequency=2,
@@ -99,8 +99,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Florence2Processor:
-    """The published processor with this model's size of pictures."""
-    images = CLIPImageProcessor(
+    """Build the published processor with this model's picture size."""
+    image_processor = CLIPImageProcessor(
         do_resize=True,
         size={"height": SIDE, "width": SIDE},
         resample=3,
@@ -108,10 +108,10 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Florence2Processor:
         do_rescale=True,
         do_normalize=True,
         image_mean=list(MEAN),
-        image_std=list(DEVIATION),
+        image_std=list(STD),
         do_convert_rgb=True,
     )
-    images.image_seq_length = IMAGE_TOKENS
+    image_processor.image_seq_length = IMAGE_TOKENS
     parsers = {
         "ocr": {"PATTERN": OCR_PATTERN, "AREA_THRESHOLD": 0.0},
         "phrase_grounding": {"banned_grounding_tokens": []},
@@ -123,12 +123,15 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Florence2Processor:
         "description_with_bboxes_or_polygons": {},
     }
     return Florence2Processor(
-        image_processor=images, tokenizer=tokenizer, num_additional_image_tokens=1, post_processor_config=parsers
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        num_additional_image_tokens=1,
+        post_processor_config=parsers,
     )
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Florence2ForConditionalGeneration:
-    """The model with weights that training starts from, and the published settings of generation."""
+    """Build the model with initial weights and the published generation settings."""
     torch.manual_seed(seed)
     vision = Florence2VisionConfig(
         depths=list(STAGE_DEPTHS),
@@ -175,21 +178,22 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Florence2ForCo
         early_stopping=True,
         max_length=POSITIONS,
     )
-    model.set_attn_implementation("eager")  # quicker than SDPA at these sizes on a CPU
-    initialise(model, tokenizer.convert_tokens_to_ids("<loc_0>"))
+    model.set_attn_implementation("eager")  # faster than SDPA at these sizes on a CPU
+    initialize(model, tokenizer.convert_tokens_to_ids("<loc_0>"))
     return model
 
 
 @torch.no_grad()
-def initialise(model: Florence2ForConditionalGeneration, first_location: int) -> None:
-    """Weights by fan-in, half of that in projections and ends of branches: 0.02, as published, is too small here.
+def initialize(model: Florence2ForConditionalGeneration, first_location: int) -> None:
+    """Initialize weights by fan-in, halved in projections and at the ends of branches: the published 0.02 is too small.
 
-    Locations, rows and columns begin as smooth functions of what they stand for: neighbours are alike from the start.
+    The embeddings of locations, rows and columns start as smooth functions of the position, so that neighbors are
+    similar.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and name != "lm_head":
-            deviation = module.in_features**-0.5 * (0.5 if name.endswith(("proj", "fc2")) else 1)
-            nn.init.trunc_normal_(module.weight, std=deviation, a=-3 * deviation, b=3 * deviation)
+            std = module.in_features**-0.5 * (0.5 if name.endswith(("proj", "fc2")) else 1)
+            nn.init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
         elif isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, std=(0.3 if module.groups > 1 else 1) * module.weight[0].numel() ** -0.5)
         if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
@@ -212,13 +216,13 @@ def initialise(model: Florence2ForConditionalGeneration, first_location: int) ->
     model.tie_weights()
 
 
-def frequencies(count: int, most: float) -> Tensor:
-    """`count` frequencies, evenly spaced by their logarithm from a quarter of a wave to `most` waves."""
-    return torch.logspace(math.log10(0.25), math.log10(most), count)
+def frequencies(count: int, max_frequency: float) -> Tensor:
+    """Return `count` frequencies, spaced logarithmically from 0.25 to `max_frequency`."""
+    return torch.logspace(math.log10(0.25), math.log10(max_frequency), count)
 
 
-def waves(length: int, count: int, most: float) -> Tensor:
-    """Sines and cosines of random phases over `length` places, (length, 2 x count); slow ones are stronger."""
-    speed = frequencies(count, most)
-    angles = (torch.arange(length)[:, None] / length * speed + torch.rand(count)) * 2 * math.pi
-    return torch.cat([angles.sin() / speed**0.35, angles.cos() / speed**0.35], 1)
+def waves(length: int, count: int, max_frequency: float) -> Tensor:
+    """Return sines and cosines of random phases, (length, 2 x count); those of low frequency have larger amplitudes."""
+    frequency = frequencies(count, max_frequency)
+    angles = (torch.arange(length)[:, None] / length * frequency + torch.rand(count)) * 2 * math.pi
+    return torch.cat([angles.sin() / frequency**0.35, angles.cos() / frequency**0.35], 1)
