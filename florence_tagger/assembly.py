@@ -1,4 +1,4 @@
-"""Settings -> the stages of a pipeline: what the service and the Python API have in common."""
+"""Settings -> the stages of a pipeline, for the service and for the Python API."""
 
 import os
 
@@ -16,7 +16,7 @@ MAX_DECODERS = 8  # unless the settings say otherwise
 
 
 def start_decoder_pool(settings: Settings, image_size: tuple[int, int]) -> DecoderPool:
-    """The processes that decode, for a model's input of `image_size` (height, width)."""
+    """Start the processes that decode files to frames of `image_size` (height, width)."""
     options = DecodeOptions(image_size, settings.max_pixels, settings.max_pages, settings.reduced_decoding)
     limits = SandboxLimits(options, int(settings.decoder_memory_mb * 1e6), settings.document_seconds)
     processes = settings.decoder_processes or min(os.cpu_count() or 1, MAX_DECODERS)
@@ -26,7 +26,7 @@ def start_decoder_pool(settings: Settings, image_size: tuple[int, int]) -> Decod
 def build_pipeline(
     settings: Settings, decoders: DecoderPool, scheduler: Scheduler, telemetry: Telemetry | None = None
 ) -> Pipeline:
-    """The stages in order, for frames that `decoders` make and a model that `scheduler` feeds.
+    """Return the pipeline from files through `decoders` and `scheduler` to counts.
 
     Raises:
         SettingsError: the file of aliases can't be used.
@@ -37,5 +37,5 @@ def build_pipeline(
 
 
 def sampling_from(settings: Settings) -> Sampling:
-    """How videos are sampled where nobody asks for less."""
+    """Return how videos are sampled unless a request asks for less."""
     return Sampling(settings.video_fps, settings.video_max_frames, settings.video_max_seconds)

@@ -1,5 +1,8 @@
 """Comparison of consecutive frames: the model does not process a frame that shows the same as the one before."""
 
+from typing import cast
+
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,11 +18,11 @@ MAX_CHANGE = 10.0
 
 def block_means(pixels: UInt8Array) -> NDArray[np.float32]:
     """Return the means of all complete 8 x 8 blocks of uint8 pixels (H, W, 3): float32 (H // 8, W // 8, 3)."""
-    height, width = (side // BLOCK * BLOCK for side in pixels.shape[:2])
-    rows = pixels[:height, :width].reshape(height // BLOCK, BLOCK, width, 3).sum(axis=1, dtype=np.uint16)
-    blocks = rows.reshape(height // BLOCK, width // BLOCK, BLOCK, 3).sum(axis=2, dtype=np.uint16)
-    means: NDArray[np.float32] = blocks.astype(np.float32) / BLOCK**2
-    return means
+    rows, columns = (side // BLOCK for side in pixels.shape[:2])
+    if not rows or not columns:
+        return np.empty((rows, columns, 3), np.float32)
+    blocks = pixels[: rows * BLOCK, : columns * BLOCK].astype(np.float32)
+    return cast(NDArray[np.float32], cv2.resize(blocks, (columns, rows), interpolation=cv2.INTER_AREA))
 
 
 def near_identical(means: NDArray[np.float32], other_means: NDArray[np.float32]) -> bool:
