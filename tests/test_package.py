@@ -10,6 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from florence_tagger import __version__
 from florence_tagger.config import DEFAULT_MODEL
@@ -86,6 +88,22 @@ def test_the_version_is_in_one_place() -> None:
     places = [path for path in (ROOT / "florence_tagger").rglob("*.py") if f'"{__version__}"' in path.read_text()]
     assert places == [ROOT / "florence_tagger" / "__init__.py"]
     assert __version__ in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("path", [ROOT / "requirements.txt", *ROOT.glob("*/requirements.txt")], ids=str)
+def test_requirements_locked_versions_are_within_their_ranges(path: Path) -> None:
+    locked = {canonicalize_name(one.name): one.specifier for one in requirements_of(ROOT / "constraints.txt")}
+    for requirement in requirements_of(path):
+        exact = {bound.version for bound in requirement.specifier if bound.operator == "=="}
+        versions = {bound.version for bound in locked.get(canonicalize_name(requirement.name), ())} or exact
+        assert versions, f"{requirement} is neither locked nor exact"
+        assert all(requirement.specifier.contains(version) for version in versions), requirement
+
+
+def requirements_of(path: Path) -> list[Requirement]:
+    """Return the requirements in a file for pip."""
+    lines = (line.partition(" #")[0].strip() for line in path.read_text().splitlines())
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
 def test_what_comes_from_others_is_named() -> None:
