@@ -58,8 +58,8 @@ class QueuedFrame:
 class Scheduler:
     """Owner of a model and its two threads, which processes frames in the order of `add_request`.
 
-    A request first reserves a queue slot, so that it is refused before any work is done for it. The slot guarantees one
-    frame a place in the queue; the request's other frames wait for free slots.
+    A request first reserves a queue slot, so that it is refused before any work is done for it. Its first frame takes
+    that slot; its other frames wait for free slots.
 
     Args:
         load: creates the model; called once, in the prefill thread.

@@ -86,7 +86,7 @@ def measure_limits(florence2: Florence2, stages: dict[str, float], cross_attenti
 def measure_step(florence2: Florence2, cross_attention: CrossAttention, rounds: int = ROUNDS) -> tuple[float, float]:
     """Return the memory's GB/s and the seconds of a decoder step with one sequence: medians of alternating rounds.
 
-    Other processes use the memory, too: only figures that are measured in the same seconds can be compared.
+    Other processes use the memory, too: only figures that are measured at the same time can be compared.
     """
     settings = with_fixed_length(florence2.generation, 1, min(STEPS, florence2.generation.max_new_tokens))
     memory, steps = [], []
