@@ -1,30 +1,30 @@
-"""The Debian that the serving image stands on, as the Dockerfile names it: its suite, and Intel's driver in it."""
+"""The serving image's Debian suite and packages of Intel's GPU driver, read from the Dockerfile."""
 
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MIRROR = "http://deb.debian.org/debian"
-# A package mirror may lag behind: lists are good for a week by their own word.
+# For package mirrors that lag behind: package lists expire after a week.
 STALE_MIRROR = 'Acquire::Check-Valid-Until "false";\n'
 
 
 def suite(dockerfile: str) -> str:
-    """Return the name of the suite that the image is based on."""
+    """Return the name of the image's Debian suite."""
     return only(r"^ARG BASE=debian:(\w+)-slim$", dockerfile)
 
 
 def driver_packages(dockerfile: str) -> tuple[str, ...]:
-    """Return the packages of the GPU's driver, the loader of OpenCL drivers first."""
+    """Return the packages of the GPU driver, with the loader of OpenCL drivers first."""
     installed = only(r"install --yes --no-install-recommends (\S+) \$\{DRIVERS\}", dockerfile)
     return (installed, *only(r'^ARG DRIVERS="([^"]+)"$', dockerfile).split())
 
 
 def only(pattern: str, text: str) -> str:
-    """Return the group of the one match of a pattern.
+    """Return the group of a pattern's only match.
 
     Raises:
-        ValueError: there is none, or more than one.
+        ValueError: there is no match, or more than one.
     """
-    (found,) = re.findall(pattern, text, re.MULTILINE)
-    return str(found)
+    (match,) = re.findall(pattern, text, re.MULTILINE)
+    return str(match)

@@ -1,8 +1,8 @@
-"""Builds the serving image with buildah on a base made by debootstrap, and runs it: `make image-check`.
+"""Build of the serving image with buildah, on a base made by debootstrap, and checks of it: `make image-check`.
 
-It wants root, and Debian. The base holds what the Dockerfile's `debian:*-slim` holds but is not that image. The service
-runs in namespaces of its own, with a read-only root and without a network. A second image, built with `DRIVERS=`, tells
-what the GPU's driver takes. What the check starts ends with it, on SIGTERM, too.
+Needs root, and Debian. The base has the content of the Dockerfile's `debian:*-slim` but is not that image. The service
+runs in separate namespaces, with a read-only root and without a network. A second image, built with `DRIVERS=`, shows
+the size of the GPU driver. All processes that the check starts end with it, also on SIGTERM.
 """
 
 import argparse
@@ -23,17 +23,24 @@ from deploy.debian import MIRROR, ROOT, STALE_MIRROR, suite
 BUILD = ROOT / "build" / "image"
 BASE, IMAGE, WITHOUT_DRIVER = "localhost/base", "localhost/florence_tagger", "localhost/florence_tagger-cpu"
 TOOLS = {"buildah": "buildah", "debootstrap": "debootstrap", "ip": "iproute2", "unshare": "util-linux"}
-EXPECTED = {"backpack": 5, "car": 4, "person": 3}  # in the sample picture, by the bundled model
+EXPECTED = {"backpack": 5, "car": 4, "person": 3}  # the bundled model's counts in the sample picture
 STARTING_SECONDS = 120
 STOPPING_SECONDS = 40
-UNUSED_BY_SLIM = ("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/apt", "var/lib/apt/lists", "var/log")
+OMITTED_BY_SLIM = (
+    "usr/share/doc",
+    "usr/share/locale",
+    "usr/share/man",
+    "var/cache/apt",
+    "var/lib/apt/lists",
+    "var/log",
+)
 COUNT = """
 import json, sys, urllib.request
 url, headers = "http://127.0.0.1:5011/process", {"Content-Type": "application/json"}
 request = urllib.request.Request(url, sys.stdin.buffer.read(), headers)
 print(urllib.request.urlopen(request, timeout=60).read().decode())
 """
-# All of Python's extension modules, but those of OpenVINO's frontends that are left out and of the absent tkinter.
+# Imports all extension modules except those of OpenVINO's frontends, which are left out, and of absent tkinter.
 LOAD_MODULES = """
 import importlib, pathlib, sysconfig
 packages, loaded = pathlib.Path(sysconfig.get_path("purelib")), 0
@@ -46,7 +53,7 @@ for path in sorted(packages.rglob("*.so")):
         loaded += 1
 print(loaded)
 """
-# OpenVINO's GPU plugin, and the files that make up the driver; there is no GPU to ask for.
+# Loads OpenVINO's GPU plugin and the driver's libraries, without a GPU.
 LOAD_DRIVER = """
 import ctypes, openvino, pathlib
 openvino.Core().get_versions("GPU")
@@ -55,7 +62,7 @@ names = ("intel-opencl/libigdrcl.so", "libze_intel_gpu.so.1", "libigc.so.2", "li
 for name in names:
     ctypes.CDLL(str(next(path / name for path in folders if (path / name).exists())))
 """
-# What a container engine does before it starts a process; `$0` is the root, the rest what to start.
+# Sets up a root as a container engine does, then starts a process; `$0` is the root, the arguments are the command.
 ENTER = """
 set -e
 ip link set lo up
@@ -75,50 +82,50 @@ exec chroot --userspec=10001:10001 "$0" "$@"
 
 
 class Report:
-    """Findings, printed as they come."""
+    """A printed report of findings."""
 
     def __init__(self) -> None:
         self.failures = 0
 
     def check(self, holds: bool, finding: str) -> None:
-        """A finding that holds, or does not."""
+        """Print a finding that must hold, and count it as a failure if it does not."""
         print(f"{'ok      ' if holds else 'NOT HELD'} {finding}", flush=True)
         self.failures += not holds
 
     def note(self, finding: str) -> None:
-        """A finding that nothing is asked of."""
+        """Print a finding without a requirement."""
         print(f"         {finding}", flush=True)
 
 
 def run(*command: str | Path) -> str:
-    """What a command prints; its failure is the check's.
+    """Run a command in separate namespaces and return its output; CalledProcessError if it fails.
 
-    It has namespaces of its own, so that with it all that it started ends, and all that it mounted is gone.
+    The namespaces end all processes of the command and release all its mounts when it ends.
     """
-    apart = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-    return subprocess.run((*apart, *command), check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    unshare = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+    return subprocess.run((*unshare, *command), check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def buildah(*arguments: str | Path) -> str:
-    """buildah with a store of the check's own; vfs works on every file system."""
+    """Run buildah with a separate store, whose driver vfs works on every file system; return the output."""
     store = ("--storage-driver", "vfs", "--root", BUILD / "store", "--runroot", BUILD / "run")
     return run("buildah", *store, *arguments)
 
 
 def make_base(base_suite: str, stale_mirror: bool) -> None:
-    """The base, as slim as Debian's own image of it, with this machine's additional certificates."""
+    """Make the base image, as slim as Debian's own, with this machine's additional certificates."""
     tree = BUILD / "base"
     shutil.rmtree(tree, ignore_errors=True)
-    # Every recent suite is made by the script of sid, which older versions of debootstrap have, too.
+    # The script of sid makes every recent suite, and older versions of debootstrap have it, too.
     script = "/usr/share/debootstrap/scripts/sid"
     run("debootstrap", "--variant=minbase", base_suite, tree, MIRROR, script)
-    for name in UNUSED_BY_SLIM:
+    for name in OMITTED_BY_SLIM:
         shutil.rmtree(tree / name, ignore_errors=True)
         (tree / name).mkdir()
-    (tree / "etc/dpkg/dpkg.cfg.d/slim").write_text("".join(f"path-exclude /{name}/*\n" for name in UNUSED_BY_SLIM[:3]))
-    local = Path("usr/local/share/ca-certificates")
-    if (Path("/") / local).is_dir():
-        shutil.copytree(Path("/") / local, tree / local, dirs_exist_ok=True)
+    (tree / "etc/dpkg/dpkg.cfg.d/slim").write_text("".join(f"path-exclude /{name}/*\n" for name in OMITTED_BY_SLIM[:3]))
+    certificates = Path("usr/local/share/ca-certificates")
+    if (Path("/") / certificates).is_dir():
+        shutil.copytree(Path("/") / certificates, tree / certificates, dirs_exist_ok=True)
     if stale_mirror:
         (tree / "etc/apt/apt.conf.d/stale-mirror").write_text(STALE_MIRROR)
     container = buildah("from", "scratch")
@@ -128,34 +135,36 @@ def make_base(base_suite: str, stale_mirror: bool) -> None:
 
 
 def build(image: str, *options: str) -> None:
-    """The serving image, from the Dockerfile as it is; the format is Docker's, since OCI's has no HEALTHCHECK."""
+    """Build the serving image from the Dockerfile, in Docker's format because OCI's has no HEALTHCHECK."""
     common = ("--isolation", "chroot", "--format", "docker", "--pull-never", "--build-arg", f"BASE={BASE}")
     buildah("bud", *common, *options, "--target", "serve", "--tag", image, ROOT)
 
 
 def size_of(root: Path) -> int:
-    """Bytes of all files, each counted once."""
+    """Return the total size of all files in bytes, each inode counted once."""
     files = {(entry.st_dev, entry.st_ino): entry.st_size for path in root.rglob("*") for entry in (path.lstat(),)}
     return sum(files.values())
 
 
 def compressed_size_of(root: Path) -> int:
-    """Bytes of the tree as a registry keeps it: a tar file, by gzip at its usual level; never written anywhere."""
+    """Return the bytes of the tree as a registry stores it, as a tar file with gzip -6; writes no file."""
     return int(run("sh", "-c", 'tar --create --directory="$0" . | gzip -6 | wc --bytes', root))
 
 
-def check_sizes(report: Report, whole: Path, without_driver: Path, most: int) -> None:
-    """The limit, MB, is for the image without the driver, and for the whole as it is pulled."""
-    unpacked, rest, pulled = size_of(whole) / 1e6, size_of(without_driver) / 1e6, compressed_size_of(whole) / 1e6
+def check_sizes(report: Report, full: Path, without_driver: Path, max_mb: int) -> None:
+    """Check the sizes of the image without the driver, unpacked, and of the full image, compressed."""
+    unpacked, rest, pulled = size_of(full) / 1e6, size_of(without_driver) / 1e6, compressed_size_of(full) / 1e6
     driver = unpacked - rest
-    report.check(rest <= most, f"{rest:.0f} MB unpacked without the GPU's driver (built with DRIVERS=), at most {most}")
-    report.check(pulled <= most, f"{pulled:.0f} MB the whole as it is pulled (tar, gzip -6), at most {most}")
-    excess = f": OVER {most} MB, because of the driver" if unpacked > most else ""
+    report.check(
+        rest <= max_mb, f"{rest:.0f} MB unpacked without the GPU's driver (built with DRIVERS=), at most {max_mb}"
+    )
+    report.check(pulled <= max_mb, f"{pulled:.0f} MB the whole as it is pulled (tar, gzip -6), at most {max_mb}")
+    excess = f": OVER {max_mb} MB, because of the driver" if unpacked > max_mb else ""
     report.note(f"{unpacked:.0f} MB the whole unpacked, {driver:.0f} MB ({driver / unpacked:.0%}) of it driver{excess}")
 
 
 def check_contents(report: Report, root: Path, config: dict[str, Any]) -> None:
-    """What the image declares and holds."""
+    """Check the image's declarations and files."""
     report.check(config["User"] not in ("", "0", "root"), f"user {config['User']}")
     report.check("5011/tcp" in config["ExposedPorts"], "port 5011")
     report.check({"/cache", "/models"} <= set(config["Volumes"]), "volumes /cache and /models")
@@ -167,41 +176,43 @@ def check_contents(report: Report, root: Path, config: dict[str, Any]) -> None:
     report.check(not list(root.glob("usr/bin/*gcc*")), "no compiler")
     vendors = [path.read_text().strip() for path in root.glob("etc/OpenCL/vendors/*.icd")]
     report.check(any("igdrcl" in name for name in vendors), f"OpenCL driver: {', '.join(vendors)}")
-    found = sorted(path.name for path in root.glob("usr/lib/*-linux-gnu/libze_*.so.1"))
-    report.check({"libze_intel_gpu.so.1", "libze_loader.so.1"} <= set(found), f"level-zero driver: {', '.join(found)}")
+    libraries = sorted(path.name for path in root.glob("usr/lib/*-linux-gnu/libze_*.so.1"))
+    report.check(
+        {"libze_intel_gpu.so.1", "libze_loader.so.1"} <= set(libraries), f"level-zero driver: {', '.join(libraries)}"
+    )
 
 
 class Container:
-    """The service, running in the image's root."""
+    """The service, running in the image's root file system."""
 
     def __init__(self, root: Path, config: dict[str, Any]) -> None:
         self._root, self._environment = root, ("env", "-i", f"--chdir={config['WorkingDir']}", *config["Env"])
         enter = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", ENTER, str(root))
         self.process = subprocess.Popen((*enter, *self._environment, *config["Cmd"]))
 
-    def first(self) -> int:
-        """The first process inside, by its number outside; 0 while there is none."""
+    def init_pid(self) -> int:
+        """Return the host's id of the container's first process, or 0 before it starts."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return int(children[0]) if children else 0
 
-    def run(self, command: Sequence[str], given: str = "") -> subprocess.CompletedProcess[str]:
-        """A command inside, as the image's user."""
-        into = ("nsenter", "--target", str(self.first()), "--mount", "--net", "--pid")
-        inside = ("chroot", "--userspec=10001:10001", str(self._root), *self._environment, *command)
-        return subprocess.run((*into, *inside), input=given, capture_output=True, text=True, check=False)
+    def run(self, command: Sequence[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a command in the container as the image's user."""
+        enter = ("nsenter", "--target", str(self.init_pid()), "--mount", "--net", "--pid")
+        in_root = ("chroot", "--userspec=10001:10001", str(self._root), *self._environment, *command)
+        return subprocess.run((*enter, *in_root), input=stdin, capture_output=True, text=True, check=False)
 
     def signal_all(self, number: signal.Signals) -> None:
-        """A signal to the service and all that it started."""
-        waiting = [self.first()]
-        while waiting:
-            pid = waiting.pop()
+        """Send a signal to the service and all its descendants."""
+        pids = [self.init_pid()]
+        while pids:
+            pid = pids.pop()
             os.kill(pid, number)
-            waiting += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+            pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
 
 
 def check_service(report: Report, root: Path, config: dict[str, Any], driver: bool) -> None:
-    """What the service does in the image, with or without a GPU's driver."""
-    health = config["Healthcheck"]["Test"][1:]  # after CMD
+    """Check the service in the image, with or without a GPU driver."""
+    health = config["Healthcheck"]["Test"][1:]  # without the leading CMD
     container = Container(root, config)
     try:
         started = time.monotonic()
@@ -230,27 +241,27 @@ def check_service(report: Report, root: Path, config: dict[str, Any], driver: bo
         report.check(container.run(health).returncode != 0, "unhealthy while the service is stopped")
         container.signal_all(signal.SIGCONT)
         report.check(container.run(health).returncode == 0, "healthy when it goes on")
-        os.kill(container.first(), signal.SIGTERM)
+        os.kill(container.init_pid(), signal.SIGTERM)
         report.check(container.process.wait(STOPPING_SECONDS) == 0, "SIGTERM ends it with 0")
     finally:
         container.process.kill()
 
 
 def check_counts(report: Report, container: Container) -> None:
-    """A picture over HTTP."""
+    """Check the counts of a picture sent over HTTP."""
     picture = (ROOT / "florence_tagger/web/samples/street.png").read_bytes()
     document = {"id": "street", "source": {"content": base64.b64encode(picture).decode()}}
     answer = container.run(["python", "-c", COUNT], json.dumps({"documents": [document]}))
     data = json.loads(answer.stdout)["data"] if answer.returncode == 0 else []
-    counts = {label: count for one in data for item in one["source"]["content"] for label, count in item.items()}
+    counts = {label: count for result in data for item in result["source"]["content"] for label, count in item.items()}
     report.check(counts == EXPECTED, f"counts street.png over HTTP: {counts or answer.stderr}")
 
 
-def check_images(report: Report, most: int) -> None:
-    """Both images, in working containers."""
+def check_images(report: Report, max_mb: int) -> None:
+    """Check both images, in working containers."""
     roots = [Path(buildah("mount", buildah("from", "--pull-never", image))) for image in (IMAGE, WITHOUT_DRIVER)]
     config = json.loads(buildah("inspect", "--type", "image", IMAGE))["Docker"]["config"]
-    check_sizes(report, roots[0], roots[1], most)
+    check_sizes(report, roots[0], roots[1], max_mb)
     check_contents(report, roots[0], config)
     check_service(report, roots[0], config, driver=True)
     report.note("Without the driver:")
@@ -258,7 +269,7 @@ def check_images(report: Report, most: int) -> None:
 
 
 def main() -> int:
-    """All checks; what they prove and what not."""
+    """Run all checks, and print their proofs and limits; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     default = suite((ROOT / "Dockerfile").read_text())
     parser.add_argument("--suite", default=default, help="Debian suite of the base")

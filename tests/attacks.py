@@ -1,4 +1,4 @@
-"""Files made to cost more than they are worth, or to reach what they should not."""
+"""Malicious files, which exhaust resources or refer to other files."""
 
 import struct
 import zlib
@@ -14,12 +14,13 @@ from tests.variants import SIDE, picture, saved
 from tests.videos import animation, billion_frames, huge_quicktime, video
 
 
-def square_header(side: int, depth: int = 8, colour: int = 2) -> bytes:
-    return struct.pack(">IIBBBBB", side, side, depth, colour, 0, 0, 0)
+def square_header(side: int, depth: int = 8, color_type: int = 2) -> bytes:
+    """Return the content of a PNG's IHDR chunk."""
+    return struct.pack(">IIBBBBB", side, side, depth, color_type, 0, 0, 0)
 
 
 def png_bomb(side: int, depth: int = 8) -> bytes:
-    """A valid PNG of black pixels, in colour, or grey of 1 or 16 bits, a thousandth of their size."""
+    """Return a valid PNG of black pixels, in RGB, or gray of 1 or 16 bits, compressed to a thousandth."""
     packer = zlib.compressobj(9)
     row = bytes(1 + (3 * side if depth == 8 else (depth * side + 7) // 8))
     data = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
@@ -27,19 +28,20 @@ def png_bomb(side: int, depth: int = 8) -> bytes:
 
 
 def png_text_bomb(name: bytes, head: bytes) -> bytes:
-    """A PNG of one pixel with 300 MB of compressed text or colour profile."""
+    """Return a PNG of one pixel with 300 MB of compressed text or color profile."""
     packer = zlib.compressobj(9)
     data = b"".join(packer.compress(bytes(1_000_000)) for _ in range(300)) + packer.flush()
     return png(square_header(1), (name, head + data), (b"IDAT", zlib.compress(bytes(4))))
 
 
 def lying_tiff(side: int) -> bytes:
+    """Return a TIFF that claims this size, with 100 bytes of data."""
     tags = {256: (4, 1, side), 257: (4, 1, side), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 273: (4, 1, 8)}
     return tiff(tags | {277: (3, 1, 1), 278: (4, 1, side), 279: (4, 1, side * side % 2**32)}, bytes(100))
 
 
 def looped_tiff() -> bytes:
-    """A TIFF whose page is followed by itself."""
+    """Return a TIFF whose page is followed by itself."""
     content = bytearray(saved(picture(), "TIFF"))
     start = struct.unpack("<I", content[4:8])[0]
     entries = struct.unpack("<H", content[start : start + 2])[0]
@@ -48,30 +50,30 @@ def looped_tiff() -> bytes:
 
 
 def many_paged_tiff(pages: int) -> bytes:
-    """A TIFF of one pixel that has so many directories."""
+    """Return a TIFF of many directories of one pixel."""
     body = b"II*\0" + struct.pack("<I", 16) + bytes(8)
     for index in range(pages):
         tags = ((256, 4, 1), (257, 4, 1), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (279, 4, 1))
         size = 2 + 12 * len(tags) + 4
         following = 16 + size * (index + 1) if index + 1 < pages else 0
         body += struct.pack("<H", len(tags)) + b"".join(
-            struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags
+            struct.pack("<HHII", tag, field_type, 1, value) for tag, field_type, value in tags
         )
         body += struct.pack("<I", following)
     return body
 
 
 def nested_tiff() -> bytes:
-    """A TIFF whose page names a thousand directories, all of them the page's own."""
+    """Return a TIFF whose page has a thousand subdirectories, all of which are the page itself."""
     writer = Writer()
     content = bytearray(writer.file((tiffs.page(picture(), {330: (LONG, (1,) * 1000)}),)))
     first = struct.unpack("<I", content[4:8])[0]
-    places = struct.pack("<1000I", *[1] * 1000)
-    return bytes(content).replace(places, struct.pack("<1000I", *[first] * 1000))
+    placeholders = struct.pack("<1000I", *[1] * 1000)
+    return bytes(content).replace(placeholders, struct.pack("<1000I", *[first] * 1000))
 
 
 def deflated_tiff(side: int, bits: int, samples: int) -> bytes:
-    """A TIFF of one strip of zeros, a thousandth of their size."""
+    """Return a TIFF of one strip of zeros, compressed to a thousandth."""
     packer = zlib.compressobj(9)
     row = bytes(side * samples * bits // 8)
     data = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
@@ -81,7 +83,7 @@ def deflated_tiff(side: int, bits: int, samples: int) -> bytes:
 
 
 def tile_bomb(side: int) -> bytes:
-    """A TIFF of 16 x 16 pixels of 16 bits in a tile that is much larger."""
+    """Return a TIFF of 16 x 16 pixels of 16 bits in a tile that is much larger."""
     data = zlib.compress(bytes(100_000))
     writer = Writer()
     fields: dict[int, Values] = {256: (LONG, (16,)), 257: (LONG, (16,)), 258: (SHORT, (16,)), 259: (SHORT, (8,))}
@@ -91,38 +93,40 @@ def tile_bomb(side: int) -> bytes:
 
 
 def many_entries() -> bytes:
-    """A TIFF of many large directories."""
+    """Return a TIFF of directories with many large entries."""
     fields: dict[int, Values] = {tag: (SHORT, tuple(range(1000))) for tag in range(30_000, 30_990)}
     return Writer().file(tuple(tiffs.page(Image.new("RGB", (8, 8)), fields) for _ in range(3)))
 
 
-def many_named() -> bytes:
-    """A TIFF whose page names ten million directories of its own, and as many strips."""
+def many_references() -> bytes:
+    """Return a TIFF whose page has ten million subdirectories, and as many strips."""
     writer = Writer()
-    numbers = writer.put(bytes(40_000_000))
+    offset = writer.put(bytes(40_000_000))
     fields = tiffs.page(picture()).fields | dict.fromkeys((273, 279, 330), (LONG, (1, 2)))
     content = writer.file((Part(fields),))
-    return named_at(named_at(named_at(content, 330, numbers), 273, numbers), 279, numbers)
+    for tag in (330, 273, 279):
+        content = with_values_at(content, tag, offset)
+    return content
 
 
-def named_at(content: bytes, tag: int, place: int) -> bytes:
-    """The same with ten million values of a tag at a place."""
+def with_values_at(content: bytes, tag: int, offset: int) -> bytes:
+    """Return the TIFF with ten million values of a tag at an offset."""
     start = content.rindex(struct.pack("<HHI", tag, LONG, 2))
-    return content[: start + 4] + struct.pack("<2I", 10_000_000, place) + content[start + 12 :]
+    return content[: start + 4] + struct.pack("<2I", 10_000_000, offset) + content[start + 12 :]
 
 
 def many_starts() -> bytes:
-    """A raw photo with a million beginnings of JPEGs."""
+    """Return a raw photo with a million beginnings of JPEGs."""
     return raws.dng(b"\xff\xd8\xff\xe0\0\x10" * 1_000_000)
 
 
 def a0_scan() -> bytes:
-    """A TIFF of 250 megapixels in black and white, of some kB."""
+    """Return a TIFF of 250 megapixels in black and white, of some kB."""
     return saved(Image.new("1", (13_300, 18_800), 1), "TIFF", compression="group4")
 
 
 def lying_webp(side: int) -> bytes:
-    """A WebP that claims a canvas of this size."""
+    """Return a WebP that claims a canvas of this size."""
     content = bytearray(saved(Image.new("RGBA", (16, 16), (9, 9, 9, 9)), "WEBP", quality=50))
     assert content[12:16] == b"VP8X"
     content[24:30] = 2 * (side - 1).to_bytes(3, "little")
@@ -130,7 +134,7 @@ def lying_webp(side: int) -> bytes:
 
 
 def lying_lossless_webp() -> bytes:
-    """A lossless WebP that claims to be as large as can be."""
+    """Return a lossless WebP that claims the largest possible size."""
     content = bytearray(saved(Image.new("RGB", (16, 16)), "WEBP", lossless=True))
     assert content[12:16] == b"VP8L"
     content[21:25] = (0xFFFFFFF | content[24] >> 4 << 28).to_bytes(4, "little")
@@ -138,7 +142,7 @@ def lying_lossless_webp() -> bytes:
 
 
 def lying_lossy_webp() -> bytes:
-    """A lossy WebP that does."""
+    """Return a lossy WebP that claims the largest possible size."""
     content = bytearray(saved(Image.new("RGB", (16, 16)), "WEBP", quality=50))
     assert content[12:16] == b"VP8 "
     content[26:30] = b"\xff\x3f\xff\x3f"
@@ -146,26 +150,27 @@ def lying_lossy_webp() -> bytes:
 
 
 def lying_ico() -> bytes:
-    """An icon whose one entry is a PNG bomb."""
+    """Return an ICO whose only entry is a PNG bomb."""
     bomb = png(square_header(30_000), (b"IDAT", zlib.compress(bytes(1000))))
     return struct.pack("<HHHBBBBHHII", 0, 1, 1, 0, 0, 0, 0, 1, 32, len(bomb), 22) + bomb
 
 
 def many_framed_gif(frames: int, side: int) -> bytes:
-    """A GIF of so many frames of one pixel on a canvas of `side` x `side`."""
+    """Return a GIF of many frames of one pixel on a canvas of `side` x `side`."""
     head = b"GIF89a" + struct.pack("<HHBBB", side, side, 0x80, 0, 0) + bytes(3) + b"\xff\xff\xff"
     frame = b"\x21\xf9\x04\0\x0a\0\0\0" + b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x4c\x01\0"
     return head + frame * frames + b";"
 
 
 def many_scans_jpeg() -> bytes:
-    """A progressive JPEG whose last scan comes two thousand times, each of which goes over all pixels."""
+    """Return a progressive JPEG whose last scan, which covers all pixels, is repeated two thousand times."""
     content = saved(Image.new("L", (8000, 8000), 9), "JPEG", progressive=True, quality=20)
     last = content.rindex(b"\xff\xda")
     return content[:last] + content[last:-2] * 2000 + b"\xff\xd9"
 
 
 def nested_zip(depth: int) -> bytes:
+    """Return a zip archive in a zip archive, and so on."""
     content = b"nothing"
     for _ in range(depth):
         head = struct.pack("<4sHHHHHIIIHH", b"PK\3\4", 20, 0, 0, 0, 0, zlib.crc32(content), *[len(content)] * 2, 1, 0)
@@ -174,16 +179,17 @@ def nested_zip(depth: int) -> bytes:
 
 
 def random_bytes(head: bytes) -> bytes:
+    """Return a header and 64 KiB of random bytes."""
     return head + np.random.default_rng(3).bytes(65_536)
 
 
 def endless(head: bytes, packet: bytes) -> bytes:
-    """Twenty megabytes of the same."""
+    """Return a header and twenty megabytes of repeated packets."""
     return head + packet * (20_000_000 // len(packet))
 
 
 def file_reference() -> bytes:
-    """A QuickTime file whose media are in another one."""
+    """Return a QuickTime file whose media data are in another file."""
     return patched(video("mov", "mjpeg", "yuvj420p"), b"url \0\0\0\1", b"url \0\0\0\0")
 
 
@@ -192,8 +198,8 @@ HEIF_SIZE = struct.pack(">II", SIDE, SIDE)
 
 ANY = "…"
 
-# By name: the file, and a part of the reason; None where it is good for something, and counted; ANY where either is
-# fine, as long as it costs little.
+# By name: the file, and a part of the reason of its refusal; None if it is counted; ANY if it may be counted or
+# refused, as long as it costs little.
 ATTACKS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "PNG of 30,000 x 30,000 pixels": (lambda: png_bomb(30_000, 1), "30000 x 30000 pixels"),
     "PNG that unpacks to 300 MB of text": (lambda: png_text_bomb(b"zTXt", b"a\0\0"), None),
@@ -212,7 +218,7 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "TIFF whose directory is its own, a thousand times": (nested_tiff, None),
     "TIFF that unpacks to 49 megapixels of 16 bits": (lambda: deflated_tiff(7_000, 16, 1), None),
     "TIFF that unpacks to 25 megapixels of RGB of 16 bits": (lambda: deflated_tiff(5_000, 16, 3), None),
-    "TIFF that names 10 million directories": (many_named, ANY),
+    "TIFF that names 10 million directories": (many_references, ANY),
     "TIFF with a tile of 30,000 x 30,000 pixels": (lambda: tile_bomb(30_000), ANY),
     "TIFF of directories of 1,000 entries of 1,000 values": (many_entries, ANY),
     "raw photo of a million beginnings of JPEGs": (many_starts, "raw photo"),
@@ -235,7 +241,7 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str | None]] = {
             b"ispe\0\0\0\0" + HEIF_SIZE,
             b"ispe\0\0\0\0" + struct.pack(">II", 30_000, 30_000),
         ),
-        None,  # its pixels are no more than they were
+        None,  # it has no more pixels than before
     ),
     "HEIC header of 30,000 x 30,000 pixels": (
         lambda: saved(picture(), "HEIF").replace(

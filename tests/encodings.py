@@ -1,4 +1,4 @@
-"""Small videos of every codec and container that are accepted and can be written here, each frame another one."""
+"""Small videos in all accepted combinations of codec and container that can be written here; all frames differ."""
 
 import io
 import shutil
@@ -16,11 +16,11 @@ from PIL import Image
 from florence_tagger.schemas import UInt8Array
 from tests.videos import Unseekable, same_priority
 
-SIDES = (176, 144)
-GROUP = "12"  # frames between key frames, at most
+SIZE = (176, 144)
+MAX_GROUP = "12"  # frames between key frames
 SECONDS = 6
 
-QUICK = {
+FAST_OPTIONS = {
     "libx264": {"preset": "veryfast"},
     "libx265": {"preset": "ultrafast", "x265-params": "log-level=none"},
     "libvpx": {"deadline": "realtime", "cpu-used": "8"},
@@ -28,7 +28,7 @@ QUICK = {
     "dnxhd": {"profile": "dnxhr_sq"},
     "libsvtav1": {"preset": "12", "svtav1-params": "lp=1"},
 }
-PIXELS = {
+PIXEL_FORMATS = {
     "mjpeg": "yuvj420p",
     "prores": "yuv422p10le",
     "svq1": "yuv410p",
@@ -40,19 +40,22 @@ PIXELS = {
     **dict.fromkeys(("rawvideo", "flashsv", "flashsv2"), "bgr24"),
 }
 SIZES = {"dvvideo": (720, 576), "dnxhd": (352, 288)}
-# Frames a second of codecs that know no others, or are too slow to write many.
+# Frames per second of codecs that support no other rates, or are slow to encode.
 RATES = {"mpeg1video": 25, "mpeg2video": 25, "dvvideo": 25, "h263": 30, "cinepak": 2}
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """A way to write a video.
+    """An encoding of a video.
 
     Attributes:
-        rate: frames a second; 0 is a variable one.
+        container: FFmpeg's name of the container.
+        codec: FFmpeg's name of the encoder.
+        rate: frames per second; 0 is a variable rate.
         lying: every packet is marked as a key frame.
-        pipe: the muxer can't go back to write an index.
-        tool: it is written by Debian's ffmpeg, since PyAV refuses or has no encoder.
+        pipe: the muxer can't seek back to write an index.
+        tool: written with Debian's ffmpeg, because PyAV refuses it or has no encoder.
+        options: options of the encoder.
     """
 
     container: str
@@ -70,89 +73,91 @@ class Encoding:
 
     @property
     def times(self) -> list[float]:
-        """When the frames are shown, seconds."""
+        """Times of the frames in seconds."""
         if not self.rate:
             return np.cumsum([0, *np.random.default_rng(5).choice([0.05, 0.1, 0.4, 1.3], 20)]).round(2).tolist()
         return [index / self.rate for index in range(max(int(SECONDS * self.rate), 4))]
 
     def make(self) -> bytes:
-        """Return the file."""
-        return by_tool(self) if self.tool else by_pyav(self)
+        """Return the content of the file."""
+        return encode_with_ffmpeg(self) if self.tool else encode_with_pyav(self)
 
 
-def drawing(index: int, size: tuple[int, int] = SIDES) -> UInt8Array:
-    """Return the frame of a number: uint8 (H, W, 3); no two are alike, and neighbours are not far from each other."""
-    width, height = SIDES
+def drawing(index: int, size: tuple[int, int] = SIZE) -> UInt8Array:
+    """Return a frame, uint8 (H, W, 3); all frames differ, and successive ones are similar."""
+    width, height = SIZE
     rows, columns = np.mgrid[0:height, 0:width]
     canvas = np.stack([(columns + 3 * index) % 256, (rows + 2 * index) % 256, (rows + columns) % 256], -1)
     canvas = canvas.astype(np.uint8) // 2 + 40
     x, y = 11 * index % (width - 40), 7 * index % (height - 40)
     canvas[y : y + 40, x : x + 40] = (250, 60 * index % 256, 20)
-    if size == SIDES:
+    if size == SIZE:
         return canvas
     return np.asarray(Image.fromarray(canvas).resize(size))
 
 
 @same_priority()
-def by_pyav(one: Encoding) -> bytes:
-    """Write a video by PyAV."""
-    target = Unseekable() if one.pipe else io.BytesIO()
-    size = SIZES.get(one.codec, SIDES)
-    with av.open(target, "w", format=one.container) as output:
-        options = {"g": GROUP} | QUICK.get(one.codec, {}) | one.options
-        stream = output.add_stream(one.codec, rate=Fraction(one.rate or 25).limit_denominator(1001), options=options)
+def encode_with_pyav(encoding: Encoding) -> bytes:
+    """Encode a video with PyAV."""
+    target = Unseekable() if encoding.pipe else io.BytesIO()
+    size = SIZES.get(encoding.codec, SIZE)
+    with av.open(target, "w", format=encoding.container) as output:
+        options = {"g": MAX_GROUP} | FAST_OPTIONS.get(encoding.codec, {}) | encoding.options
+        stream = output.add_stream(
+            encoding.codec, rate=Fraction(encoding.rate or 25).limit_denominator(1001), options=options
+        )
         stream.width, stream.height = size
-        stream.pix_fmt = PIXELS.get(one.codec, "yuv420p")
+        stream.pix_fmt = PIXEL_FORMATS.get(encoding.codec, "yuv420p")
         stream.bit_rate = 1_500_000
-        if not one.rate:
+        if not encoding.rate:
             stream.codec_context.time_base = Fraction(1, 1000)
-        for packet in packets(stream, one, size):
-            packet.is_keyframe |= one.lying
+        for packet in packets(stream, encoding, size):
+            packet.is_keyframe |= encoding.lying
             output.mux(packet)
     return bytes(target.written) if isinstance(target, Unseekable) else target.getvalue()
 
 
-def packets(stream: av.VideoStream, one: Encoding, size: tuple[int, int]) -> Iterator[av.Packet]:
-    """Encode the frames of a video."""
-    for index, time in enumerate(one.times):
+def packets(stream: av.VideoStream, encoding: Encoding, size: tuple[int, int]) -> Iterator[av.Packet]:
+    """Yield the packets of a video."""
+    for index, time in enumerate(encoding.times):
         frame = av.VideoFrame.from_ndarray(drawing(index, size), "rgb24")
-        if not one.rate:
+        if not encoding.rate:
             frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
         yield from stream.encode(frame)
     yield from stream.encode()
 
 
-def by_tool(one: Encoding) -> bytes:
-    """Write a video by Debian's ffmpeg."""
-    width, height = SIDES
-    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{one.rate:g}", "-i", "-"]
-    options = [text for key, value in one.options.items() for text in (f"-{key}", value)]
-    target = ["-c:v", one.codec, "-g", GROUP, "-b:v", "1500k", *options, "-f", one.container, "-"]
-    frames = b"".join(drawing(index).tobytes() for index in range(len(one.times)))
-    command = [tool(), "-v", "error", *source, *target]
+def encode_with_ffmpeg(encoding: Encoding) -> bytes:
+    """Encode a video with Debian's ffmpeg."""
+    width, height = SIZE
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{encoding.rate:g}", "-i", "-"]
+    options = [text for key, value in encoding.options.items() for text in (f"-{key}", value)]
+    target = ["-c:v", encoding.codec, "-g", MAX_GROUP, "-b:v", "1500k", *options, "-f", encoding.container, "-"]
+    frames = b"".join(drawing(index).tobytes() for index in range(len(encoding.times)))
+    command = [ffmpeg_path(), "-v", "error", *source, *target]
     return subprocess.run(command, input=frames, stdout=subprocess.PIPE, check=True).stdout
 
 
 def trimmed(content: bytes, container: str, seconds: float) -> bytes:
-    """Cut off the start of a video by Debian's ffmpeg, which decodes nothing for it and keeps what may be needed."""
+    """Cut off the start of a video with Debian's ffmpeg, without decoding, keeping the packets that decoders need."""
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder, "before"), Path(folder, "after")
         before.write_bytes(content)
         source, target = ["-ss", f"{seconds:g}", "-i", str(before)], ["-c", "copy", "-f", container, str(after)]
-        subprocess.run([tool(), "-v", "error", *source, *target], check=True)
+        subprocess.run([ffmpeg_path(), "-v", "error", *source, *target], check=True)
         return after.read_bytes()
 
 
 def damaged(content: bytes, seed: int) -> bytes:
-    """Change some bytes of a file behind its headers."""
+    """Change some bytes of a file after its headers."""
     rng, changed = np.random.default_rng(seed), bytearray(content)
-    for place in rng.integers(len(content) // 6, len(content) * 9 // 10, 4):
-        changed[place] ^= int(rng.integers(1, 256))
+    for offset in rng.integers(len(content) // 6, len(content) * 9 // 10, 4):
+        changed[offset] ^= int(rng.integers(1, 256))
     return bytes(changed)
 
 
-def tool() -> str:
-    """Return the path of ffmpeg, which is installed where packages may be."""
+def ffmpeg_path() -> str:
+    """Return the path of ffmpeg, after installing it if possible and necessary; FileNotFoundError if there is none."""
     if shutil.which("ffmpeg") is None and shutil.which("apt-get"):
         subprocess.run(["apt-get", "-qq", "update"], check=False)
         subprocess.run(["apt-get", "-qq", "install", "--no-install-recommends", "ffmpeg"], check=False)
@@ -177,7 +182,7 @@ HIDDEN = {"auto-alt-ref": "1", "lag-in-frames": "16", "deadline": "good"}
 REFRESH = {"x264-params": "intra-refresh=1:keyint=24"}
 LAYERS = {"x265-params": "log-level=none:temporal-layers=3:bframes=4:b-pyramid=1"}
 
-# Every codec in every container that has it.
+# Every codec in every container that supports it.
 PAIRS = [
     *each("mp4", *BOTH, "libvpx-vp9", "libsvtav1", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg"),
     *each("mov", *BOTH, "mpeg4", "mjpeg", "prores", "dnxhd", "qtrle", "png", "rawvideo", "cinepak", "svq1"),
@@ -206,12 +211,12 @@ PAIRS = [
     *each("mjpeg", "mjpeg"),
 ]
 
-# Containers that say of each packet whether it is a key frame.
+# Containers that flag the packets of key frames.
 FLAGGED = ("mp4", "mov", "matroska", "webm", "avi", "flv", "asf", "3gp")
 
-# What files do besides.
+# Unusual features of files.
 TWISTS = [
-    *(replace(one, lying=True) for one in PAIRS if one.container in FLAGGED and not one.tool),
+    *(replace(pair, lying=True) for pair in PAIRS if pair.container in FLAGGED and not pair.tool),
     *each("mp4", H264, **OPEN),
     *each("matroska", H264, **OPEN),
     *each("mpegts", H264, **OPEN),
@@ -246,7 +251,7 @@ TWISTS = [
     *(Encoding("mov", "mjpeg", rate) for rate in (0.3, 60)),
 ]
 
-# A few of them for every day.
+# A selection for quick tests.
 COMMON = [
     *(Encoding("mp4", codec) for codec in (*BOTH, "libsvtav1", "libvpx-vp9", "mpeg4")),
     *(Encoding(container, H264, lying=True) for container in ("mp4", "matroska")),
@@ -266,10 +271,10 @@ COMMON = [
     Encoding("gif", "gif", 0.5),
 ]
 
-# Decoders of these see most damage.
+# Encodings whose decoders detect most damage.
 CHECKED = [Encoding("mp4", H264), Encoding("avi", "mpeg4"), Encoding("avi", "h263", 30), Encoding("flv", "flv")]
 
-# Containers in which a frame may be cut off in the middle, with codecs whose decoders do not see it, or not always.
+# Containers in which a frame may be truncated, with codecs whose decoders do not always detect it.
 CUT_OFF = [
     *(Encoding("avi", codec) for codec in ("libvpx", "mpeg4", "mjpeg")),
     *(Encoding("asf", codec) for codec in ("wmv2", "mjpeg")),

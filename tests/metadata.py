@@ -1,4 +1,4 @@
-"""Pictures with odd or damaged data beside their pixels, and what of these data is to be obeyed all the same."""
+"""Pictures with unusual or damaged metadata, parts of which still apply."""
 
 import io
 import struct
@@ -19,46 +19,47 @@ LARGE = zlib.compress(bytes(3_000_000))
 
 
 def odd_exif(orientation: int) -> bytes:
-    """EXIF data with an orientation, a resolution that is a text, and values beyond their end."""
+    """Return EXIF data with an orientation, a resolution that is a text, and values beyond their end."""
     odd: dict[int, Values] = {274: (SHORT, (orientation,)), 282: (TEXT, b"72 dpi, about\0"), 34665: (LONG, (2**31,))}
     return Writer().file((Part(odd | {700: (LONG, (9,))}),))
 
 
 def turned_left() -> Image.Image:
-    """The scene as it is stored where orientation 6 turns it upright."""
+    """Return the scene rotated such that orientation 6 makes it upright."""
     return picture().transpose(Image.Transpose.ROTATE_90)
 
 
 def jpeg_with(marker: int, data: bytes, image: Image.Image | None = None) -> bytes:
-    """A JPEG with a further segment behind its first one."""
+    """Return a JPEG with a further segment after its first one."""
     content = saved(image or picture(), "JPEG", quality=90)
     first = 4 + struct.unpack(">H", content[4:6])[0]
     return content[:first] + b"\xff" + struct.pack(">BH", marker, len(data) + 2) + data + content[first:]
 
 
 def jpeg_exif(exif: bytes, image: Image.Image | None = None) -> bytes:
+    """Return a JPEG with EXIF data."""
     return jpeg_with(0xE1, b"Exif\0\0" + exif, image)
 
 
 def chunk(name: bytes, data: bytes, damage: int = 0) -> bytes:
-    """A chunk of a PNG; where there is damage its checksum is wrong."""
+    """Return a chunk of a PNG; its checksum is wrong unless `damage` is 0."""
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data) ^ damage)
 
 
 def png_with(*chunks: bytes, image: Image.Image | None = None, before: bytes = b"IDAT") -> bytes:
-    """A PNG with further chunks before one of its own."""
+    """Return a PNG with further chunks before one of its regular ones."""
     content = saved(image or picture(), "PNG")
-    place = content.index(before) - 4
-    return content[:place] + b"".join(chunks) + content[place:]
+    offset = content.index(before) - 4
+    return content[:offset] + b"".join(chunks) + content[offset:]
 
 
 def raw_profile(exif: bytes) -> bytes:
-    """EXIF data as ImageMagick writes them into a PNG."""
+    """Return EXIF data in the form that ImageMagick writes to a PNG."""
     return b"Raw profile type exif\0\nexif\n%8d\n" % len(exif) + exif.hex().encode() + b"\n"
 
 
 def all_damaged() -> bytes:
-    """A PNG with chunks before and behind the pixels that are not critical, their data and checksums wrong."""
+    """Return a PNG with ancillary chunks of wrong data and checksums before and after the pixels."""
     names = (b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"bKGD", b"pHYs", b"tIME", b"eXIf", b"tEXt", b"zTXt", b"iTXt")
     chunks = [
         chunk(name, JUNK[:length], 1) for name in (*names, b"tRNS", b"acTL", b"fcTL", b"prIv") for length in (0, 3, 25)
@@ -69,19 +70,19 @@ def all_damaged() -> bytes:
 
 
 def too_short() -> bytes:
-    """A PNG whose chunks that are not critical are too short, their checksums right."""
+    """Return a PNG whose ancillary chunks are too short, with right checksums."""
     names = (b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"pHYs", b"eXIf", b"tRNS", b"acTL")
     return png_with(*(chunk(name, b"\0") for name in names))
 
 
 def transparent_palette(damage: int) -> bytes:
-    """A PNG of a palette whose colours would all be seen through, were it not for the damage."""
+    """Return a PNG with a palette of transparent colors, if `damage` is 0; else the transparency is damaged."""
     image = picture().quantize(256)
     return png_with(chunk(b"tRNS", bytes(256), damage), image=image)
 
 
 def heif_with(exif: bytes) -> bytes:
-    """A HEIC with EXIF data that are not looked at: the picture itself is stored upright."""
+    """Return an upright HEIC with EXIF data, which do not apply."""
     image = pillow_heif.from_bytes("RGB", (SIDE, SIDE), picture().tobytes())
     image.info["exif"] = b"Exif\0\0" + bytes(len(exif))
     buffer = io.BytesIO()
@@ -90,29 +91,28 @@ def heif_with(exif: bytes) -> bytes:
 
 
 def avif_with(exif: bytes) -> bytes:
-    """An AVIF, likewise."""
+    """Return an upright AVIF with EXIF data, which do not apply."""
     content = saved(picture(), "AVIF", quality=80, speed=10, exif=b"Exif\0\0" + empty_exif(len(exif)))
     return replaced(content, empty_exif(len(exif)), exif)
 
 
 def empty_exif(size: int) -> bytes:
-    """EXIF data that say nothing."""
+    """Return EXIF data without entries."""
     return (b"II*\0\x08\0\0\0\0\0" + bytes(4)).ljust(size, b"Q")
 
 
 def replaced(content: bytes, old: bytes, new: bytes) -> bytes:
-    """A file with other bytes, as many, in one place of it."""
+    """Replace the only occurrence of some bytes with other bytes of equal length."""
     assert content.count(old) == 1
     assert len(old) == len(new)
     return content.replace(old, new)
 
 
 def avif_without_size(image: Image.Image) -> bytes:
-    """An AVIF whose item of alpha has no size (`ispe`): it has the next property twice in its place."""
+    """Return an AVIF whose alpha item has no size (`ispe`): the next property occurs twice instead."""
     content = saved(image, "AVIF", quality=80, speed=10)
-    place = content.index(b"ipma")
-    # version and flags, number of items, then of each: its number, how many properties it has, and these
-    start = place + 12
+    # After the name: version and flags, number of items, then for each item its id, number of properties, properties.
+    start = content.index(b"ipma") + 12
     first = start + 3 + content[start + 2]
     alpha = first + 3
     changed = bytearray(content)
@@ -123,10 +123,10 @@ def avif_without_size(image: Image.Image) -> bytes:
 
 
 def jp2_with_palette(indices: Image.Image, palette: bytes, columns: int = 3, bits: int = 8) -> bytes:
-    """A JPEG 2000 file with a palette, which Pillow does not write."""
-    number = len(palette) // (columns * bits // 8)
-    colours = struct.pack(">HB", number, columns) + bytes([bits - 1] * columns) + palette
-    mapped = b"".join(struct.pack(">HBB", 0, 1, column) for column in range(columns))
+    """Return a JPEG 2000 file with a palette, which Pillow does not write."""
+    num_colors = len(palette) // (columns * bits // 8)
+    palette_data = struct.pack(">HB", num_colors, columns) + bytes([bits - 1] * columns) + palette
+    mapping = b"".join(struct.pack(">HBB", 0, 1, column) for column in range(columns))
     content = saved(Image.fromarray(np.asarray(indices)), "JPEG2000")
     boxes = [(name, content[start:end]) for name, start, end in boxes_in(content, 0, len(content))]
     inner = [
@@ -135,32 +135,32 @@ def jp2_with_palette(indices: Image.Image, palette: bytes, columns: int = 3, bit
         if name == b"jp2h"
         for name, start, end in boxes_in(data, 0, len(data))
     ]
-    header = [box(name, colour_space() if name == b"colr" else data) for name, data in inner]
-    header += [box(b"pclr", colours), box(b"cmap", mapped)]
+    header = [box(name, color_space() if name == b"colr" else data) for name, data in inner]
+    header += [box(b"pclr", palette_data), box(b"cmap", mapping)]
     return b"".join(box(name, b"".join(header) if name == b"jp2h" else data) for name, data in boxes)
 
 
-def colour_space() -> bytes:
-    """sRGB."""
+def color_space() -> bytes:
+    """Return the content of a box for sRGB."""
     return struct.pack(">BBBI", 1, 0, 0, 16)
 
 
-def doubled_colour() -> bytes:
-    """A palette that names its first colour four times."""
+def duplicate_color() -> bytes:
+    """Return a JPEG 2000 file whose palette has its first color four times."""
     indices = picture().quantize(120)
     palette = bytes(indices.getpalette() or ())[: 3 * 120]
     return jp2_with_palette(Image.fromarray(np.asarray(indices) + 3), 3 * palette[:3] + palette)
 
 
 def deep_palette() -> bytes:
-    """A palette of 16 bits."""
+    """Return a JPEG 2000 file with a palette of 16 bits."""
     indices = picture().quantize(120)
     palette = np.array(indices.getpalette()[: 3 * 120], ">u2") * 257
     return jp2_with_palette(indices, palette.astype(">u2").tobytes(), bits=16)
 
 
 def deep_animation(scenes: tuple[Scene, ...]) -> bytes:
-    """An animated PNG of 16 bits with alpha, each frame blended over the one before, a second each."""
+    """Return an animated PNG of 16 bits with alpha: a second per frame, each blended over the previous one."""
     chunks = [chunk(b"acTL", struct.pack(">2I", len(scenes), 0))]
     for index, scene in enumerate(scenes):
         pixels = np.asarray(picture("RGBA", scene)).astype(">u2") * 257
@@ -172,19 +172,19 @@ def deep_animation(scenes: tuple[Scene, ...]) -> bytes:
 
 
 def half_seen_animation() -> bytes:
-    """An animated AVIF of two scenes, of which the second can't be seen, a second each."""
+    """Return an animated AVIF of two scenes, a second each, the second of which is fully transparent."""
     images = [picture("RGBA", YARD), picture("RGBA", PARK)]
     images[1].putalpha(0)
     return saved(images[0], "AVIF", save_all=True, append_images=images[1:], duration=1000, quality=80, speed=10)
 
 
 def icon(content: bytes) -> bytes:
-    """An ICO of one PNG."""
+    """Return an ICO of one PNG."""
     return struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 0, 0, 0, 0, 1, 32, len(content), 22) + content
 
 
 def avif_without(name: bytes, alpha: bool = False) -> bytes:
-    """An AVIF whose box of a name is of a kind that no program knows."""
+    """Return an AVIF in which a box has an unknown name instead."""
     image = picture("RGBA") if alpha else picture()
     if alpha:
         image.putpixel((0, 0), (0, 0, 0, 0))
@@ -194,7 +194,7 @@ def avif_without(name: bytes, alpha: bool = False) -> bytes:
 
 
 def avif_of_another_depth() -> bytes:
-    """An AVIF that says 10 bits of its 8."""
+    """Return an AVIF of 8 bits whose metadata claim 10 bits."""
     content = bytearray(saved(picture(), "AVIF", quality=80, speed=10))
     content[content.index(b"av1C") + 6] ^= 0x40
     return bytes(content)
@@ -245,6 +245,6 @@ HEIC: dict[str, Make] = {
     "EXIF that is no EXIF": lambda: heif_with(JUNK),
 }
 JPEG_2000: dict[str, Make] = {
-    "a palette that names a colour twice": doubled_colour,
+    "a palette that names a colour twice": duplicate_color,
     "a palette of 16 bits": deep_palette,
 }

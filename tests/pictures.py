@@ -1,4 +1,4 @@
-"""The kinds of picture files that the service must count, or refuse with a reason."""
+"""Variants of picture files that the service must count, or refuse with a reason."""
 
 import io
 import struct
@@ -17,9 +17,9 @@ from tests.variants import PARK, QUEUE, SIDE, STREET, YARD, Scene, Variant, adde
 pillow_heif.register_heif_opener()
 
 
-def turned(orientation: int) -> tuple[Image.Image, Image.Exif]:
-    """A picture stored so that it is upright after turning it as its EXIF data say, and these data."""
-    undo = {
+def rotated(orientation: int) -> tuple[Image.Image, Image.Exif]:
+    """Return a picture that its EXIF orientation makes upright, and its EXIF data."""
+    inverse = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
         4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -30,60 +30,62 @@ def turned(orientation: int) -> tuple[Image.Image, Image.Exif]:
     }
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    return picture().transpose(undo[orientation]), exif
+    return picture().transpose(inverse[orientation]), exif
 
 
 def with_exif(kind: str, orientation: int, **options: Any) -> bytes:
-    image, exif = turned(orientation)
+    """Return a file with an EXIF orientation."""
+    image, exif = rotated(orientation)
     return saved(image, kind, exif=exif, **options)
 
 
 def see_through(scene: Scene = STREET) -> Image.Image:
-    """A picture whose objects are opaque and whose ground is half transparent."""
+    """Return a picture whose objects are opaque and whose ground is partly transparent."""
     image = picture("RGBA", scene)
     alpha = np.full((SIDE, SIDE), 160, np.uint8)
-    for one in scene.objects:
-        x1, y1, x2, y2 = one.box
+    for item in scene.objects:
+        x1, y1, x2, y2 = item.box
         alpha[y1:y2, x1:x2] = 255
     image.putalpha(Image.fromarray(alpha))
     return image
 
 
-def with_subfiles(kind: int) -> bytes:
-    """A TIFF of a page and a second directory that the bits of `kind` say is none."""
-    first, second = picture(), picture(one=QUEUE)
-    second.encoderinfo = {"tiffinfo": {254: kind}}
+def with_subfiles(subfile_type: int) -> bytes:
+    """Return a TIFF of a page and a second directory that is no page, according to its NewSubfileType."""
+    first, second = picture(), picture(scene=QUEUE)
+    second.encoderinfo = {"tiffinfo": {254: subfile_type}}
     return saved(first, "TIFF", save_all=True, append_images=[second])
 
 
 def opencv(extension: str, pixels: Any, *parameters: int) -> bytes:
-    """A file that OpenCV writes of RGB, RGBA or grey pixels."""
+    """Return the file that OpenCV writes for RGB, RGBA or gray pixels."""
     codes = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, codes[pixels.shape[2]])
-    done, buffer = cv2.imencode(extension, pixels, list(parameters))
-    assert done
+    success, buffer = cv2.imencode(extension, pixels, list(parameters))
+    assert success
     return bytes(buffer)
 
 
 def deep(mode: str = "RGB") -> Any:
-    """Pixels of 16 bits a channel."""
+    """Return pixels of 16 bits per channel."""
     return np.asarray(picture(mode)).astype(np.uint16) * 257
 
 
-def grey_tiff(values: Any) -> bytes:
+def gray_tiff(values: Any) -> bytes:
+    """Return a TIFF of one channel."""
     return saved(Image.fromarray(values), "TIFF")
 
 
-def grey() -> Any:
-    """Grey pixels, of which one is black and one white, so that stretching changes nothing."""
+def gray() -> Any:
+    """Return gray pixels with at least one black and one white, so that stretching to the full range has no effect."""
     values = np.array(picture("L"))
     values[0, :2] = 0, 255
     return values
 
 
 def interlaced_png() -> bytes:
-    """A PNG in the seven passes of Adam7, written by hand: Pillow and OpenCV only read it."""
+    """Return a PNG in the seven passes of Adam7, written by hand because Pillow and OpenCV only read such files."""
     pixels = np.asarray(picture())
     passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
     rows = [row for x, y, dx, dy in passes for row in pixels[y::dy, x::dx]]
@@ -92,71 +94,77 @@ def interlaced_png() -> bytes:
 
 
 def png(header: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG file of these chunks."""
-    everything = [(b"IHDR", header), *chunks, (b"IEND", b"")]
+    """Return a PNG file of these chunks."""
+    all_chunks = [(b"IHDR", header), *chunks, (b"IEND", b"")]
     packed = (
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in everything
+        for name, data in all_chunks
     )
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
 def tiff(entries: dict[int, tuple[int, int, int]], body: bytes, order: str = "<") -> bytes:
-    """A TIFF file of one page, written by hand; entries are tag: (type, number, value or place), places from 8."""
+    """Return a TIFF file of one page, written by hand.
+
+    Args:
+        entries: type, number of values, and value or offset of each tag.
+        body: the data, at offset 8.
+        order: byte order.
+    """
     start = 8 + len(body) + len(body) % 2
     directory = struct.pack(order + "H", len(entries))
-    for tag, (kind, number, value) in sorted(entries.items()):
-        shift = 16 if order == ">" and kind == 3 and number == 1 else 0  # a short stands at the field's start
-        directory += struct.pack(order + "HHII", tag, kind, number, value << shift)
+    for tag, (field_type, count, value) in sorted(entries.items()):
+        shift = 16 if order == ">" and field_type == 3 and count == 1 else 0  # a SHORT is at the start of the field
+        directory += struct.pack(order + "HHII", tag, field_type, count, value << shift)
     magic = b"II*\0" if order == "<" else b"MM\0*"
     return magic + struct.pack(order + "I", start) + body + bytes(len(body) % 2) + directory + bytes(4)
 
 
 def tiled_tiff() -> bytes:
-    """A TIFF in tiles of 128 x 128 pixels."""
+    """Return a TIFF in tiles of 128 x 128 pixels."""
     pixels, tile = np.asarray(picture()), 128
     tiles = [pixels[y : y + tile, x : x + tile].tobytes() for y in range(0, SIDE, tile) for x in range(0, SIDE, tile)]
-    number, size = len(tiles), len(tiles[0])
-    offsets = struct.pack(f"<{number}I", *(8 + index * size for index in range(number)))
-    sizes = struct.pack(f"<{number}I", *([size] * number))
+    count, size = len(tiles), len(tiles[0])
+    offsets = struct.pack(f"<{count}I", *(8 + index * size for index in range(count)))
+    sizes = struct.pack(f"<{count}I", *([size] * count))
     bits = struct.pack("<3H", 8, 8, 8)
     body = b"".join(tiles) + offsets + sizes + bits
-    place = 8 + number * size
+    offset = 8 + count * size
     return tiff(
         {
             256: (4, 1, SIDE),
             257: (4, 1, SIDE),
-            258: (3, 3, place + len(offsets) + len(sizes)),
+            258: (3, 3, offset + len(offsets) + len(sizes)),
             259: (3, 1, 1),
             262: (3, 1, 2),
             277: (3, 1, 3),
             322: (4, 1, tile),
             323: (4, 1, tile),
-            324: (4, number, place),
-            325: (4, number, place + len(offsets)),
+            324: (4, count, offset),
+            325: (4, count, offset + len(offsets)),
         },
         body,
     )
 
 
 def planar_tiff(order: str = "<") -> bytes:
-    """A TIFF whose colours are stored one after the other."""
+    """Return a TIFF whose channels are stored one after the other."""
     planes = np.asarray(picture()).transpose(2, 0, 1)
     size = SIDE * SIDE
     body = planes.tobytes() + struct.pack(order + "3I", 8, 8 + size, 8 + 2 * size)
     body += struct.pack(order + "3I", size, size, size) + struct.pack(order + "3H", 8, 8, 8)
-    place = 8 + 3 * size
+    offset = 8 + 3 * size
     return tiff(
         {
             256: (4, 1, SIDE),
             257: (4, 1, SIDE),
-            258: (3, 3, place + 24),
+            258: (3, 3, offset + 24),
             259: (3, 1, 1),
             262: (3, 1, 2),
-            273: (4, 3, place),
+            273: (4, 3, offset),
             277: (3, 1, 3),
             278: (4, 1, SIDE),
-            279: (4, 3, place + 12),
+            279: (4, 3, offset + 12),
             284: (3, 1, 2),
         },
         body,
@@ -165,7 +173,8 @@ def planar_tiff(order: str = "<") -> bytes:
 
 
 def big_endian_tiff() -> bytes:
-    values = grey()
+    """Return a gray TIFF in big-endian byte order."""
+    values = gray()
     size = struct.unpack("<I", struct.pack("<I", values.size))[0]
     return tiff(
         {
@@ -184,56 +193,58 @@ def big_endian_tiff() -> bytes:
     )
 
 
-def pages(number: int = 3, **options: Any) -> bytes:
-    """A TIFF of the three scenes, again and again."""
-    scenes = [picture(one=one) for one in (STREET, QUEUE, YARD)]
-    rest = [scenes[index % 3] for index in range(1, number)]
-    return saved(scenes[0], "TIFF", save_all=True, append_images=rest, **options)
+def pages(num_pages: int = 3, **options: Any) -> bytes:
+    """Return a TIFF whose pages are three scenes in turn."""
+    images = [picture(scene=scene) for scene in (STREET, QUEUE, YARD)]
+    rest = [images[index % 3] for index in range(1, num_pages)]
+    return saved(images[0], "TIFF", save_all=True, append_images=rest, **options)
 
 
 def rle_bmp() -> bytes:
-    """A BMP of 256 colours, run-length coded in runs of one pixel, written by hand."""
+    """Return a BMP of 256 colors, run-length coded in runs of one pixel, written by hand."""
     image = picture().quantize(256)
     rows = np.asarray(image.transpose(Image.Transpose.FLIP_TOP_BOTTOM))
     pairs = np.stack([np.ones_like(rows), rows], axis=2)
     data = b"".join(row.tobytes() + b"\0\0" for row in pairs) + b"\0\1"
-    colours = np.zeros((256, 4), np.uint8)
+    color_table = np.zeros((256, 4), np.uint8)
     palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
-    colours[: len(palette), :3] = palette[:, ::-1]
+    color_table[: len(palette), :3] = palette[:, ::-1]
     offset = 14 + 40 + 1024
     header = struct.pack("<IiiHHIIiiII", 40, SIDE, SIDE, 1, 8, 1, len(data), 2835, 2835, 256, 0)
-    return struct.pack("<2sIHHI", b"BM", offset + len(data), 0, 0, offset) + header + colours.tobytes() + data
+    return struct.pack("<2sIHHI", b"BM", offset + len(data), 0, 0, offset) + header + color_table.tobytes() + data
 
 
-def text_ppm(mode: str, magic: str, most: int) -> bytes:
-    """A file of the family of PPM in plain text."""
+def text_ppm(mode: str, magic: str, max_value: int) -> bytes:
+    """Return a file of the PPM family in plain text."""
     values = np.asarray(picture(mode, enlarged=2 if mode == "1" else 1)).astype(int)
     if mode == "1":
         values = 1 - values
     height, width = values.shape[:2]
-    head = f"{magic}\n# a comment\n{width} {height}\n" + (f"{most}\n" if most else "")
+    head = f"{magic}\n# a comment\n{width} {height}\n" + (f"{max_value}\n" if max_value else "")
     return (head + "\n".join(" ".join(map(str, row)) for row in values.reshape(height, -1))).encode()
 
 
 def patched(content: bytes, old: bytes, new: bytes) -> bytes:
+    """Replace the first occurrence of some bytes."""
     assert old in content
     return content.replace(old, new, 1)
 
 
 def twelve_bits() -> bytes:
-    """A JPEG whose header tells of 12 bits."""
+    """Return a JPEG whose header claims 12 bits."""
     return patched(saved(picture(), "JPEG"), b"\xff\xc0\x00\x11\x08", b"\xff\xc1\x00\x11\x0c")
 
 
 def heif(**options: Any) -> bytes:
+    """Return a HEIC."""
     buffer = io.BytesIO()
     pillow_heif.from_pillow(picture()).save(buffer, quality=90, **options)
     return buffer.getvalue()
 
 
 def turned_heif() -> bytes:
-    """A HEIC as phones write it, with the rotation as a property of the picture and in its EXIF data."""
-    image, exif = turned(6)
+    """Return a HEIC like those of phones, with the rotation as a property of the picture and in its EXIF data."""
+    image, exif = rotated(6)
     stored = pillow_heif.from_bytes("RGB", image.size, image.tobytes())
     stored.info["exif"] = exif.tobytes()
     buffer = io.BytesIO()
@@ -243,7 +254,7 @@ def turned_heif() -> bytes:
 
 
 def deep_heif() -> bytes:
-    """A HEIC of 10 bits a channel."""
+    """Return a HEIC of 10 bits per channel."""
     buffer = io.BytesIO()
     pixels = deep()
     pillow_heif.from_bytes("RGB;16", (SIDE, SIDE), pixels.tobytes()).save(buffer, quality=90)
@@ -255,12 +266,14 @@ COUNTS = STREET.counts
 PAGES = added(STREET, QUEUE, YARD)
 
 
-def counted(form: str, makers: dict[str, Make], counts: dict[str, int] = COUNTS) -> list[Variant]:
-    return [Variant(form, name, make, counts) for name, make in makers.items()]
+def counted_variants(file_format: str, makers: dict[str, Make], counts: dict[str, int] = COUNTS) -> list[Variant]:
+    """Return variants of a format that are counted."""
+    return [Variant(file_format, name, make, counts) for name, make in makers.items()]
 
 
-def refused(form: str, name: str, make: Make, reason: str) -> Variant:
-    return Variant(form, name, make, reason=reason)
+def refused_variant(file_format: str, name: str, make: Make, reason: str) -> Variant:
+    """Return a variant of a format that is refused."""
+    return Variant(file_format, name, make, reason=reason)
 
 
 JPEG = {
@@ -275,7 +288,7 @@ JPEG = {
     "CMYK": lambda: saved(picture("CMYK"), "JPEG", quality=90),
     "RGB, not YCbCr": lambda: saved(picture(), "JPEG", quality=90, keep_rgb=True),
     "multi-picture (MPO), the first": lambda: saved(
-        picture(), "MPO", save_all=True, append_images=[picture(one=QUEUE)], quality=90
+        picture(), "MPO", save_all=True, append_images=[picture(scene=QUEUE)], quality=90
     ),
     "12 megapixels, decoded at reduced scale": lambda: saved(
         picture().resize((4000, 3000)).resize((4032, 3024)), "JPEG", quality=90
@@ -335,16 +348,16 @@ TIFF = {
     "RGBA": lambda: saved(see_through(), "TIFF"),
     "CMYK": lambda: saved(picture("CMYK"), "TIFF"),
     "YCbCr": lambda: saved(picture("YCbCr"), "TIFF"),
-    "16-bit grey": lambda: grey_tiff(deep("L")),
+    "16-bit grey": lambda: gray_tiff(deep("L")),
     "16-bit RGB (OpenCV)": lambda: opencv(".tiff", deep()),
-    "32-bit integers": lambda: grey_tiff(grey().astype(np.int32) * 70_000),
-    "floats from 0 to 1": lambda: grey_tiff(grey().astype(np.float32) / 255),
-    "floats from -50 to 50": lambda: grey_tiff(grey().astype(np.float32) * (100 / 255) - 50),
+    "32-bit integers": lambda: gray_tiff(gray().astype(np.int32) * 70_000),
+    "floats from 0 to 1": lambda: gray_tiff(gray().astype(np.float32) / 255),
+    "floats from -50 to 50": lambda: gray_tiff(gray().astype(np.float32) * (100 / 255) - 50),
     "tiled": tiled_tiff,
     "colours apart": planar_tiff,
     "big-endian": big_endian_tiff,
     "BigTIFF": lambda: saved(picture(), "TIFF", big_tiff=True),
-    "orientation 6": lambda: saved(turned(6)[0], "TIFF", exif=turned(6)[1]),
+    "orientation 6": lambda: saved(rotated(6)[0], "TIFF", exif=rotated(6)[1]),
     "a thumbnail beside the page": lambda: with_subfiles(1),
     "a mask beside the page": lambda: with_subfiles(4),
 }
@@ -375,7 +388,7 @@ OTHERS = {
         "alpha": lambda: saved(see_through(), "HEIF", quality=90),
         "rotated": turned_heif,
         "two pictures, the first": lambda: saved(
-            picture(), "HEIF", save_all=True, append_images=[picture(one=QUEUE)], quality=90
+            picture(), "HEIF", save_all=True, append_images=[picture(scene=QUEUE)], quality=90
         ),
         **metadata.HEIC,
     },
@@ -408,30 +421,38 @@ RAWS = {f"{name}, a large preview": lambda make=make: make(raws.jpeg()) for name
 RAWS["Nikon NEF, orientation 6"] = lambda: raws.nef(raws.jpeg(orientation=6), 6)
 
 PICTURES = [
-    *counted("JPEG", JPEG | metadata.JPEG),
-    refused("JPEG", "12 bits a channel", twelve_bits, "12-bit"),
-    refused("JPEG", "truncated", lambda: saved(picture(), "JPEG")[:-2000], "truncated"),
-    refused("JPEG", "truncated, and ended there", lambda: saved(picture(), "JPEG")[:-2000] + b"\xff\xd9", "truncated"),
-    *counted("PNG", PNG | metadata.PNG),
-    refused("PNG", "truncated", lambda: saved(picture(), "PNG")[:-2000], "damaged"),
-    refused("PNG", "a wrong checksum", lambda: patched(saved(picture(), "PNG"), b"IDAT", b"IDAU"), "damaged"),
-    refused("PNG", "a wrong checksum of pixels", lambda: saved(picture(), "PNG")[:-14] + bytes(14), "damaged"),
-    *counted("BMP", BMP),
-    *counted("GIF", GIF),
-    *counted("TIFF", TIFF | tiffs.DEEP | tiffs.LEVELS),
-    *counted(
+    *counted_variants("JPEG", JPEG | metadata.JPEG),
+    refused_variant("JPEG", "12 bits a channel", twelve_bits, "12-bit"),
+    refused_variant("JPEG", "truncated", lambda: saved(picture(), "JPEG")[:-2000], "truncated"),
+    refused_variant(
+        "JPEG", "truncated, and ended there", lambda: saved(picture(), "JPEG")[:-2000] + b"\xff\xd9", "truncated"
+    ),
+    *counted_variants("PNG", PNG | metadata.PNG),
+    refused_variant("PNG", "truncated", lambda: saved(picture(), "PNG")[:-2000], "damaged"),
+    refused_variant("PNG", "a wrong checksum", lambda: patched(saved(picture(), "PNG"), b"IDAT", b"IDAU"), "damaged"),
+    refused_variant("PNG", "a wrong checksum of pixels", lambda: saved(picture(), "PNG")[:-14] + bytes(14), "damaged"),
+    *counted_variants("BMP", BMP),
+    *counted_variants("GIF", GIF),
+    *counted_variants("TIFF", TIFF | tiffs.DEEP | tiffs.LEVELS),
+    *counted_variants(
         "TIFF", {"two pages, one half as large": lambda: tiffs.half_sized_pages(STREET, PARK)}, added(STREET, PARK)
     ),
-    *counted("TIFF", {"three pages": pages, "three pages, LZW": lambda: pages(compression="tiff_lzw")}, PAGES),
-    refused("TIFF", "101 pages", lambda: pages(101, compression="tiff_lzw"), "more than the 100 pages accepted"),
-    refused("TIFF", "truncated", lambda: saved(picture(), "TIFF")[:-2000], "damaged"),
-    *(variant for form, makers in OTHERS.items() for variant in counted(form, makers)),
-    *counted("Raw photo", RAWS),
-    refused("Raw photo", "DNG, a thumbnail alone", raws.dng_without_preview, "raw photo (DNG)"),
-    refused("Raw photo", "Nikon NEF, a preview of a quarter", lambda: raws.nef(raws.jpeg(SIDE // 4)), "(Nikon NEF)"),
-    refused("Raw photo", "Sony ARW, a preview of a quarter", lambda: raws.arw(raws.jpeg(SIDE // 4)), "(Sony ARW)"),
-    refused("Raw photo", "DNG, lossy, without a preview", raws.lossy_dng, "raw photo (DNG)"),
-    refused("Raw photo", "Sigma X3F", lambda: b"FOVb" + bytes(1000), "raw photo (Sigma X3F)"),
-    refused("Raw photo", "Canon CRW", lambda: b"II\x1a\0\0\0HEAPCCDR" + raws.jpeg(), "raw photo (Canon CRW)"),
-    refused("Raw photo", "Minolta MRW", lambda: b"\0MRM" + bytes(1000), "raw photo (Minolta MRW)"),
+    *counted_variants("TIFF", {"three pages": pages, "three pages, LZW": lambda: pages(compression="tiff_lzw")}, PAGES),
+    refused_variant(
+        "TIFF", "101 pages", lambda: pages(101, compression="tiff_lzw"), "more than the 100 pages accepted"
+    ),
+    refused_variant("TIFF", "truncated", lambda: saved(picture(), "TIFF")[:-2000], "damaged"),
+    *(variant for file_format, makers in OTHERS.items() for variant in counted_variants(file_format, makers)),
+    *counted_variants("Raw photo", RAWS),
+    refused_variant("Raw photo", "DNG, a thumbnail alone", raws.dng_without_preview, "raw photo (DNG)"),
+    refused_variant(
+        "Raw photo", "Nikon NEF, a preview of a quarter", lambda: raws.nef(raws.jpeg(SIDE // 4)), "(Nikon NEF)"
+    ),
+    refused_variant(
+        "Raw photo", "Sony ARW, a preview of a quarter", lambda: raws.arw(raws.jpeg(SIDE // 4)), "(Sony ARW)"
+    ),
+    refused_variant("Raw photo", "DNG, lossy, without a preview", raws.lossy_dng, "raw photo (DNG)"),
+    refused_variant("Raw photo", "Sigma X3F", lambda: b"FOVb" + bytes(1000), "raw photo (Sigma X3F)"),
+    refused_variant("Raw photo", "Canon CRW", lambda: b"II\x1a\0\0\0HEAPCCDR" + raws.jpeg(), "raw photo (Canon CRW)"),
+    refused_variant("Raw photo", "Minolta MRW", lambda: b"\0MRM" + bytes(1000), "raw photo (Minolta MRW)"),
 ]

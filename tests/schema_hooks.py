@@ -1,7 +1,7 @@
-"""Loaded by schemathesis: its check that good requests are taken, with the rules that JSON Schema has no words for.
+"""Hooks of schemathesis: its check that valid requests are accepted, with rules that JSON Schema can't express.
 
-A number in a string has the range of the number, `num_labels` and `num_classes` are equal where both are given, and no
-two classes are the same thing or, for a task that takes a text, more than it may be.
+A number in a string has the range of the number, `num_labels` and `num_classes` are equal if both are given, all
+classes differ after normalization, and together they fit the length of a prompt's text.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ RANGES = {
 
 
 def number_in(value: Any) -> float | None:
-    """The number that a value is or that a string says; None where there is none."""
+    """Return the value of a number or of a string with a number; None for other values."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:
@@ -35,29 +35,28 @@ def number_in(value: Any) -> float | None:
 
 
 def within_rules(body: Any) -> bool:
-    """Whether a body keeps to the rules."""
+    """Return whether a body conforms to the rules."""
     if not isinstance(body, dict):
         return True
     numbers = {name: number for name in RANGES if (number := number_in(body.get(name))) is not None}
     in_range = all(
         RANGES[name][0] <= number <= RANGES[name][1] for name, number in numbers.items() if isinstance(body[name], str)
     )
-    if isinstance(classes := body.get("classes"), list) and not are_apart(classes):
+    if isinstance(classes := body.get("classes"), list) and not are_valid_classes(classes):
         return False
     return in_range and len({numbers[name] for name in ("num_labels", "num_classes") if name in numbers}) < 2
 
 
-def are_apart(classes: list[Any]) -> bool:
-    """Whether classes are different things, and few enough to be a text."""
-    names = [normalize(one) for one in classes if isinstance(one, str)]
-    return (
-        len(set(names)) == len(names) and len(SEPARATOR.join(names)) <= MAX_TEXT // 3
-    )  # as they came, they may be longer
+def are_valid_classes(classes: list[Any]) -> bool:
+    """Return whether classes differ, and are short enough for a prompt's text."""
+    names = [normalize(name) for name in classes if isinstance(name, str)]
+    max_length = MAX_TEXT // 3  # before normalization, names may be longer
+    return len(set(names)) == len(names) and len(SEPARATOR.join(names)) <= max_length
 
 
 @schemathesis.check
 def acceptance_within_rules(
     ctx: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
 ) -> bool | None:
-    """schemathesis' positive_data_acceptance, of requests that keep to the rules."""
+    """Apply schemathesis' positive_data_acceptance to requests that conform to the rules."""
     return positive_data_acceptance(ctx, response, case) if within_rules(case.body) else None

@@ -269,7 +269,7 @@ def test_alpha_without_a_size_of_its_own_is_as_with_it() -> None:
 
 def test_palettes_of_jpeg_2000_are_as_they_are_in_the_file() -> None:
     colours = variants.picture().quantize(120).convert("RGB")
-    for content in (metadata.doubled_colour(), metadata.deep_palette()):
+    for content in (metadata.duplicate_color(), metadata.deep_palette()):
         expected = opened(encoded(colours)).pixels.astype(int)
         assert np.abs(opened(content).pixels - expected).max() <= 1
 
@@ -334,7 +334,7 @@ def test_animations_that_are_left_to_pillow(kind: str) -> None:
     content = metadata.deep_animation(scenes) if kind == "PNG" else metadata.half_seen_animation()
     frames = list(open_frames(io.BytesIO(content), DecodeOptions(SIZE, PLENTY), Sampling()))
     assert frames[0].time_s == 0
-    expected = [opened(encoded(variants.picture(one=one))) for one in scenes]
+    expected = [opened(encoded(variants.picture(scene=one))) for one in scenes]
     off = [
         float(np.abs(got.pixels.astype(int) - one.pixels).mean()) for got, one in zip(frames, expected, strict=False)
     ]

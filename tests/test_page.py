@@ -140,7 +140,7 @@ def screenshot(page: Page, name: str) -> None:
 
 def pages_file() -> bytes:
     """A TIFF of three pages, which Chromium can't show."""
-    first, *others = (picture(one=one) for one in (STREET, QUEUE, YARD))
+    first, *others = (picture(scene=one) for one in (STREET, QUEUE, YARD))
     return saved(first, "TIFF", save_all=True, append_images=others)
 
 

@@ -228,10 +228,10 @@ def test_times_go_on_where_files_are_joined() -> None:
 
 def test_of_jpegs_only_those_of_one_size_are_a_video() -> None:
     """Cameras put others behind a photo: a second view, a map of depth or light, or what is left of an older file."""
-    one, other = (saved(picture(one=each), "JPEG", quality=90) for each in (YARD, STREET))
-    small = saved(picture(one=YARD).resize((SIDE // 4, SIDE // 4)), "JPEG")
+    one, other = (saved(picture(scene=each), "JPEG", quality=90) for each in (YARD, STREET))
+    small = saved(picture(scene=YARD).resize((SIDE // 4, SIDE // 4)), "JPEG")
     several = io.BytesIO()
-    picture(one=YARD).save(several, "MPO", save_all=True, append_images=[picture(one=STREET)])
+    picture(scene=YARD).save(several, "MPO", save_all=True, append_images=[picture(scene=STREET)])
     for still in (
         one,
         one + small,

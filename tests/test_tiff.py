@@ -146,7 +146,7 @@ def test_levels_are_more_alike_than_scenes() -> None:
     halves = [image.resize((SIDE // 2, SIDE // 2), one) for one in filters]
     same = [likeness(image, half) for half in halves]
     others = [
-        likeness(picture(one=one), picture(one=other))
+        likeness(picture(scene=one), picture(scene=other))
         for one, other in itertools.combinations((STREET, QUEUE, YARD, PARK), 2)
     ]
     print(f"levels {min(same):.3f}, scenes {max(others):.3f}")
@@ -168,7 +168,9 @@ def test_text_on_pages_of_one_layout_is_not_alike() -> None:
 
 @pytest.mark.parametrize("missing", range(1, 5000, 331))
 def test_a_truncated_deep_page_has_a_reason(missing: int) -> None:
-    content = tiffs.written(tiffs.scene_in("u2", largest=65_535), photometric="rgb", compression="zlib", rowsperstrip=9)
+    content = tiffs.written(
+        tiffs.scene_in("u2", max_value=65_535), photometric="rgb", compression="zlib", rowsperstrip=9
+    )
     with pytest.raises(DocumentError, match="damaged"):
         shown(content[:-missing])
 

@@ -1,4 +1,4 @@
-"""TIFF files as cameras, scanners and scientific programs write them, by tifffile or by hand."""
+"""TIFF files like those of cameras, scanners and scientific programs, written with tifffile or by hand."""
 
 import io
 import zlib
@@ -13,64 +13,64 @@ from PIL import Image, ImageCms
 from tests.raws import LONG, SHORT, Part, Values, Writer
 from tests.variants import SIDE, Scene, picture
 
-RGB, GREY = 2, 1  # PhotometricInterpretation
+RGB, GRAY = 2, 1  # PhotometricInterpretation
 
 
 def written(pixels: Any, **options: Any) -> bytes:
-    """A TIFF that tifffile writes."""
+    """Return a TIFF that tifffile writes."""
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, pixels, metadata=None, **options)
     return buffer.getvalue()
 
 
-def scene_in(kind: Any, mode: str = "RGB", largest: float = 1.0, least: float = 0.0) -> Any:
-    """The scene in samples of a type of NumPy's, from `least` to `largest`, of which one has each."""
-    return ranging(np.array(picture(mode)), kind, largest, least)
+def scene_in(dtype: Any, mode: str = "RGB", max_value: float = 1.0, min_value: float = 0.0) -> Any:
+    """Return the scene in samples of a NumPy dtype that span the range from `min_value` to `max_value`."""
+    return ranging(np.array(picture(mode)), dtype, max_value, min_value)
 
 
-def ranging(pixels: Any, kind: Any, largest: float, least: float = 0.0) -> Any:
-    """Pixels of 8 bits in samples of a type of NumPy's, from `least` to `largest`, of which one has each."""
+def ranging(pixels: Any, dtype: Any, max_value: float, min_value: float = 0.0) -> Any:
+    """Scale 8-bit pixels to samples of a NumPy dtype that span the range from `min_value` to `max_value`."""
     pixels[0, 0], pixels[0, 1] = 0, 255
-    return (least + pixels.astype(np.float64) * ((largest - least) / 255)).astype(kind)
+    return (min_value + pixels.astype(np.float64) * ((max_value - min_value) / 255)).astype(dtype)
 
 
 def apart(pixels: Any) -> Any:
-    """Pixels with one sample of all pixels after the other."""
+    """Return the pixels in planes: with the channels first."""
     return np.moveaxis(pixels, -1, 0)
 
 
 def bits_of(samples: Any, bits: int) -> bytes:
-    """Samples of so many bits, end to end; each row begins with a byte."""
+    """Pack samples of `bits` bits without gaps; each row starts at a byte."""
     rows = samples.reshape(len(samples), -1).astype(np.uint32)
-    single = (rows[..., None] >> np.arange(bits - 1, -1, -1)) & 1
-    return np.packbits(single.reshape(len(rows), -1).astype(np.uint8), axis=1).tobytes()
+    single_bits = (rows[..., None] >> np.arange(bits - 1, -1, -1)) & 1
+    return np.packbits(single_bits.reshape(len(rows), -1).astype(np.uint8), axis=1).tobytes()
 
 
 def packed(
     pixels: Any, bits: int, order: str = "<", compression: int = 1, planar: int = 1, sample_format: int = 1
 ) -> bytes:
-    """A TIFF of samples of any number of bits, which few programs write."""
+    """Return a TIFF of samples of any number of bits, which few programs write."""
     samples = ranging(np.array(pixels), np.uint32, (1 << bits) - 1)
-    height, width, number = (*samples.shape, 1)[:3]
+    height, width, channels = (*samples.shape, 1)[:3]
     writer = Writer(order)
-    planes = [bits_of(plane, bits) for plane in (apart(samples) if planar == 2 and number > 1 else [samples])]
-    data = [zlib.compress(plane) if compression == 8 else plane for plane in planes]
-    places = tuple(writer.put(one) for one in data)
-    fields: dict[int, Values] = {256: (LONG, (width,)), 257: (LONG, (height,)), 258: (SHORT, (bits,) * number)}
-    fields |= {259: (SHORT, (compression,)), 262: (SHORT, (RGB if number == 3 else GREY,)), 273: (LONG, places)}
-    fields |= {277: (SHORT, (number,)), 278: (LONG, (height,)), 279: (LONG, tuple(map(len, data)))}
-    return writer.file((Part(fields | {284: (SHORT, (planar,)), 339: (SHORT, (sample_format,) * number)}),))
+    planes = [bits_of(plane, bits) for plane in (apart(samples) if planar == 2 and channels > 1 else [samples])]
+    strips = [zlib.compress(plane) if compression == 8 else plane for plane in planes]
+    offsets = tuple(map(writer.put, strips))
+    fields: dict[int, Values] = {256: (LONG, (width,)), 257: (LONG, (height,)), 258: (SHORT, (bits,) * channels)}
+    fields |= {259: (SHORT, (compression,)), 262: (SHORT, (RGB if channels == 3 else GRAY,)), 273: (LONG, offsets)}
+    fields |= {277: (SHORT, (channels,)), 278: (LONG, (height,)), 279: (LONG, tuple(map(len, strips)))}
+    return writer.file((Part(fields | {284: (SHORT, (planar,)), 339: (SHORT, (sample_format,) * channels)}),))
 
 
 def page(image: Image.Image, fields: dict[int, Values] | None = None, *children: Part) -> Part:
-    """A page in RGB, its other fields, and directories of its own."""
-    known: dict[int, Values] = {256: (LONG, (image.width,)), 257: (LONG, (image.height,)), 258: (SHORT, (8, 8, 8))}
-    known |= {259: (SHORT, (1,)), 262: (SHORT, (RGB,)), 277: (SHORT, (3,)), 278: (LONG, (image.height,))}
-    return Part(known | (fields or {}), image.tobytes(), children=children)
+    """Return a page in RGB, with further fields and subdirectories."""
+    required: dict[int, Values] = {256: (LONG, (image.width,)), 257: (LONG, (image.height,)), 258: (SHORT, (8, 8, 8))}
+    required |= {259: (SHORT, (1,)), 262: (SHORT, (RGB,)), 277: (SHORT, (3,)), 278: (LONG, (image.height,))}
+    return Part(required | (fields or {}), image.tobytes(), children=children)
 
 
 def levels(fields: dict[int, Values], sampling: Image.Resampling = Image.Resampling.BOX) -> bytes:
-    """A page and its lower resolutions in a row, each half as large, which say of themselves what `fields` do."""
+    """Return a TIFF of a page and its lower resolutions, each half as large as the previous one, with `fields`."""
     image = picture()
     sizes = [SIDE >> level for level in range(1, 6)]
     lower = [page(image.resize((side, side), sampling), fields) for side in sizes]
@@ -78,47 +78,47 @@ def levels(fields: dict[int, Values], sampling: Image.Resampling = Image.Resampl
 
 
 def half_sized_pages(first: Scene, second: Scene) -> bytes:
-    """Two pages of which one has half the other's sides, but shows another scene."""
-    half = picture(one=second).resize((SIDE // 2, SIDE // 2), Image.Resampling.BICUBIC)
-    return Writer().file((page(picture(one=first)), page(half)))
+    """Return a TIFF of two pages; the second has half the sides of the first, but shows another scene."""
+    half = picture(scene=second).resize((SIDE // 2, SIDE // 2), Image.Resampling.BICUBIC)
+    return Writer().file((page(picture(scene=first)), page(half)))
 
 
 def page_in_a_thumbnail() -> bytes:
-    """A small picture that names the page as its own."""
+    """Return a TIFF of a thumbnail whose subdirectory is the page."""
     small = picture().resize((48, 48))
     return Writer().file((page(small, {254: (LONG, (1,))}, page(picture(), {254: (LONG, (0,))})),))
 
 
 def odd_entries() -> bytes:
-    """A page with entries of odd types, that reach beyond the file, and EXIF data that are none."""
+    """Return a TIFF with entries of unusual types, entries beyond the end of the file, and invalid EXIF data."""
     odd: dict[int, Values] = {270: (LONG, (7,)), 282: (2, b"72 dpi\0"), 305: (SHORT, (1,)), 700: (LONG, (9,))}
     return Writer().file((page(picture(), odd | {34665: (LONG, (3,)), 34853: (LONG, (2**31,))}),))
 
 
-def in_alpha(kind: Any, largest: int, extra: str, mode: str = "RGB") -> bytes:
-    """A scene behind alpha, opaque and half transparent by turns, that is or is not multiplied into it."""
-    colours = scene_in(np.float64, mode).reshape(SIDE, SIDE, -1)
+def in_alpha(dtype: Any, max_value: int, extra: str, mode: str = "RGB") -> bytes:
+    """Return a TIFF of a scene with partly transparent rows, with premultiplied or separate alpha."""
+    colors = scene_in(np.float64, mode).reshape(SIDE, SIDE, -1)
     alpha = np.ones((SIDE, SIDE, 1))
     alpha[: SIDE // 8] = 0.6
-    samples = np.dstack([colours * alpha if extra == "assocalpha" else colours, alpha])
+    samples = np.dstack([colors * alpha if extra == "assocalpha" else colors, alpha])
     photometric = "rgb" if mode == "RGB" else "minisblack"
-    return written((samples * largest).astype(kind), photometric=photometric, extrasamples=[extra])
+    return written((samples * max_value).astype(dtype), photometric=photometric, extrasamples=[extra])
 
 
 def lab() -> Any:
-    """A scene in CIELAB of 8 bits, a and b signed."""
+    """Return the scene in CIELAB of 8 bits, with signed a and b."""
     profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     transform = ImageCms.buildTransform(*profiles, "RGB", "LAB")
     return np.asarray(ImageCms.applyTransform(picture(), transform))
 
 
 def palette_of_16_bits() -> bytes:
-    """Indices of 16 bits."""
+    """Return a TIFF with a palette and indices of 16 bits."""
     image = picture().quantize(200)
-    colours = np.zeros((3, 65_536), np.uint16)
-    known = np.array(image.getpalette()).reshape(-1, 3).T
-    colours[:, : known.shape[1]] = known * 257
-    return written(np.asarray(image).astype(np.uint16), photometric="palette", colormap=colours)
+    colormap = np.zeros((3, 65_536), np.uint16)
+    palette = np.array(image.getpalette()).reshape(-1, 3).T
+    colormap[:, : palette.shape[1]] = palette * 257
+    return written(np.asarray(image).astype(np.uint16), photometric="palette", colormap=colormap)
 
 
 Make = Callable[[], bytes]
@@ -130,10 +130,10 @@ DEEP: dict[str, Make] = {
     "10-bit RGB": lambda: packed(picture(), 10),
     "14-bit RGB, colours apart": lambda: packed(picture(), 14, planar=2),
     "16-bit RGB, colours apart": lambda: written(
-        apart(scene_in("u2", largest=BIG)), photometric="rgb", planarconfig="separate"
+        apart(scene_in("u2", max_value=BIG)), photometric="rgb", planarconfig="separate"
     ),
     "16-bit RGB, colours apart, LZW with predictor, tiled": lambda: written(
-        apart(scene_in("u2", largest=BIG)),
+        apart(scene_in("u2", max_value=BIG)),
         photometric="rgb",
         planarconfig="separate",
         compression="lzw",
@@ -154,13 +154,15 @@ DEEP: dict[str, Make] = {
         apart(scene_in("f2")), photometric="rgb", planarconfig="separate"
     ),
     "double floats": lambda: written(scene_in("f8", "L", 3000, 1000), photometric="minisblack"),
-    "BigTIFF, big-endian": lambda: written(scene_in("u1", largest=255), photometric="rgb", bigtiff=True, byteorder=">"),
+    "BigTIFF, big-endian": lambda: written(
+        scene_in("u1", max_value=255), photometric="rgb", bigtiff=True, byteorder=">"
+    ),
     "grey with premultiplied alpha": partial(in_alpha, "u1", 255, "assocalpha", "L"),
     "16-bit RGB with premultiplied alpha": partial(in_alpha, "u2", BIG, "assocalpha"),
     "16-bit RGB with alpha": partial(in_alpha, "u2", BIG, "unassalpha"),
     "CIELAB": lambda: written(lab(), photometric="cielab"),
-    "WebP": lambda: written(scene_in("u1", largest=255), photometric="rgb", compression="webp"),
-    "JPEG 2000": lambda: written(scene_in("u1", largest=255), photometric="rgb", compression="jpeg2000"),
+    "WebP": lambda: written(scene_in("u1", max_value=255), photometric="rgb", compression="webp"),
+    "JPEG 2000": lambda: written(scene_in("u1", max_value=255), photometric="rgb", compression="jpeg2000"),
     "12-bit JPEG": lambda: written(
         scene_in("u2", "L", 4095), photometric="minisblack", compression="jpeg", bitspersample=12
     ),

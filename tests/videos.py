@@ -1,4 +1,4 @@
-"""The kinds of video and animation files that the service must count, or refuse with a reason. PyAV writes them."""
+"""Variants of videos and animations, written with PyAV, that the service must count, or refuse with a reason."""
 
 import io
 import os
@@ -15,14 +15,14 @@ import numpy as np
 from PIL import Image
 
 from tests import metadata
-from tests.pictures import COUNTS, counted, refused, see_through
+from tests.pictures import COUNTS, counted_variants, refused_variant, see_through
 from tests.variants import PARK, QUEUE, SIDE, STREET, YARD, Scene, Variant, peak, picture, saved
 
-RATE = 8  # frames a second; each scene is shown for one second
-SCENES = (YARD, QUEUE, PARK)  # each has the most of something
+RATE = 8  # frames per second; each scene is shown for one second
+SCENES = (YARD, QUEUE, PARK)  # each has the largest count of some label
 PEAK = peak(*SCENES)
 
-# What tags are not to be: names of places and works in the letters of Western Europe, one byte each.
+# Invalid tags: not UTF-8, but Latin-1.
 LATIN = {"title": b"Caf\xe9 ol\xe9", "artist": b"\xdcbung"}
 NOISE = np.random.default_rng(17).bytes(60_000)
 
@@ -30,22 +30,24 @@ QUIET = {"libx265": {"x265-params": "log-level=none"}, "libsvtav1": {"svtav1-par
 
 
 class Unseekable(io.RawIOBase):
-    """What a muxer takes for a pipe."""
+    """A file that a muxer can't seek in, like a pipe."""
 
     def __init__(self) -> None:
         self.written = bytearray()
 
     def writable(self) -> bool:
+        """Return True."""
         return True
 
     def write(self, data: Any) -> int:
+        """Append data."""
         self.written += data
         return len(data)
 
 
 @contextmanager
 def same_priority() -> Iterator[None]:
-    """SVT-AV1 makes a real-time thread of the one that calls it where root does, and its children inherit that."""
+    """Restore the thread's scheduling: SVT-AV1 as root gives its caller real-time priority, which children inherit."""
     policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
     try:
         yield
@@ -71,9 +73,24 @@ def video(
     tags: dict[str, bytes] | None = None,
     **options: str,
 ) -> bytes:
-    """A video that shows each scene for a second, or frames at `times` (seconds): of as many scenes each one, once.
+    """Return a video that shows each scene for a second.
 
-    All packets may be flagged as key frames, and there may be tags that are not UTF-8.
+    Args:
+        container: FFmpeg's name of the container.
+        codec: FFmpeg's name of the encoder.
+        pixels: pixel format.
+        scenes: the scenes in order.
+        size: width and height.
+        rate: frames per second.
+        rotation: rotation at display in degrees, counter-clockwise.
+        times: times of the frames in seconds; if there are as many scenes, each frame shows the next scene.
+        flags: further flags of the encoder.
+        pipe: write to a file without seeking.
+        target: a file to write to; the result is empty then.
+        container_options: options of the muxer.
+        flagged: mark all packets as key frames.
+        tags: metadata, possibly not UTF-8.
+        options: options of the encoder.
     """
     target = target or (Unseekable() if pipe else io.BytesIO())
     moments = list(times) or [index / rate for index in range(rate * len(scenes))]
@@ -90,29 +107,29 @@ def video(
         if rotation:
             stream.set_display_rotation(rotation)
         for index, moment in enumerate(moments):
-            one = scenes[index if len(times) == len(scenes) else min(int(moment), len(scenes) - 1)]
-            stored = shown(one, size, rotation)
+            scene = scenes[index if len(times) == len(scenes) else min(int(moment), len(scenes) - 1)]
+            stored = stored_image(scene, size, rotation)
             frame = av.VideoFrame.from_ndarray(np.asarray(stored), "rgba" if stored.mode == "RGBA" else "rgb24")
             frame.pts = round(moment * 1000) if times else index
             frame.time_base = Fraction(1, 1000) if times else Fraction(1, rate)
-            output.mux([marked_key(packet, flagged) for packet in stream.encode(frame)])
-        output.mux([marked_key(packet, flagged) for packet in stream.encode()])
+            output.mux([mark_key_frame(packet, flagged) for packet in stream.encode(frame)])
+        output.mux([mark_key_frame(packet, flagged) for packet in stream.encode()])
     return bytes(target.written) if pipe else target.getvalue() if isinstance(target, io.BytesIO) else b""
 
 
-def marked_key(packet: av.Packet, flagged: bool) -> av.Packet:
-    """A packet that is marked as a key frame whether it is one or not."""
+def mark_key_frame(packet: av.Packet, flagged: bool) -> av.Packet:
+    """Mark a packet as a key frame if `flagged`, even if it is not one; return it."""
     packet.is_keyframe |= flagged
     return packet
 
 
-def shown(one: Scene, size: tuple[int, int], rotation: int) -> Image.Image:
-    """A scene as it is stored in a video that is turned by `rotation` degrees, counter-clockwise, when it is shown."""
-    return picture("RGBA" if one.pixels.shape[2] == 4 else "RGB", one).rotate(-rotation).resize(size)
+def stored_image(scene: Scene, size: tuple[int, int], rotation: int) -> Image.Image:
+    """Return a scene as stored in a video that is rotated at display by `rotation` degrees, counter-clockwise."""
+    return picture("RGBA" if scene.pixels.shape[2] == 4 else "RGB", scene).rotate(-rotation).resize(size)
 
 
 def sound_only(container: str, codec: str) -> bytes:
-    """A file of silence."""
+    """Return a file of silence."""
     target = io.BytesIO()
     with av.open(target, "w", format=container) as output:
         stream = output.add_stream(codec, rate=44_100)
@@ -125,35 +142,35 @@ def sound_only(container: str, codec: str) -> bytes:
 
 
 def without_duration() -> bytes:
-    """An MP4 whose headers tell of no time at all."""
+    """Return an MP4 whose headers have the duration 0."""
     return with_duration(0)
 
 
 def with_duration(units: int) -> bytes:
-    """An MP4 whose three headers (of movie, track and media) tell of so many units."""
+    """Return an MP4 whose three headers (of movie, track and media) have a duration of `units`."""
     content = bytearray(video("mp4", "libx264"))
-    for name, offset in ((b"mvhd", 20), (b"tkhd", 24), (b"mdhd", 20)):
-        place = content.index(name) + offset
-        content[place : place + 4] = struct.pack(">I", units)
+    for name, field_offset in ((b"mvhd", 20), (b"tkhd", 24), (b"mdhd", 20)):
+        offset = content.index(name) + field_offset
+        content[offset : offset + 4] = struct.pack(">I", units)
     return bytes(content)
 
 
 def billion_frames() -> bytes:
-    """An MP4 that claims 10^9 frames of one length and size."""
+    """Return an MP4 that claims 10^9 frames of equal duration and size."""
     content = bytearray(video("mp4", "mpeg4"))
-    place = content.index(b"stts") + 12
-    content[place : place + 4] = struct.pack(">I", 10**9)
+    offset = content.index(b"stts") + 12
+    content[offset : offset + 4] = struct.pack(">I", 10**9)
     return bytes(content)
 
 
 def animation(kind: str, modes: str = "RGB", duration: int = 1000, **options: Any) -> bytes:
-    """The scenes, each for so many milliseconds."""
-    images = [picture(modes, one=one) for one in SCENES]
+    """Return an animation of the scenes, each for `duration` milliseconds."""
+    images = [picture(modes, scene=scene) for scene in SCENES]
     return saved(images[0], kind, save_all=True, append_images=images[1:], duration=duration, loop=0, **options)
 
 
 def index_first() -> bytes:
-    """An MP4 that can be played while it is being loaded; its muxer needs a file."""
+    """Return an MP4 that can be played during its download; its muxer needs a file."""
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         video("mp4", "libx264", target=file.name, container_options={"movflags": "faststart"})
         content = file.read()
@@ -162,80 +179,80 @@ def index_first() -> bytes:
 
 
 def huge_quicktime() -> bytes:
-    """A file that claims 12,000 x 9,000 pixels."""
+    """Return a QuickTime file that claims 12,000 x 9,000 pixels."""
     content = bytearray(video("mov", "qtrle", "rgb24"))
-    place = content.index(b"rle ") + 28
-    assert content[place : place + 4] == struct.pack(">HH", SIDE, SIDE)
-    content[place : place + 4] = struct.pack(">HH", 12_000, 9_000)
+    offset = content.index(b"rle ") + 28
+    assert content[offset : offset + 4] == struct.pack(">HH", SIDE, SIDE)
+    content[offset : offset + 4] = struct.pack(">HH", 12_000, 9_000)
     return bytes(content)
 
 
 def damaged_frame() -> bytes:
-    """An AVI of JPEGs, one of which, that is wanted, is nothing but zeros."""
+    """Return an AVI of JPEGs, one of which, a sampled one, consists of zeros."""
     content = bytearray(video("avi", "mjpeg", "yuvj420p"))
-    place = content.index(b"movi")
-    for _ in range(2 * RATE + 1):  # its first frame of the third scene
-        place = content.index(b"00dc", place) + 8
-    size = struct.unpack("<I", content[place - 4 : place])[0]
-    content[place : place + size] = bytes(size)
+    offset = content.index(b"movi")
+    for _ in range(2 * RATE + 1):  # up to the first frame of the third scene
+        offset = content.index(b"00dc", offset) + 8
+    size = struct.unpack("<I", content[offset - 4 : offset])[0]
+    content[offset : offset + size] = bytes(size)
     return bytes(content)
 
 
 def cut_start() -> bytes:
-    """A transport stream without its first packets, and so without its first key frame."""
+    """Return a transport stream without its first packets, and so without its first key frame."""
     return video("mpegts", "libx264")[188 * 10 :]
 
 
 def screen_recording() -> bytes:
-    """An MP4 of few frames at odd times, most of which are shown for long."""
+    """Return an MP4 of few frames at irregular times, most of which are shown for long."""
     return video("mp4", "libx264", times=(0, 0.1, 0.4, 1.0, 1.3, 2.05, 2.1, 5.5), rate=30)
 
 
 def slides(container: str) -> bytes:
-    """The scenes, each for 1.7 seconds, so that no moment shows the last."""
+    """Return a video of the scenes, each for 1.7 seconds, so that no sampled moment shows the last one."""
     return video(container, "libx264", times=(0, 1.7, 3.4), rate=30)
 
 
 def joined(container: str, codec: str) -> bytes:
-    """Two files end to end, as recorders and downloads in parts leave them: the times of the second start anew."""
+    """Return two concatenated files, as recorders and partial downloads leave them: the second's times restart at 0."""
     return b"".join(video(container, codec, scenes=part, rate=25) for part in ([YARD, QUEUE], [PARK]))
 
 
 def mirrored() -> bytes:
-    """A QuickTime file that is stored mirrored and upside down; its matrix says so."""
-    scenes = [Scene(one.pixels[:, ::-1], ()) for one in SCENES]
+    """Return a QuickTime file that is stored mirrored and upside down, with the matrix that undoes it."""
+    scenes = [Scene(scene.pixels[:, ::-1], ()) for scene in SCENES]
     content = bytearray(video("mov", "mjpeg", "yuvj420p", scenes=scenes, rotation=180))
-    place = content.index(b"tkhd") + 44
-    assert struct.unpack(">9i", content[place : place + 36])[:5:4] == (-65536, -65536)
-    content[place : place + 4] = struct.pack(">i", 65536)
+    offset = content.index(b"tkhd") + 44
+    assert struct.unpack(">9i", content[offset : offset + 36])[:5:4] == (-65536, -65536)
+    content[offset : offset + 4] = struct.pack(">i", 65536)
     return bytes(content)
 
 
 def transparent() -> bytes:
-    """The scenes, their ground half transparent."""
-    images = [Scene(np.asarray(see_through(one)), ()) for one in SCENES]
-    return video("webm", "libvpx-vp9", "yuva420p", scenes=images, deadline="realtime", **{"cpu-used": "8"})
+    """Return a video of the scenes with partly transparent ground."""
+    scenes = [Scene(np.asarray(see_through(scene)), ()) for scene in SCENES]
+    return video("webm", "libvpx-vp9", "yuva420p", scenes=scenes, deadline="realtime", **{"cpu-used": "8"})
 
 
 def cover_first() -> bytes:
-    """A Matroska file whose first video stream is a picture that nothing marks as its cover."""
+    """Return a Matroska file whose first video stream is a cover picture that is not marked as one."""
     target = io.BytesIO()
     with av.open(target, "w", format="matroska") as output:
         cover = output.add_stream("mjpeg", rate=25)
         stream = output.add_stream("libx264", rate=RATE)
-        for one, pixels in ((cover, "yuvj420p"), (stream, "yuv420p")):
-            one.width = one.height = SIDE
-            one.pix_fmt = pixels
-        output.mux([*cover.encode(av.VideoFrame.from_image(picture(one=STREET))), *cover.encode()])
+        for video_stream, pixels in ((cover, "yuvj420p"), (stream, "yuv420p")):
+            video_stream.width = video_stream.height = SIDE
+            video_stream.pix_fmt = pixels
+        output.mux([*cover.encode(av.VideoFrame.from_image(picture(scene=STREET))), *cover.encode()])
         for index in range(RATE * len(SCENES)):
-            frame = av.VideoFrame.from_image(picture(one=SCENES[index // RATE]))
+            frame = av.VideoFrame.from_image(picture(scene=SCENES[index // RATE]))
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
     return target.getvalue()
 
 
 def photographed(container: str, orientation: int = 1) -> bytes:
-    """A video of JPEGs with EXIF data, one a second, as cameras take them for a time lapse."""
+    """Return a video of JPEGs with EXIF data, one per second, like a camera's time lapse."""
     exif = Image.Exif()
     exif[0x0110] = "camera"
     exif[0x0112] = orientation
@@ -243,9 +260,9 @@ def photographed(container: str, orientation: int = 1) -> bytes:
     with av.open(target, "w", format=container) as output:
         stream = output.add_stream("mjpeg", rate=1)
         stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuvj420p"
-        for index, one in enumerate(SCENES):
-            image = picture(one=one)
-            if orientation == 7:  # mirrored, and turned
+        for index, scene in enumerate(SCENES):
+            image = picture(scene=scene)
+            if orientation == 7:  # mirrored and rotated
                 image = image.transpose(Image.Transpose.TRANSVERSE)
             packet = av.Packet(saved(image, "JPEG", quality=90, exif=exif))
             packet.stream, packet.pts, packet.dts, packet.duration = stream, index, index, 1
@@ -255,45 +272,47 @@ def photographed(container: str, orientation: int = 1) -> bytes:
 
 
 def end_to_end(padding: bytes = b"", rate: int = 25) -> bytes:
-    """JPEGs one after the other, as cameras send them."""
-    return b"".join(saved(picture(one=one), "JPEG", quality=90) + padding for one in SCENES for _ in range(rate))
+    """Return concatenated JPEGs, as cameras send them."""
+    images = (picture(scene=scene) for scene in SCENES for _ in range(rate))
+    return b"".join(saved(image, "JPEG", quality=90) + padding for image in images)
 
 
 def late_refresh() -> bytes:
-    """A video of one key frame, and a recovery point so near its end that decoding from there gives nothing."""
+    """Return a video of one key frame, and a recovery point so near its end that no frame can be decoded from there."""
     return video("mp4", "libx264", rate=10, **{"x264-params": "intra-refresh=1:keyint=25:scenecut=0"}, bf="0")
 
 
 def commented(content: bytes, comment: bytes) -> bytes:
-    """A GIF with a comment before its first picture."""
-    place = content.index(b"\x21\xf9")
-    return content[:place] + b"\x21\xfe" + bytes([len(comment)]) + comment + b"\0" + content[place:]
+    """Return a GIF with a comment before its first picture."""
+    offset = content.index(b"\x21\xf9")
+    return content[:offset] + b"\x21\xfe" + bytes([len(comment)]) + comment + b"\0" + content[offset:]
 
 
 def exif_animation() -> bytes:
-    """An animated PNG with EXIF data."""
+    """Return an animated PNG with EXIF data."""
     exif = Image.Exif()
     exif[0x0110] = "camera"
     return animation("PNG", exif=exif)
 
 
 def repeated(content: bytes) -> bytes:
-    """An AVI every other frame of which is empty: it says that the one before stays."""
+    """Return an AVI with an empty frame after every frame, which means that the previous one stays."""
     tail = content.index(b"idx1")
     head, chunks = content.index(b"movi") + 4, bytearray()
-    place = head
-    while content[place : place + 4] == b"00dc":
-        size = struct.unpack("<I", content[place + 4 : place + 8])[0]
+    offset = head
+    while content[offset : offset + 4] == b"00dc":
+        size = struct.unpack("<I", content[offset + 4 : offset + 8])[0]
         step = 8 + size + size % 2
-        chunks += content[place : place + step] + b"00dc" + bytes(4)
-        place += step
-    grown = len(chunks) - (place - head)
-    listed = struct.unpack("<I", content[head - 8 : head - 4])[0]
-    parts = (content[: head - 8], struct.pack("<I", listed + grown), b"movi", bytes(chunks), content[place:tail])
+        chunks += content[offset : offset + step] + b"00dc" + bytes(4)
+        offset += step
+    added_bytes = len(chunks) - (offset - head)
+    list_size = struct.unpack("<I", content[head - 8 : head - 4])[0]
+    parts = (content[: head - 8], struct.pack("<I", list_size + added_bytes), b"movi", chunks, content[offset:tail])
     return b"".join(parts)
 
 
 def still_animation() -> bytes:
+    """Return an animated GIF of one frame."""
     return saved(picture(), "GIF", save_all=True, append_images=[], duration=100)
 
 
@@ -440,20 +459,20 @@ CONTAINERS = {
     },
 }
 LEFT_TO_PILLOW = [
-    *counted("PNG", {"animated, 16 bits, alpha": lambda: metadata.deep_animation(SCENES)}, PEAK),
-    *counted("AVIF", {"animated, the second scene transparent": metadata.half_seen_animation}, YARD.counts),
+    *counted_variants("PNG", {"animated, 16 bits, alpha": lambda: metadata.deep_animation(SCENES)}, PEAK),
+    *counted_variants("AVIF", {"animated, the second scene transparent": metadata.half_seen_animation}, YARD.counts),
 ]
 
 VIDEOS = [
-    *(variant for form, makers in CONTAINERS.items() for variant in counted(form, makers, PEAK)),
+    *(variant for name, makers in CONTAINERS.items() for variant in counted_variants(name, makers, PEAK)),
     *LEFT_TO_PILLOW,
-    *counted("GIF", {"an animation of one frame": still_animation}, COUNTS),
+    *counted_variants("GIF", {"an animation of one frame": still_animation}, COUNTS),
     Variant("Matroska", "cut off in the third scene", lambda: video("matroska", "libx264")[:-3000], peak(YARD, QUEUE)),
     Variant("AVI", "MJPEG, one of the wanted frames damaged", damaged_frame, PEAK, incomplete=True),
     Variant("MPEG", "transport stream whose first key frame is cut off", cut_start, peak(QUEUE, PARK), incomplete=True),
-    refused("MP4", "cut off before its index", lambda: video("mp4", "libx264")[:-3000], "damaged"),
-    refused("MP4", "sound alone", lambda: sound_only("mp4", "aac"), "no video"),
-    refused("Matroska", "sound alone", lambda: sound_only("matroska", "aac"), "no video"),
-    refused("AVI", "an unusual codec", lambda: video("avi", "ffvhuff"), "codec is ffvhuff"),
-    refused("QuickTime", "frames of 12,000 x 9,000 pixels", huge_quicktime, "12000 x 9000 pixels"),
+    refused_variant("MP4", "cut off before its index", lambda: video("mp4", "libx264")[:-3000], "damaged"),
+    refused_variant("MP4", "sound alone", lambda: sound_only("mp4", "aac"), "no video"),
+    refused_variant("Matroska", "sound alone", lambda: sound_only("matroska", "aac"), "no video"),
+    refused_variant("AVI", "an unusual codec", lambda: video("avi", "ffvhuff"), "codec is ffvhuff"),
+    refused_variant("QuickTime", "frames of 12,000 x 9,000 pixels", huge_quicktime, "12000 x 9000 pixels"),
 ]
