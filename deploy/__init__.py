@@ -1,1 +1,1 @@
-"""What proves the image, where there is no Docker engine."""
+"""Checks of the serving image on machines without a Docker engine."""

@@ -38,7 +38,7 @@ from training.train import CHECKPOINT, COMMITTED, RUN
 CALIBRATION_SCENES = 100
 FEW_OBJECTS = 8
 SECONDS, FPS = 8, 4  # of a short video
-SCENES_PER_VIDEO = 10  # a video is drawn for each so many scenes of a kind
+SCENES_PER_VIDEO = 10  # scenes of each kind for one video
 
 
 def write_scenes(folder: Path, world: World, num_scenes: int, *seed: int) -> list[tuple[Path, Scene]]:

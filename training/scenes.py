@@ -78,13 +78,13 @@ class World:
 
     Attributes:
         side: side of square pictures in pixels; other pictures have the same number of pixels.
-        min_objects: least number of objects.
-        max_objects: largest number of objects.
-        min_size: least longer side of an object, as a share of `side`, before a slight change of aspect.
-        max_size: largest longer side of an object.
-        max_aspect: largest ratio of a picture's sides, in landscape or portrait format.
+        min_objects: minimum number of objects.
+        max_objects: maximum number of objects.
+        min_size: minimum of an object's longer side, as a share of `side`, before a slight change of aspect.
+        max_size: maximum of an object's longer side, likewise.
+        max_aspect: maximum ratio of a picture's sides, in landscape or portrait format.
         designs: the designs of objects.
-        max_overlap: largest common area of two objects' boxes, as a share of the smaller one's area.
+        max_overlap: maximum common area of two objects' boxes, as a share of the smaller one's area.
         photographs: probability that the ground is a photograph.
         recolored: probability that an object has other colors than its drawing.
         grayscale: probability that the picture is gray.
