@@ -1,4 +1,4 @@
-"""The route of the contract: POST /process, and the job that each request to it is."""
+"""The route of the contract, POST /process, and the job of each request to it."""
 
 import logging
 import time
@@ -24,32 +24,35 @@ from florence_tagger.web.state import Service, current_service
 logger = logging.getLogger(__name__)
 
 PATH = "/process"
-SHOWN = "".join(map(chr, range(32, 127))).replace("%", "")  # ASCII as it is, but for what begins an encoded byte
+UNQUOTED = "".join(map(chr, range(32, 127))).replace("%", "")  # printable ASCII, except "%"
 
 blueprint = Blueprint("process", __name__)
 
 
 class JobObserver(RequestObserver):
-    """Writes a request's progress into its job."""
+    """Observer that records the progress of a request in its job."""
 
     def __init__(self, service: Service, uid: str) -> None:
         self._service = service
         self._uid = uid
 
     def on_begun(self) -> None:
+        """Set the status of the job to running."""
         self._service.jobs.run(self._uid)
 
     def on_frame_done(self) -> None:
+        """Add one to the finished frames of the job."""
         self._service.jobs.count_frame(self._uid)
 
     def on_document_done(self, outcome: Outcome) -> None:
+        """Add one to the finished documents of the job, and count the outcome in the metrics."""
         self._service.jobs.count_document(self._uid)
         self._service.metrics.count_document(outcome)
 
 
 @blueprint.before_app_request
 def open_job() -> None:
-    """Whatever becomes of a request to /process, it is a job."""
+    """Open a job for every request to /process, also for one that is refused."""
     if request.path == PATH:
         g.job = current_service().jobs.open()
         job_id.set(g.job)
@@ -57,7 +60,7 @@ def open_job() -> None:
 
 @blueprint.after_app_request
 def end_job(response: Response) -> Response:
-    """Tells how the job ended: in the answer, among the jobs, in the metrics and in the log."""
+    """Record the end of the job in the answer's headers, the registry, the metrics and the log."""
     if (uid := g.pop("job", None)) is None:
         return response
     service = current_service()
@@ -65,7 +68,7 @@ def end_job(response: Response) -> Response:
     service.metrics.count_request(response.status_code, job.seconds or 0.0)
     response.headers["X-Job-Id"] = uid
     if job.model:
-        response.headers["X-Model"], response.headers["X-Device"] = quoted(job.model), quoted(job.device)
+        response.headers["X-Model"], response.headers["X-Device"] = quote_header(job.model), quote_header(job.device)
     logger.info(
         "%d, %s of %s documents done, %.3f s",
         response.status_code,
@@ -76,19 +79,19 @@ def end_job(response: Response) -> Response:
     return response
 
 
-def quoted(text: str) -> str:
-    """A text as a header carries it: what is not ASCII, as a folder's name may have it, percent-encoded."""
-    return quote(text, safe=SHOWN)
+def quote_header(text: str) -> str:
+    """Return a text for a header: percent-encoded if it is not ASCII, as the name of a model folder may be."""
+    return quote(text, safe=UNQUOTED)
 
 
 @blueprint.teardown_app_request
 def forget_job(error: BaseException | None) -> None:
-    """The thread's next lines are about something else."""
+    """Clear the job of the thread, whose next log lines belong to another request."""
     job_id.set("")
 
 
 def status_of(code: int) -> Status:
-    """How a job ended that was answered with an HTTP code."""
+    """Return the final status of a job by the HTTP code of its answer."""
     if code == CLIENT_GONE:
         return "cancelled"
     return "done" if code == HTTPStatus.OK else "failed"
@@ -96,7 +99,7 @@ def status_of(code: int) -> Status:
 
 @blueprint.post(PATH)
 def process() -> ResponseReturnValue:
-    """Counts the objects in the documents of an envelope."""
+    """Count the objects in the documents of a request, and return its envelope."""
     service = current_service()
     context = RequestContext(
         time.monotonic() + service.settings.request_seconds,
@@ -108,15 +111,15 @@ def process() -> ResponseReturnValue:
         raise BusyError("As many requests are treated as are accepted.")
     try:
         with service.byte_budget.reserve() as reservation:
-            wanted = read_request(service, reservation)
-            return jsonify(answer(wanted, treat(service, wanted, context)))
+            parsed = read_request(service, reservation)
+            return jsonify(answer(parsed, run_pipeline(service, parsed, context)))
     finally:
         service.request_slots.release()
 
 
 @blueprint.errorhandler(ClientDisconnectedError)
-def on_gone(error: ClientDisconnectedError) -> ResponseReturnValue:
-    """Nobody reads this answer."""
+def on_disconnect(error: ClientDisconnectedError) -> ResponseReturnValue:
+    """Return an empty answer, which is never sent; its code is for the log and the metrics."""
     return "", CLIENT_GONE
 
 
@@ -127,9 +130,9 @@ def read_request(service: Service, reservation: Reservation) -> ProcessRequest:
     return parse_request(body, settings.max_documents, sampling_from(settings), settings.tiles)
 
 
-def treat(service: Service, wanted: ProcessRequest, context: RequestContext) -> list[Outcome]:
-    """Runs the documents through the pipeline."""
+def run_pipeline(service: Service, parsed: ProcessRequest, context: RequestContext) -> list[Outcome]:
+    """Return the outcomes of the documents of a parsed request, in order."""
     model_info = service.model_info()
-    service.jobs.change(g.job, documents=len(wanted.documents), model=model_info.model, device=model_info.device)
-    contents = [content_of(document) for document in wanted.documents]
-    return service.pipeline.run(contents, wanted.sampling, wanted.prompt, context, wanted.rules, wanted.tiles)
+    service.jobs.change(g.job, documents=len(parsed.documents), model=model_info.model, device=model_info.device)
+    contents = [content_of(document) for document in parsed.documents]
+    return service.pipeline.run(contents, parsed.sampling, parsed.prompt, context, parsed.rules, parsed.tiles)
