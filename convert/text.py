@@ -55,22 +55,7 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """One step of the decoder for R rows: one row for each beam, an equal number for each of D pictures, in order.
-
-    Inputs of `forward`:
-        input_ids: the last token of each row, (R).
-        position_ids: its position, (R).
-        attention_mask: additive mask of the cached tokens of each row, (R, 1, 1, T + 1).
-        banned_ids: the tokens that must not come next, padded with -1, (R, bans).
-        encoder_mask: additive mask of the encoder's tokens of each picture, since prompts differ in length,
-            (D, 1, 1, E).
-        cross_attention: key and value of each layer as `EncoderGraph` returns them, concatenated over pictures, (D, …).
-        self_key_values: the self-attention cache, key and value of each layer, each (R, heads, T, head_dim).
-
-    Its outputs are the log-probabilities and the ids of the `CANDIDATES` most likely next tokens, each (R, candidates)
-    with the best first; the embeddings (R, d_model) of the input tokens, from which the runtime gets the embeddings of
-    its prompts; and the grown cache.
-    """
+    """One step of the decoder for R rows: one row for each beam, an equal number for each of D pictures, in order."""
 
     def __init__(self, language_model: nn.Module) -> None:
         super().__init__()
@@ -88,7 +73,24 @@ class DecoderGraph(nn.Module):
         cross_attention: list[tuple[Tensor, Tensor]],
         self_key_values: list[tuple[Tensor, Tensor]],
     ) -> tuple[Tensor, ...]:
-        """Return candidates, embeddings and the grown cache."""
+        """Compute one step.
+
+        Args:
+            input_ids: the last token of each row, (R).
+            position_ids: its position, (R).
+            attention_mask: additive mask of the cached tokens of each row, (R, 1, 1, T + 1).
+            banned_ids: the tokens that must not come next, padded with -1, (R, bans).
+            encoder_mask: additive mask of the encoder's tokens of each picture, since prompts differ in length,
+                (D, 1, 1, E).
+            cross_attention: key and value of each layer as `EncoderGraph` returns them, concatenated over pictures,
+                (D, …).
+            self_key_values: the self-attention cache, key and value of each layer, each (R, heads, T, head_dim).
+
+        Returns:
+            The log-probabilities and the ids of the `CANDIDATES` most likely next tokens, each (R, candidates) with the
+            best first; the embeddings (R, d_model) of the input tokens, from which the runtime gets the embeddings of
+            its prompts; and the grown cache, key and value of each layer.
+        """
         table, positions = self.decoder.embed_tokens, self.decoder.embed_positions
         embeddings = functional.embedding(input_ids, table.weight.float()) * table.embed_scale
         x = embeddings + functional.embedding(position_ids + positions.offset, positions.weight.float())
@@ -96,7 +98,7 @@ class DecoderGraph(nn.Module):
         present: list[Tensor] = []
         layers = zip(self.decoder.layers, self.projections, cross_attention, self_key_values, strict=True)
         for layer, projection, cross, past in layers:
-            y, *grown = self_attention(x, layer.self_attn, projection, attention_mask, *past)
+            y, *grown = attend_to_cache(x, layer.self_attn, projection, attention_mask, *past)
             x = layer_norm(x + y, layer.self_attn_layer_norm)
             y = attend_to_encoder(x, layer.encoder_attn, encoder_mask, *cross)
             x = feed_forward(layer_norm(x + y, layer.encoder_attn_layer_norm), layer)
@@ -147,7 +149,7 @@ def query_key_value(attn: Any) -> nn.Linear:
     return joined
 
 
-def self_attention(
+def attend_to_cache(
     x: Tensor, attn: Any, projection: nn.Linear, mask: Tensor, key: Tensor, value: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attend from the new token (R, d_model) to itself and the cached ones; also return the grown key and value.
