@@ -60,7 +60,7 @@ TIED_WEIGHTS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose settings were read and can be converted.
+    """A checkpoint with valid settings, which can be converted.
 
     Attributes:
         weights: the files of the tensors.

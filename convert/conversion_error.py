@@ -7,7 +7,7 @@ VERBOSE = "the same command with --verbose shows what the library says"
 
 
 class ConversionError(TaggerError):
-    """A checkpoint can't be converted, or the result can't be written; the text gives the reason and what is accepted.
+    """A failed conversion; the text gives the reason and what is accepted.
 
     A library's own message is in the cause, never in the text.
     """
