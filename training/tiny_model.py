@@ -130,9 +130,8 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Florence2Processor:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Florence2ForConditionalGeneration:
-    """Build the model with initial weights and the published generation settings."""
-    torch.manual_seed(seed)
+def model_config(tokenizer: PreTrainedTokenizerFast) -> Florence2Config:
+    """Return the published architecture in the sizes of the constants here."""
     vision = Florence2VisionConfig(
         depths=list(STAGE_DEPTHS),
         embed_dim=list(STAGE_WIDTHS),
@@ -157,7 +156,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Florence2ForCo
         attention_dropout=0.0,
         activation_dropout=0.0,
     )
-    config = Florence2Config(
+    return Florence2Config(
         vision_config=vision.to_dict(),
         text_config=text.to_dict(),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
@@ -165,7 +164,12 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Florence2ForCo
         eos_token_id=END,
         pad_token_id=PAD,
     )
-    model = Florence2ForConditionalGeneration(config)
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Florence2ForConditionalGeneration:
+    """Build the model with initial weights and the published generation settings."""
+    torch.manual_seed(seed)
+    model = Florence2ForConditionalGeneration(model_config(tokenizer))
     model.generation_config = GenerationConfig(
         bos_token_id=START,
         eos_token_id=END,

@@ -50,6 +50,53 @@ class BenchmarkOptions:
     images: Path | None = None
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Measurements of one run of the benchmark.
+
+    Attributes:
+        stages: seconds by stage, and the tokens of a picture.
+        limits: those of the machine.
+        rounds: each round's timing of the service, and the seconds of PyTorch if it is compared.
+        single: timings of single pictures.
+        start_seconds: of the service.
+        peak_rss_mb: of all processes of the service.
+    """
+
+    stages: dict[str, float]
+    limits: dict[str, Any]
+    rounds: Sequence[tuple[Timing, float | None]]
+    single: Sequence[Timing]
+    start_seconds: float
+    peak_rss_mb: float
+
+    def figures(self, concurrency: int) -> dict[str, Any]:
+        """Return the figures of `concurrency` pictures at a time, by name."""
+        stages = dict(self.stages)
+        picture_seconds = statistics.median(timing.seconds for timing in self.single)
+        stages["http"] = statistics.median(timing.seconds - timing.service_seconds for timing in self.single)
+        images_per_s = concurrency / statistics.median(timing.seconds for timing, _ in self.rounds)
+        reference_seconds = median_or_none([seconds for _, seconds in self.rounds if seconds is not None])
+        tokens = stages.pop("tokens")
+        outside_seconds = sum(stages[name] for name in OUTSIDE_MODEL)
+        model_seconds = stages["vision"] + stages["encoder"] + stages["decoder"]
+        return {
+            "picture_seconds": picture_seconds,
+            "images_per_s": images_per_s,
+            "tokens_per_picture": tokens,
+            "tokens_per_s": images_per_s * tokens,
+            "reference_seconds": reference_seconds,
+            "speedup": None if reference_seconds is None else reference_seconds * images_per_s,
+            "stages": stages,
+            "outside_seconds": outside_seconds,
+            "outside_model_share": outside_seconds / picture_seconds,
+            "unexplained_seconds": picture_seconds - outside_seconds - model_seconds,
+            "start_seconds": self.start_seconds,
+            "peak_rss_mb": self.peak_rss_mb,
+            "limits": self.limits,
+        }
+
+
 def run_benchmark(
     options: BenchmarkOptions, settings: Settings, report_progress: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -84,33 +131,15 @@ def run_benchmark(
                 rounds = measure_rounds(serving, time_reference, options, pictures, report_progress)
                 single = [serving.post(pictures[:1]) for _ in range(options.rounds)]
                 peak_rss_mb = serving.peak_rss_mb()
-    picture_seconds = statistics.median(timing.seconds for timing in single)
-    stages["http"] = statistics.median(timing.seconds - timing.service_seconds for timing in single)
-    images_per_s = options.concurrency / statistics.median(timing.seconds for timing, _ in rounds)
-    reference_seconds = median_or_none([seconds for _, seconds in rounds if seconds is not None])
-    tokens = stages.pop("tokens")
-    outside_seconds = sum(stages[name] for name in OUTSIDE_MODEL)
-    model_seconds = stages["vision"] + stages["encoder"] + stages["decoder"]
+    measured = Measured(stages, limits, rounds, single, serving.start_seconds, peak_rss_mb)
+    name = load_manifest(options.model).name
     return {
         "machine": machine(),
-        "model": {"name": load_manifest(options.model).name, "precision": manifest.precision},
+        "model": {"name": name, "precision": manifest.precision},
         "generation": asdict(manifest.generation),
         "concurrency": options.concurrency,
         "tiles": settings.tiles,
-        "picture_seconds": picture_seconds,
-        "images_per_s": images_per_s,
-        "tokens_per_picture": tokens,
-        "tokens_per_s": images_per_s * tokens,
-        "reference_seconds": reference_seconds,
-        "speedup": None if reference_seconds is None else reference_seconds * images_per_s,
-        "stages": stages,
-        "outside_seconds": outside_seconds,
-        "outside_model_share": outside_seconds / picture_seconds,
-        "unexplained_seconds": picture_seconds - outside_seconds - model_seconds,
-        "start_seconds": serving.start_seconds,
-        "peak_rss_mb": peak_rss_mb,
-        "limits": limits,
-    }
+    } | measured.figures(options.concurrency)
 
 
 def median_or_none(values: Sequence[float]) -> float | None:

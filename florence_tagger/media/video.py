@@ -79,7 +79,7 @@ def video_frames(file: IO[bytes], container: str, options: DecodeOptions, sampli
     """
     with open_container(file, container) as source:
         stream, packets, has_more = select_stream(source, options)
-        truncated = packets and (packets[-1].is_corrupt or ends_early(file, container))
+        truncated = bool(packets) and (packets[-1].is_corrupt or ends_early(file, container))
         if truncated:
             packets.pop()
         make_continuous(packets)
@@ -103,10 +103,16 @@ def video_frames(file: IO[bytes], container: str, options: DecodeOptions, sampli
             del frame, picture  # as in `SeekingDecoder.frame_at`; it also frees memory for the next frame
         if orientation is None:
             raise DocumentError("No frame of the video can be decoded.")
-        if truncated and is_sampled_to_end(seconds, sampling):
-            raise DocumentError("The video is cut off: its last frame is not whole.")
-        if has_more and is_sampled_to_end(seconds, sampling):
-            raise DocumentError(f"The video has more than the {MAX_PACKETS:,} frames that are known of.")
+        if is_sampled_to_end(seconds, sampling):
+            check_end(truncated, has_more)
+
+
+def check_end(truncated: bool, has_more: bool) -> None:
+    """Raise DocumentError if a video whose end is sampled is truncated, or has more packets than are read."""
+    if truncated:
+        raise DocumentError("The video is cut off: its last frame is not whole.")
+    if has_more:
+        raise DocumentError(f"The video has more than the {MAX_PACKETS:,} frames that are known of.")
 
 
 def av1_picture_frames(file: IO[bytes], options: DecodeOptions) -> Iterator[Frame]:

@@ -84,6 +84,12 @@ def create_app(
         logger.warning("No API key is set (FLORENCE_API_KEY): whoever reaches the port may send documents.")
     app.after_request(add_security_headers)
     app.before_request(lambda: check_key(settings.api_key))
+    register_error_handlers(app)
+    return app
+
+
+def register_error_handlers(app: Flask) -> None:
+    """Answer every error in the envelope."""
     for error in STATUS_OF_ERROR:
         app.register_error_handler(error, on_request_error)
     app.register_error_handler(HTTPException, on_http_error)
@@ -91,7 +97,6 @@ def create_app(
     app.register_error_handler(NotFound, on_unknown_path)
     app.register_error_handler(UnsupportedMediaType, on_unknown_encoding)
     app.register_error_handler(Exception, on_unexpected_error)
-    return app
 
 
 def check_key(api_key: str) -> None:

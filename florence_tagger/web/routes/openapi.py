@@ -18,6 +18,7 @@ from florence_tagger.web.parameters import body_schema, body_type
 
 REF = "#/components/schemas/Index_Response"
 KEY = "ApiKey"
+Statuses = tuple[int, ...]
 
 # Swagger UI sets inline styles from its script, and its style sheet contains pictures as data: URLs.
 DOCS_POLICY = (
@@ -106,51 +107,58 @@ def paths(protected: bool) -> dict[str, Any]:
     refused = (401,) if protected else ()
     return {
         "/test": {"get": operation("Health Check", "health_check_test_get", answer({"type": "object"}))},
-        "/health-check": {
-            "get": operation(
-                "Health Check",
-                "health_check_health_check_get",
-                answer(MESSAGE) | {"503": response("The model is not ready, or hangs", MESSAGE)},
-                description="200 where documents can be treated.",
-            )
-        },
-        "/work/status": {
-            "get": operation(
-                "Status Handler",
-                "status_handler_work_status_get",
-                answer(JOBS) | failures(*refused, 404),
-                parameters=[
-                    {"name": "id", "in": "query", "description": "Only this job.", "schema": {"type": "string"}}
-                ],
-                **guard,
-            )
-        },
-        "/process": {
-            "post": operation(
-                "Predict Image",
-                "predict_image_process_post",
-                answer({"$ref": REF}) | failures(400, *refused, 408, 413, 415, 503),
-                headers=JOB_HEADERS,
-                description="Counts the objects in documents. One that can't be treated does not hurt the others. The "
-                "body may be compressed, with the header Content-Encoding: gzip or deflate.",
-                requestBody={
-                    "required": True,
-                    "content": json_content({"$ref": "#/components/schemas/Process_Request"}),
-                },
-                **guard,
-            )
-        },
-        "/metrics": {
-            "get": operation(
-                "Metrics",
-                "metrics_get",
-                {"200": {"description": "Successful Response", "content": {"text/plain": {}}}} | failures(*refused),
-                description="Numbers of the service in the format of Prometheus.",
-                **guard,
-            )
-        },
+        "/health-check": {"get": health_check_operation()},
+        "/work/status": {"get": status_operation(refused, guard)},
+        "/process": {"post": process_operation(refused, guard)},
+        "/metrics": {"get": metrics_operation(refused, guard)},
         "/openapi.json": {"get": operation("This description", "openapi_get", answer({"type": "object"}))},
     }
+
+
+def health_check_operation() -> dict[str, Any]:
+    """Return the description of GET /health-check."""
+    return operation(
+        "Health Check",
+        "health_check_health_check_get",
+        answer(MESSAGE) | {"503": response("The model is not ready, or hangs", MESSAGE)},
+        description="200 where documents can be treated.",
+    )
+
+
+def status_operation(refused: Statuses, guard: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of GET /work/status; `guard` is its security, `refused` the statuses without a key."""
+    return operation(
+        "Status Handler",
+        "status_handler_work_status_get",
+        answer(JOBS) | failures(*refused, 404),
+        parameters=[{"name": "id", "in": "query", "description": "Only this job.", "schema": {"type": "string"}}],
+        **guard,
+    )
+
+
+def process_operation(refused: Statuses, guard: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of POST /process; arguments as of `status_operation`."""
+    return operation(
+        "Predict Image",
+        "predict_image_process_post",
+        answer({"$ref": REF}) | failures(400, *refused, 408, 413, 415, 503),
+        headers=JOB_HEADERS,
+        description="Counts the objects in documents. One that can't be treated does not hurt the others. The "
+        "body may be compressed, with the header Content-Encoding: gzip or deflate.",
+        requestBody={"required": True, "content": json_content({"$ref": "#/components/schemas/Process_Request"})},
+        **guard,
+    )
+
+
+def metrics_operation(refused: Statuses, guard: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of GET /metrics; arguments as of `status_operation`."""
+    return operation(
+        "Metrics",
+        "metrics_get",
+        {"200": {"description": "Successful Response", "content": {"text/plain": {}}}} | failures(*refused),
+        description="Numbers of the service in the format of Prometheus.",
+        **guard,
+    )
 
 
 def operation(
