@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from florence_tagger.schemas import Region, Sighting
 
 STRONG = 0.75  # of the median score of a video, of a box that may begin a track: models differ in how sure they are
-LOST_SECONDS = 1.0  # that a track lives without a box
+LOST_SECONDS = 1.1  # that a track lives without a box; longer than frames of one a second lie apart
 CONFIRMING_SECONDS, CONFIRMING_BOXES = 0.65, 5.0  # of the usual score; either makes a track count
 
 # Of a filter, in shares of the object's longer side.

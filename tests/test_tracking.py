@@ -1,5 +1,6 @@
 """Boxes from frame to frame -> tracks: made-up boxes whose tracks are known, and independent oracles for both parts."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -158,6 +159,13 @@ def seen_beside(one: Region, begin: float, end: float) -> Region | None:
 def test_of_one_frame_a_second_one_box_is_enough() -> None:
     frames = [[region("car", 0, 50)], [region("dog", 200, 50)], [region("cat", 0, 150)]]
     assert counted(frames, fps=1) == {"car": 1, "dog": 1, "cat": 1}
+
+
+@pytest.mark.parametrize("late", [0.0, 0.01])
+def test_frames_of_about_one_a_second_are_followed(late: float) -> None:
+    frames = video(passing(6), fps=1)
+    tracks = track([replace(one, time_s=(1 + late) * (one.time_s or 0.0)) for one in frames])
+    assert count_document(tracks, DISTINCT) == {"car": 1}
 
 
 def test_all_count_in_one_frame() -> None:
