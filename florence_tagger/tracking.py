@@ -186,12 +186,14 @@ class Piece:
     Attributes:
         times: of its boxes, float64 (N,), seconds, ascending.
         low, high: corners of its boxes, float64 (N, 2).
+        sides: of all of the object as far as was seen, float64 (2,).
         label: of the track.
     """
 
     times: Array
     low: Array
     high: Array
+    sides: Array
     label: str
 
     @classmethod
@@ -199,7 +201,8 @@ class Piece:
         """Return what was seen of a track."""
         found = [Found.of(place, sightings[frame].detection.regions[place]) for frame, place in one.boxes]
         times = np.array([sightings[frame].time_s or 0.0 for frame, _ in one.boxes])
-        return cls(times, np.array([box.low for box in found]), np.array([box.high for box in found]), one.label)
+        low, high = np.array([box.low for box in found]), np.array([box.high for box in found])
+        return cls(times, low, high, np.quantile(high - low, FULL, axis=0), one.label)
 
     @property
     def begin(self) -> float:
@@ -211,11 +214,10 @@ class Piece:
         """When it was seen last, seconds."""
         return float(self.times[-1])
 
-    @property
-    def sides(self) -> Array:
-        """Width and height of all of the object, as far as was seen."""
-        sides: Array = np.quantile(self.high - self.low, FULL, axis=0)
-        return sides
+    def at(self, times: Array) -> Array:
+        """Return the middle of its box at times, float64 (M,), the first or last one's before and after: (M, 2)."""
+        middles = (self.low + self.high) / 2
+        return np.stack([np.interp(times, self.times, middles[:, axis]) for axis in (0, 1)], axis=1)
 
     def between(self, begin: float, end: float) -> "Piece":
         """Return what was seen from a time to another."""
@@ -265,20 +267,17 @@ def misfits(pieces: Sequence[Piece]) -> Array:
 
 
 def near(pieces: Sequence[Piece]) -> NDArray[np.bool_]:
-    """Tell which pieces, (N, N), may be one by where the earlier one ends and the later one begins, and when."""
+    """Tell which pieces, (N, N), may be one by where the earlier one is when the later one begins, and by the times."""
     begin, end = np.array([one.begin for one in pieces]), np.array([one.end for one in pieces])
     first = np.array([(one.low[0] + one.high[0]) / 2 for one in pieces]).reshape(-1, 2)
-    last = np.array([(one.low[-1] + one.high[-1]) / 2 for one in pieces]).reshape(-1, 2)
+    last = np.array([one.at(begin) for one in pieces]).reshape(len(pieces), len(pieces), 2)
     size = np.array([one.sides.max() for one in pieces])
-    gap = begin - end[:, None]
     labels = np.array([one.label for one in pieces])
-    most = np.where(labels == labels[:, None], BOTH_SECONDS, 0.0)
-    both = np.minimum(end, end[:, None]) - begin
-    reach = (REACH * abs(gap) + 1) * np.maximum(size, size[:, None])
-    away = abs(first - last[:, None]).max(axis=2, initial=0)
-    order = np.triu(np.ones(gap.shape, bool), 1)
-    found: NDArray[np.bool_] = order & (gap <= HIDDEN_SECONDS) & (both <= most) & (away <= reach)
-    return found
+    gap, both = begin - end[:, None], np.minimum(end, end[:, None]) - begin
+    in_time = (gap <= HIDDEN_SECONDS) & (both <= np.where(labels == labels[:, None], BOTH_SECONDS, 0.0))
+    reach = (REACH * np.maximum(gap, 0) + 1) * np.maximum(size, size[:, None])
+    found: NDArray[np.bool_] = in_time & (abs(first - last).max(axis=2, initial=0) <= reach)
+    return np.triu(found, 1)
 
 
 def misfit(one: Piece, later: Piece) -> float:
@@ -301,7 +300,7 @@ def off_way(piece: Piece, sides: Array) -> float:
     times = (piece.times - piece.times.mean())[:, None]
     slow = (MEASURED / USUAL_SPEED) ** 2
     places = middles
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if play.any() else 1):
         velocity = (times * places).sum(axis=0) / ((times**2).sum() + slow)
         way = places.mean(axis=0) + times * velocity
         places = np.clip(way, middles - play, middles + play)

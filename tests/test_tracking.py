@@ -209,7 +209,7 @@ def test_motion_is_the_filter_of_the_textbook() -> None:
 def piece(times: list[float], middles: list[tuple[float, float]], label: str = "car") -> Piece:
     """Square boxes around points."""
     places = np.array(middles)
-    return Piece(np.array(times), places - SIZE / 2, places + SIZE / 2, label)
+    return Piece(np.array(times), places - SIZE / 2, places + SIZE / 2, np.full(2, SIZE), label)
 
 
 def test_off_way_is_ridge_regression_for_whole_boxes() -> None:
@@ -227,10 +227,9 @@ def test_a_cut_box_fits_wherever_its_object_covers_it() -> None:
     whole = piece(times, [(0.0, 0.0), (5.0, 0.0), (10.0, 0.0), (15.0, 0.0)])
     low, high = whole.low.copy(), whole.high.copy()
     low[0, 0], high[3, 0] = low[0, 0] + 12, high[3, 0] - 12
-    cut = Piece(whole.times, low, high, "car")
-    assert off_way(cut, size) == pytest.approx(off_way(whole, size), abs=0.5)
+    assert off_way(replace(whole, low=low, high=high), size) == pytest.approx(off_way(whole, size), abs=0.5)
     low[0, 0], high[0, 0] = low[0, 0] - 60, high[0, 0] - 60
-    assert off_way(Piece(whole.times, low, high, "car"), size) > MOST_MISFIT
+    assert off_way(replace(whole, low=low, high=high), size) > MOST_MISFIT
 
 
 def test_pieces_of_one_way_fit_and_those_of_two_do_not() -> None:
