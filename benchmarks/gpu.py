@@ -15,11 +15,11 @@ import click
 import numpy as np
 
 from florence_tagger.config import DEFAULT_MODEL
-from florence_tagger.florence.decoding import Query
+from florence_tagger.florence.decoding import StepInput
 from florence_tagger.florence.devices import RuntimeOptions
-from florence_tagger.florence.folder import ModelFolder, read_folder
+from florence_tagger.florence.graphs import Graphs
+from florence_tagger.florence.manifest import ModelManifest, load_manifest
 from florence_tagger.florence.packed_decoder import PackedDecoder
-from florence_tagger.florence.runtime import Runtime
 from gpu.emulation import Counters, SetupError, read_counters, run_on_emulated_gpu
 
 PROMPT_TOKENS = 13
@@ -53,9 +53,9 @@ class Work:
     slot_bytes: int
 
 
-def measure(folder: ModelFolder, precision: str, pictures: int, beams: int, tokens: int) -> Work:
+def measure(folder: ModelManifest, precision: str, pictures: int, beams: int, tokens: int) -> Work:
     """Return what answers of so many tokens ask for: of the second time, where nothing is compiled."""
-    runtime = Runtime(folder, RuntimeOptions("GPU", precision, pictures=pictures))
+    runtime = Graphs(folder, RuntimeOptions("GPU", precision, pictures=pictures))
     decoder = runtime.decoder
     if not isinstance(decoder, PackedDecoder):
         raise TypeError("The decoder is not on the GPU.")
@@ -87,7 +87,7 @@ def take_steps(decoder: PackedDecoder, pictures: int, beams: int, tokens: int) -
     banned = tuple(np.arange(BANS) for _ in range(beams))
     for position in range(tokens):
         parents = np.sort(rng.integers(0, beams, beams)) if position else np.zeros(beams, np.int64)
-        query = Query(np.full(beams, TOKEN), parents, position, banned)
+        query = StepInput(np.full(beams, TOKEN), parents, position, banned)
         _, counters = counted(decoder.step, [query] * pictures)
         if position:
             yield replace(counters, host_to_device=counters.host_to_device + decoder.input_bytes)
@@ -111,7 +111,7 @@ def main(model: Path, precision: str, pictures: int, beams: int, tokens: int) ->
     except SetupError as exc:
         raise click.ClickException(str(exc)) from exc
     click.echo("| " + " | ".join(("", *COLUMNS)) + " |\n|" + "---|" * (len(fields(Counters)) + 1))
-    work = measure(read_folder(model), precision, pictures, beams, tokens)
+    work = measure(load_manifest(model), precision, pictures, beams, tokens)
     for name, counters in work.stages.items():
         click.echo("| " + " | ".join((name, *(f"{value:,}" for value in astuple(counters)))) + " |")
     packed, reordered = work.copied_slots * work.slot_bytes, 2 * work.rows_and_tokens * work.slot_bytes

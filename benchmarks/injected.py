@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 
 from florence_tagger.config import load_settings
-from florence_tagger.florence.folder import read_folder
-from florence_tagger.schemas import Detection, Frame, Prompt, Region
+from florence_tagger.florence.manifest import load_manifest
+from florence_tagger.schemas import Detection, Frame, FrameResult, Prompt
 from florence_tagger.web.logs import configure_logs
 from florence_tagger.web.server import Server
 
@@ -30,7 +30,7 @@ class InjectedModel:
     seconds: float
     hang: Path
     capacity: int = 1
-    takes_turns: bool = True
+    exclusive: bool = True
     under_way: dict[Hashable, Frame] = field(default_factory=dict)
 
     def encode(self, frame: Frame, prompt: Prompt) -> Frame:
@@ -42,10 +42,10 @@ class InjectedModel:
     def start(self, key: Hashable, encoded: Frame) -> None:
         self.under_way[key] = encoded
 
-    def step(self) -> dict[Hashable, Detection | Exception]:
+    def step(self) -> dict[Hashable, FrameResult | Exception]:
         ended, self.under_way = self.under_way, {}
         return {
-            key: Detection((Region("cat", (0.0, 0.0, float(frame.width), float(frame.height)), 0.9),))
+            key: FrameResult((Detection("cat", (0.0, 0.0, float(frame.width), float(frame.height)), 0.9),))
             for key, frame in ended.items()
         }
 
@@ -57,7 +57,7 @@ class InjectedServer(Server):
         settings = load_settings()
         configure_logs(settings.log_format)
         self._model = InjectedModel(seconds, hang)
-        super().__init__(settings, read_folder(settings.model_dir))
+        super().__init__(settings, load_manifest(settings.model_dir))
 
     def load_model(self) -> InjectedModel:
         return self._model

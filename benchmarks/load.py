@@ -18,7 +18,7 @@ from statistics import median, quantiles
 
 import click
 
-from florence_tagger.benchmark.processes import service
+from florence_tagger.bench.processes import service
 from florence_tagger.config import SAMPLES, load_settings
 
 PICTURE = SAMPLES / "street.png"

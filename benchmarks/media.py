@@ -18,14 +18,15 @@ import click
 import numpy as np
 from PIL import Image
 
-from florence_tagger.assembly import start_decoders
-from florence_tagger.benchmark.run import find_pictures
-from florence_tagger.benchmark.stages import machine
+from florence_tagger.assembly import start_decoder_pool
+from florence_tagger.bench.measurements import find_pictures
+from florence_tagger.bench.stages import machine
 from florence_tagger.config import load_settings
-from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.frames import open_frames
 from florence_tagger.media.images import to_jpeg
-from florence_tagger.media.limits import Limits, Sampling
+from florence_tagger.media.limits import DecodeOptions
+from florence_tagger.media.sampling import Sampling
+from florence_tagger.media.sandbox.pool import DecoderPool
 from training.scenes import World, draw_scene
 
 SIZE = (768, 768)  # the input of the published models
@@ -53,14 +54,14 @@ def draft_and_resize(content: bytes) -> None:
     np.asarray(picture.convert("RGB").resize(SIZE[::-1], Image.Resampling.BICUBIC))
 
 
-def photos(decoders: Decoders, rounds: int) -> Iterator[Row]:
+def photos(decoders: DecoderPool, rounds: int) -> Iterator[Row]:
     """A photo of twelve megapixels to the model's input."""
     with tempfile.TemporaryDirectory() as place:
         content = find_pictures(None, 1, Path(place))[0].read_bytes()
 
-    whole, reduced = Limits(SIZE, 10**8), Limits(SIZE, 10**8, reduced=True)
+    whole, reduced = DecodeOptions(SIZE, 10**8), DecodeOptions(SIZE, 10**8, reduced=True)
 
-    def here(file: bytes, limits: Limits = reduced) -> Callable[[], Any]:
+    def here(file: bytes, limits: DecodeOptions = reduced) -> Callable[[], Any]:
         return lambda: list(open_frames(io.BytesIO(file), limits, Sampling()))
 
     def isolated(file: bytes) -> Callable[[], Any]:
@@ -100,7 +101,7 @@ def street() -> bytes:
     return target.getvalue()
 
 
-def videos(decoders: Decoders, rounds: int, content: bytes) -> Iterator[Row]:
+def videos(decoders: DecoderPool, rounds: int, content: bytes) -> Iterator[Row]:
     """A minute of video to frames."""
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         file.write(content)
@@ -127,7 +128,7 @@ def videos(decoders: Decoders, rounds: int, content: bytes) -> Iterator[Row]:
 @click.option("--video", type=click.Path(path_type=Path), help="Where the video is kept between runs.")
 def main(rounds: int, video: Path | None) -> None:
     """Measures and prints the table."""
-    decoders = start_decoders(load_settings(), SIZE)
+    decoders = start_decoder_pool(load_settings(), SIZE)
     try:
         click.echo(f"| on {machine()} | result | measured |\n|---|---|---|")
         for row in photos(decoders, rounds):

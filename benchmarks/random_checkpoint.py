@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
 
-from convert.progress import megabytes
+from convert.progress_bars import megabytes
 
 # Sizes of microsoft/Florence-2-base and -large; the rest is the classes' default.
 GEOMETRIES: dict[str, dict[str, Any]] = {

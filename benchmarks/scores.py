@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from florence_tagger.config import DEFAULT_MODEL
-from florence_tagger.florence.detector import Detector
 from florence_tagger.florence.devices import RuntimeOptions
-from florence_tagger.florence.folder import read_folder
+from florence_tagger.florence.manifest import load_manifest
+from florence_tagger.florence.model import Florence2
 from florence_tagger.schemas import Frame
 from training.batches import model_input
-from training.boxes import claims
+from training.matching import claims
 from training.scenes import World, draw_scene
 
 PICTURE = Path(__file__).parents[1] / "docs" / "scores.svg"
@@ -27,16 +27,16 @@ THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 def measure(scenes: int) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
     """The score of each box that the bundled model finds, whether the box is right, and how many objects there are."""
-    folder = read_folder(DEFAULT_MODEL)
-    detector = Detector(folder, RuntimeOptions(), folder.generation)
+    folder = load_manifest(DEFAULT_MODEL)
+    florence2 = Florence2(folder, RuntimeOptions(), folder.generation)
     rng = np.random.default_rng(SEED)
     scores, right, objects = [], [], 0
     for _ in range(scenes):
         scene = draw_scene(rng, World())
         height, width = scene.pixels.shape[:2]
-        regions = detector.detect(Frame(model_input(scene.pixels), width, height)).regions
-        strongest_first = sorted(regions, key=lambda one: -one.score)
-        scores += [region.score for region in strongest_first]
+        detections = florence2.detect(Frame(model_input(scene.pixels), width, height)).detections
+        strongest_first = sorted(detections, key=lambda one: -one.score)
+        scores += [detection.score for detection in strongest_first]
         right += list(claims(strongest_first, scene.objects))
         objects += len(scene.objects)
     return np.array(scores), np.array(right), objects

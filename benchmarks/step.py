@@ -13,15 +13,15 @@ from typing import Any
 import click
 import numpy as np
 
-from florence_tagger.benchmark.limits import work_of
-from florence_tagger.benchmark.stages import ROUNDS, STEPS, measure_step
+from florence_tagger.bench.roofline import work_of
+from florence_tagger.bench.stages import ROUNDS, STEPS, measure_step
 from florence_tagger.config import Settings, load_settings
+from florence_tagger.florence.batch import Batch
 from florence_tagger.florence.decoding import GenerationSettings, exactly
-from florence_tagger.florence.detector import load_detector
 from florence_tagger.florence.devices import CORE, Compiler, RuntimeOptions
-from florence_tagger.florence.folder import read_folder
-from florence_tagger.florence.generation import Generation
-from florence_tagger.florence.runtime import CrossAttention, without_embedding
+from florence_tagger.florence.graphs import CrossAttention, without_embedding
+from florence_tagger.florence.manifest import load_manifest
+from florence_tagger.florence.model import load_model
 from florence_tagger.florence.stateful_decoder import StatefulDecoder
 from florence_tagger.schemas import OBJECT_DETECTION, Frame
 
@@ -61,21 +61,21 @@ class Step:
 
 def measure(model: Path, settings: Settings, rounds: int = ROUNDS) -> Step:
     """A step on the CPU: medians of rounds, since others use the same memory, in which all is measured in turn."""
-    folder = read_folder(model)
-    detector = load_detector(folder, settings.model_copy(update={"model_dir": model, "device": "CPU"}))
+    folder = load_manifest(model)
+    florence2 = load_model(folder, settings.model_copy(update={"model_dir": model, "device": "CPU"}))
     height, width = folder.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    attended = detector.encode(Frame(pixels, width, height)).cross_attention
-    alone = exactly(detector.generation, 1, STEPS)
+    attended = florence2.encode(Frame(pixels, width, height)).cross_attention
+    alone = exactly(florence2.generation, 1, STEPS)
     request = profiled_request(model, RuntimeOptions("CPU", settings.precision, settings.inference_threads))
     whole, parts = [], defaultdict(list)
     for _ in range(rounds):
-        whole.append(measure_step(detector, attended, rounds=1))
+        whole.append(measure_step(florence2, attended, rounds=1))
         for step in profiled_steps(request, attended, alone):
             for name, ms in step.items():
                 parts[name].append(ms)
     megabytes = {
-        WEIGHTS: work_of(model, len(detector.prompt_ids(OBJECT_DETECTION))).decoder_bytes / 1e6,
+        WEIGHTS: work_of(model, len(florence2.prompt_ids(OBJECT_DETECTION))).decoder_bytes / 1e6,
         PICTURE: sum(values.nbytes for values in attended.values()) / 1e6,
     }
     medians = {name: statistics.median(values) for name, values in parts.items()}
@@ -93,7 +93,7 @@ def profiled_steps(
     request: Any, attended: CrossAttention, settings: GenerationSettings
 ) -> Iterator[Mapping[str, float]]:
     """Milliseconds of each kind of operation, in each step of an answer."""
-    answers: Generation[None, CrossAttention] = Generation(StatefulDecoder(request, 1))
+    answers: Batch[None, CrossAttention] = Batch(StatefulDecoder(request, 1))
     answers.start(None, attended, settings)
     while not answers.step():
         yield kinds_of(request.profiling_info)

@@ -18,11 +18,11 @@ from benchmarks.random_checkpoint import write_checkpoint
 from benchmarks.step import as_table, measure
 from convert.conversion import ConversionOptions, convert
 from convert.quiet import quiet_libraries
-from florence_tagger.benchmark.processes import service
-from florence_tagger.benchmark.run import BenchmarkOptions, adjusted, find_pictures, run_benchmark
-from florence_tagger.benchmark.stages import machine
+from florence_tagger.bench.measurements import BenchmarkOptions, adjusted, find_pictures, run_benchmark
+from florence_tagger.bench.processes import service
+from florence_tagger.bench.stages import machine
 from florence_tagger.config import Settings, load_settings
-from florence_tagger.florence.folder import read_folder
+from florence_tagger.florence.manifest import load_manifest
 from training.scenes import World, draw_scene
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -33,7 +33,7 @@ COPIES = 10
 Row = tuple[str, str, str]
 
 
-class Progress:
+class RequestObserver:
     """Tells the stages of the conversion as lines."""
 
     def stage(self, name: str) -> None:
@@ -54,7 +54,7 @@ def prepare(work: Path) -> tuple[Path, Path]:
         rng = np.random.default_rng(0)
         for index in range(CALIBRATION_PICTURES):
             Image.fromarray(draw_scene(rng, World(side=768, most=8)).pixels).save(pictures / f"{index}.png")
-        convert(ConversionOptions(str(checkpoint), model, "int8", pictures), Progress())
+        convert(ConversionOptions(str(checkpoint), model, "int8", pictures), RequestObserver())
     return checkpoint, model
 
 
@@ -92,7 +92,7 @@ def of_the_service(options: BenchmarkOptions, pictures: int) -> Iterator[Row]:
     """A picture that comes again, memory over many pictures, and the start with a warm cache."""
     with tempfile.TemporaryDirectory() as place:
         files = find_pictures(None, 1, Path(place))
-        folder = adjusted(read_folder(options.model), options, Path(place) / "model")
+        folder = adjusted(load_manifest(options.model), options, Path(place) / "model")
         settings = load_settings({"model_dir": folder.path, "cache_dir": Path(place) / "cache"})
         with service(settings) as serving:
             sample = Path(place) / "scene.png"
@@ -107,7 +107,7 @@ def of_the_service(options: BenchmarkOptions, pictures: int) -> Iterator[Row]:
 
 def memory(settings: Settings, options: BenchmarkOptions, place: Path, pictures: int) -> Iterator[Row]:
     """Resident memory after some pictures and after many, with answers of a few tokens."""
-    folder = adjusted(read_folder(options.model), replace(options, tokens=8), place / "short")
+    folder = adjusted(load_manifest(options.model), replace(options, tokens=8), place / "short")
     files = find_pictures(None, 8, place)
     with service(settings.model_copy(update={"model_dir": folder.path, "result_cache": 0})) as serving:
         seen = []

@@ -17,16 +17,17 @@ from PIL import Image
 
 from convert.agreement import count_errors
 from florence_tagger import Tagger
-from florence_tagger.benchmark.processes import peak_rss
-from florence_tagger.counting import count_regions
-from florence_tagger.media.decoders import Decoders
-from florence_tagger.media.drawing import draw_regions
+from florence_tagger.bench.processes import peak_rss
+from florence_tagger.counting import count_detections
+from florence_tagger.media.drawing import draw_detections
 from florence_tagger.media.images import open_rgb, to_jpeg
-from florence_tagger.media.limits import Confinement, Limits, Sampling
-from florence_tagger.schemas import AUTO, Region, Tiles
+from florence_tagger.media.limits import DecodeOptions, SandboxLimits
+from florence_tagger.media.sampling import Sampling
+from florence_tagger.media.sandbox.pool import DecoderPool
+from florence_tagger.schemas import AUTO, Detection, Tiles
 from florence_tagger.tiling import grid
-from training.boxes import covered
 from training.grounds import Canvas, draw_ground
+from training.matching import covered
 from training.scenes import (
     LABELS,
     Pixels,
@@ -47,7 +48,7 @@ DENSE = World(side=SIDE, least=15, most=60, smallest=0.03, largest=0.10)
 ORDINARY = World(side=SIDE)
 SEAM_TILES = 3  # a side
 EACH = 5  # objects or pairs on seams in a scene
-ON_OBJECT = 0.5  # the least common area with an object, of the smaller box, of a region that is on it
+ON_OBJECT = 0.5  # the least common area with an object, of the smaller box, of a detection that is on it
 PART = 20  # scenes, that are counted in turns
 TOGETHER = 8  # documents at a time, as many as the model takes on together
 INPUT = (224, 224)  # the bundled model's
@@ -57,18 +58,18 @@ PICTURE = Path(__file__).parents[1] / "docs" / "tiles.jpg"
 
 
 @dataclass(frozen=True)
-class Counted:
+class FileRecord:
     """Scenes, what was found in them, and the seconds that it took."""
 
     scenes: Sequence[Scene]
-    found: Sequence[Sequence[Region]]
+    found: Sequence[Sequence[Detection]]
     seconds: float
 
     @property
     def errors(self) -> list[int]:
         """Of each scene the sum of the errors of its counts."""
         return [
-            sum(count_errors(count_regions(found), scene.counts).values())
+            sum(count_errors(count_detections(found), scene.counts).values())
             for scene, found in zip(self.scenes, self.found, strict=True)
         ]
 
@@ -97,29 +98,29 @@ def objects_in(scenes: Iterable[Scene]) -> int:
     return sum(len(scene.objects) for scene in scenes)
 
 
-def touches(region: Region, scene: Scene) -> bool:
-    """Whether a region is on an object of its label."""
-    return any(one.label == region.label and covered(region.box, one.box) >= ON_OBJECT for one in scene.objects)
+def touches(detection: Detection, scene: Scene) -> bool:
+    """Whether a detection is on an object of its label."""
+    return any(one.label == detection.label and covered(detection.box, one.box) >= ON_OBJECT for one in scene.objects)
 
 
-def count(tagger: Tagger, scenes: Sequence[Scene], tiles: Tiles) -> Counted:
+def count(tagger: Tagger, scenes: Sequence[Scene], tiles: Tiles) -> FileRecord:
     """Counts what is in scenes, several at a time."""
     files = [png(scene.pixels) for scene in scenes]
 
-    def found_in(file: bytes) -> Sequence[Region]:
-        (sighting,) = tagger.detect(file, tiles=tiles).sightings
-        return sighting.detection.regions
+    def found_in(file: bytes) -> Sequence[Detection]:
+        (frame_result,) = tagger.detect(file, tiles=tiles).frames
+        return frame_result.detections
 
     started = time.perf_counter()
     with ThreadPoolExecutor(TOGETHER) as pool:
         found = list(pool.map(found_in, files))
-    return Counted(scenes, found, time.perf_counter() - started)
+    return FileRecord(scenes, found, time.perf_counter() - started)
 
 
-def joined(counts: Iterable[Counted]) -> Counted:
+def joined(counts: Iterable[FileRecord]) -> FileRecord:
     """Counts as one."""
     parts = list(counts)
-    return Counted(
+    return FileRecord(
         [scene for part in parts for scene in part.scenes],
         [found for part in parts for found in part.found],
         sum(part.seconds for part in parts),
@@ -261,8 +262,8 @@ def memory(tagger: Tagger, number: int, seed: int) -> None:
     files = {"PNG": png(pixels), "JPEG": to_jpeg(pixels)}
     del pixels
     for name, file in files.items():
-        confinement = Confinement(Limits(LARGE_INPUT, HUGE_SIDE**2, reduced=True), int(600e6), 300)
-        decoders = Decoders(1, confinement)
+        confinement = SandboxLimits(DecodeOptions(LARGE_INPUT, HUGE_SIDE**2, reduced=True), int(600e6), 300)
+        decoders = DecoderPool(1, confinement)
         try:
             while not decoders.pids:
                 time.sleep(0.05)
@@ -283,9 +284,11 @@ def picture(tagger: Tagger, number: int, seed: int) -> None:
     file = png(draw_scene(np.random.default_rng(seed + 7), replace(DENSE, widest=1), 45).pixels)
     halves = []
     for tiles in (1, SEAM_TILES):
-        (sighting,) = tagger.detect(file, tiles=tiles).sightings
+        (frame_result,) = tagger.detect(file, tiles=tiles).frames
         shown = np.asarray(open_rgb(file, 10**8))
-        halves.append(np.asarray(draw_regions(shown, sighting.detection.regions, sighting.tiles).resize((600, 600))))
+        halves.append(
+            np.asarray(draw_detections(shown, frame_result.detections, frame_result.tiles).resize((600, 600)))
+        )
     PICTURE.write_bytes(to_jpeg(np.concatenate(halves, axis=1), 80))
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from convert.errors import ConversionError
-from convert.progress import Bar, megabytes
+from convert.conversion_error import ConversionError
+from convert.progress_bars import Bar, megabytes
 from convert.quiet import quiet_libraries
 
 logger = logging.getLogger("convert")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from florence_tagger.counting import count_regions
+from florence_tagger.counting import count_detections
 from florence_tagger.florence.decoding import FloatArray
 from florence_tagger.geometry import iou
-from florence_tagger.schemas import Box, Region
+from florence_tagger.schemas import Box, Detection
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Answer:
     """What one side says of a picture, and how long it took."""
 
     token_ids: tuple[int, ...]
-    regions: tuple[Region, ...]
+    detections: tuple[Detection, ...]
     seconds: float
 
 
@@ -62,7 +62,7 @@ class Agreement:
 def sum_up(mode: str, pairs: Sequence[Pair]) -> Agreement:
     """The agreement of the pairs of a mode, of which there must be one at least."""
     differing = tuple(pair.picture for pair in pairs if pair.ours.token_ids != pair.theirs.token_ids)
-    counts = [[count_regions(side.regions) for side in (pair.ours, pair.theirs)] for pair in pairs]
+    counts = [[count_detections(side.detections) for side in (pair.ours, pair.theirs)] for pair in pairs]
     apart = [count_errors(ours, theirs) for ours, theirs in counts]
     errors: dict[str, list[int]] = {}
     for of_pair in apart:
@@ -98,8 +98,8 @@ def count_errors(counts: Mapping[str, int], others: Mapping[str, int]) -> dict[s
 def best_overlaps(pair: Pair) -> list[float]:
     """For each box of the reference the best intersection over union with one of ours of the same label."""
     return [
-        max((overlap(one.box, other.box) for other in pair.ours.regions if other.label == one.label), default=0.0)
-        for one in pair.theirs.regions
+        max((overlap(one.box, other.box) for other in pair.ours.detections if other.label == one.label), default=0.0)
+        for one in pair.theirs.detections
     ]
 
 

@@ -14,8 +14,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import Florence2Config, Florence2ForConditionalGeneration, GenerationConfig
 
 from convert import original
+from convert.conversion_error import VERBOSE, ConversionError
 from convert.disagreements import disagreements
-from convert.errors import VERBOSE, ConversionError
 from convert.settings import (
     IMAGE_PROCESSOR,
     PROCESSOR,
@@ -29,9 +29,9 @@ from convert.settings import (
 from convert.vision import image_tokens
 from convert.weights import State, find_weights, fingerprint, read_weights, stored_types
 from florence_tagger.errors import ModelError
-from florence_tagger.faults import system_words
 from florence_tagger.florence.decoding import GenerationSettings
 from florence_tagger.florence.tokenizer import Tokenizer
+from florence_tagger.wording import system_words
 
 Format = Literal["native", "original"]
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from convert.agreement import Answer, Pair, cosine
+from convert.calibration_pictures import read_frame
 from convert.checkpoint import Checkpoint, describe_weights, read_checkpoint
-from convert.errors import ConversionError
-from convert.pictures import read_frame
-from convert.reference import Reference
+from convert.conversion_error import ConversionError
+from convert.transformers_reference import Reference
 from florence_tagger.florence.decoding import GenerationSettings, certainly
-from florence_tagger.florence.detector import Detector
 from florence_tagger.florence.devices import RuntimeOptions
-from florence_tagger.florence.folder import MANIFEST, ModelFolder, check_hashes, read_folder, read_json
-from florence_tagger.florence.postprocessing import parse_regions
+from florence_tagger.florence.manifest import MANIFEST, ModelManifest, check_hashes, load_manifest, read_json
+from florence_tagger.florence.model import Florence2
+from florence_tagger.florence.postprocessing import parse_detections
 from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.schemas import Task
 
@@ -34,10 +34,10 @@ class Comparison:
 
     def __init__(self, checkpoint: Path, ir: Path, options: RuntimeOptions) -> None:
         original = read_checkpoint(checkpoint)
-        self._folder = read_folder(ir)
+        self._folder = load_manifest(ir)
         check_origin(original, self._folder)
         self._reference = Reference(original)
-        self._detector = Detector(self._folder, options, self._folder.generation)
+        self._detector = Florence2(self._folder, options, self._folder.generation)
         self._cosines: dict[Path, float] = {}
         self._tokenizer = Tokenizer(self._folder.read_text("tokenizer.json"))
 
@@ -60,7 +60,7 @@ class Comparison:
             features = self._detector.image_features(frame.pixels), self._reference.image_features(picture)
             self._cosines[picture] = cosine(*features)
         read = partial(
-            parse_regions,
+            parse_detections,
             tokenizer=self._tokenizer,
             task=Task.OBJECT_DETECTION,
             width=frame.width,
@@ -74,7 +74,7 @@ class Comparison:
         )
 
 
-def check_origin(checkpoint: Checkpoint, folder: ModelFolder) -> None:
+def check_origin(checkpoint: Checkpoint, folder: ModelManifest) -> None:
     """ConversionError where a model folder was made from something else than a checkpoint."""
     check_hashes(folder)
     source = read_json(folder.path / MANIFEST).get("source")

@@ -16,20 +16,20 @@ import psutil
 import torch
 
 from convert.agreement import sum_up
+from convert.calibration_pictures import find_pictures
 from convert.checkpoint import Checkpoint, describe_weights, empty_model, load_model, read_checkpoint
 from convert.comparison import Comparison, is_lossless
-from convert.errors import VERBOSE, ConversionError
-from convert.graphs import export_graphs
+from convert.conversion_error import VERBOSE, ConversionError
+from convert.export import export_graphs
 from convert.hub import Source, find_source
-from convert.pictures import find_pictures
 from convert.precision import QUANTIZED, quantize, read_pictures, record
 from florence_tagger import __version__
 from florence_tagger.config import SAMPLES
 from florence_tagger.errors import ModelError
-from florence_tagger.faults import system_words
 from florence_tagger.florence.devices import RuntimeOptions
-from florence_tagger.florence.folder import FORMAT, GENERATION, MANIFEST, PREPROCESSING, read_files
+from florence_tagger.florence.manifest import FORMAT, GENERATION, MANIFEST, PREPROCESSING, read_files
 from florence_tagger.schemas import UInt8Array
+from florence_tagger.wording import system_words
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from convert.errors import ConversionError
+from convert.conversion_error import ConversionError
 from convert.settings import IMAGE_PROCESSOR, PROCESSOR, image_processor, read_json
 from florence_tagger.florence.tokenizer import Tokenizer
 

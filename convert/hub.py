@@ -17,8 +17,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from convert.errors import ConversionError
-from florence_tagger.faults import system_words
+from convert.conversion_error import ConversionError
+from florence_tagger.wording import system_words
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # No code: what a checkpoint's own Python files say is never run, so they need not be here.

@@ -11,7 +11,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer
 from transformers import GenerationConfig
 
-from convert.errors import ConversionError
+from convert.conversion_error import ConversionError
 from convert.settings import early_stopping, read_json
 
 # Native name to original name, each rule on what the rules before it left.

@@ -16,19 +16,19 @@ from nncf.quantization.advanced_parameters import AdvancedCompressionParameters
 from openvino import opset13 as ops
 from optimum.intel.openvino.configuration import OVConfig, OVQuantizationConfig, OVWeightQuantizationConfig
 
-from convert.errors import ConversionError
+from convert.calibration_pictures import find_pictures, read_frame
+from convert.conversion_error import ConversionError
 from convert.ir import number_names
-from convert.pictures import find_pictures, read_frame
 from florence_tagger.errors import DocumentError
 from florence_tagger.florence.devices import CORE
-from florence_tagger.florence.folder import GRAPHS
+from florence_tagger.florence.manifest import GRAPHS
 from florence_tagger.florence.quantization import ACTIVATIONS_SCALE_FACTOR, quantized_batch
 from florence_tagger.schemas import UInt8Array
 
 QUANTIZED = ("int8", "int4")
 INT4_GROUP = 64  # weights that share a scale
-LEAST_PICTURES = 10  # fewer do not show what activations there are
-MOST_PICTURES = 300  # NNCF's own default
+MIN_PICTURES = 10  # fewer do not show what activations there are
+MAX_PICTURES = 300  # NNCF's own default
 F16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -199,13 +199,13 @@ def record(precision: str, calibrated: bool) -> OVConfig:
 
 
 def read_pictures(folder: Path, image_size: tuple[int, int]) -> list[UInt8Array]:
-    """The pictures of a folder at the model's input size (height, width), at most `MOST_PICTURES` of them.
+    """The pictures of a folder at the model's input size (height, width), at most `MAX_PICTURES` of them.
 
     Raises:
         ConversionError: a picture can't be read, or there are too few.
     """
     pictures = []
-    for path in find_pictures(folder, MOST_PICTURES, LEAST_PICTURES):
+    for path in find_pictures(folder, MAX_PICTURES, MIN_PICTURES):
         try:
             pictures.append(read_frame(path, image_size).pixels)
         except DocumentError as exc:

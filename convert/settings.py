@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 from transformers import GenerationConfig
 
-from convert.errors import ConversionError
+from convert.conversion_error import ConversionError
 from convert.text import CANDIDATES
-from florence_tagger.faults import json_words, system_words
 from florence_tagger.florence.decoding import GenerationSettings
+from florence_tagger.wording import json_words, system_words
 
 BICUBIC = 3
 CHANNELS = 3
-MOST_NEW_TOKENS = 1024  # where a checkpoint names no limit
+MAX_NEW_TOKENS = 1024  # where a checkpoint names no limit
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 PROCESSOR, IMAGE_PROCESSOR = "processor_config.json", "preprocessor_config.json"
 
@@ -226,4 +226,4 @@ def most_new_tokens(values: GenerationConfig, max_positions: int) -> int:
     wanted = whole_number("max_new_tokens", values.max_new_tokens, 0)
     if not wanted and values.max_length:
         wanted = whole_number("max_length", values.max_length, 0) - 1  # the start token counts there
-    return min(wanted if wanted > 0 else MOST_NEW_TOKENS, max_positions)
+    return min(wanted if wanted > 0 else MAX_NEW_TOKENS, max_positions)

@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from convert.agreement import Agreement, Pair, sum_up
+from convert.calibration_pictures import find_pictures
 from convert.comparison import Comparison, is_lossless
-from convert.errors import ConversionError
-from convert.pictures import find_pictures
+from convert.conversion_error import ConversionError
 from convert.quiet import quiet_libraries
 from florence_tagger.errors import DocumentError, TaggerError
-from florence_tagger.faults import error_words
 from florence_tagger.florence.devices import RuntimeOptions
-from florence_tagger.florence.folder import MANIFEST, read_json
+from florence_tagger.florence.manifest import MANIFEST, read_json
+from florence_tagger.wording import error_words
 
 
 def compare(comparison: Comparison, pictures: Sequence[Path], max_new_tokens: int | None) -> list[Agreement]:

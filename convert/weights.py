@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from convert.errors import ConversionError
+from convert.conversion_error import ConversionError
 from convert.settings import is_pointer, read_json, refuse_pointer
-from florence_tagger.faults import system_words
+from florence_tagger.wording import system_words
 
 State = dict[str, torch.Tensor]
 

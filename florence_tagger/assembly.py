@@ -2,39 +2,40 @@
 
 import os
 
-from florence_tagger.batching import Batcher
+from florence_tagger.cache import ResultCache
 from florence_tagger.config import Settings
 from florence_tagger.labels import read_aliases
-from florence_tagger.media.decoders import Decoders
-from florence_tagger.media.limits import Confinement, Limits, Sampling
+from florence_tagger.media.limits import DecodeOptions, SandboxLimits
+from florence_tagger.media.sampling import Sampling
+from florence_tagger.media.sandbox.pool import DecoderPool
 from florence_tagger.pipeline import Pipeline, RequestLimits
-from florence_tagger.results import Results
+from florence_tagger.scheduler import Scheduler
 from florence_tagger.telemetry import Telemetry
 
-MOST_DECODERS = 8  # unless the settings say otherwise
+MAX_DECODERS = 8  # unless the settings say otherwise
 
 
-def start_decoders(settings: Settings, image_size: tuple[int, int]) -> Decoders:
+def start_decoder_pool(settings: Settings, image_size: tuple[int, int]) -> DecoderPool:
     """The processes that decode, for a model's input of `image_size` (height, width)."""
-    limits = Limits(image_size, settings.max_pixels, settings.max_pages, settings.reduced_decoding)
-    confinement = Confinement(limits, int(settings.decoder_memory_mb * 1e6), settings.document_seconds)
-    processes = settings.decoder_processes or min(os.cpu_count() or 1, MOST_DECODERS)
-    return Decoders(processes, confinement)
+    limits = DecodeOptions(image_size, settings.max_pixels, settings.max_pages, settings.reduced_decoding)
+    confinement = SandboxLimits(limits, int(settings.decoder_memory_mb * 1e6), settings.document_seconds)
+    processes = settings.decoder_processes or min(os.cpu_count() or 1, MAX_DECODERS)
+    return DecoderPool(processes, confinement)
 
 
 def build_pipeline(
-    settings: Settings, decoders: Decoders, batcher: Batcher, telemetry: Telemetry | None = None
+    settings: Settings, decoders: DecoderPool, scheduler: Scheduler, telemetry: Telemetry | None = None
 ) -> Pipeline:
-    """The stages in order, for frames that `decoders` make and a model that `batcher` feeds.
+    """The stages in order, for frames that `decoders` make and a model that `scheduler` feeds.
 
     Raises:
         SettingsError: the file of aliases can't be used.
     """
     limits = RequestLimits(int(settings.max_document_mb * 1e6), settings.request_seconds)
     aliases = read_aliases(settings.aliases)
-    return Pipeline(decoders, batcher, Results(settings.result_cache), limits, telemetry or Telemetry(), aliases)
+    return Pipeline(decoders, scheduler, ResultCache(settings.result_cache), limits, telemetry or Telemetry(), aliases)
 
 
-def sampling_of(settings: Settings) -> Sampling:
+def sampling_from(settings: Settings) -> Sampling:
     """How videos are sampled where nobody asks for less."""
     return Sampling(settings.video_fps, settings.video_max_frames, settings.video_max_seconds)

@@ -14,13 +14,13 @@ import click
 
 from florence_tagger import __version__
 from florence_tagger.config import DEFAULT_MODEL, PREFIX, Settings, load_settings, unknown_variables
-from florence_tagger.counting import ALL_LABELS, MOST_LABELS
+from florence_tagger.counting import ALL_LABELS, MAX_LABELS
 from florence_tagger.errors import TaggerError
-from florence_tagger.faults import error_words
-from florence_tagger.florence.folder import check_hashes, read_folder
+from florence_tagger.florence.manifest import check_hashes, load_manifest
 from florence_tagger.labels import read_aliases
-from florence_tagger.reference import settings_table, updated
-from florence_tagger.schemas import AUTO, MOST_TILES, Task, Tiles, VideoCount
+from florence_tagger.schemas import AUTO, MAX_TILES, Task, Tiles, VideoCount
+from florence_tagger.settings_table import settings_table, updated
+from florence_tagger.wording import error_words
 
 Command = Callable[..., Any]
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 def tiles_option(help_text: str) -> Callable[[Command], Command]:
     """The option for tiles, an integer or `auto`."""
-    choices = [*map(str, range(1, MOST_TILES + 1)), AUTO]
+    choices = [*map(str, range(1, MAX_TILES + 1)), AUTO]
     return click.option(
         "--tiles",
         type=click.Choice(choices),
@@ -83,7 +83,7 @@ def serve(**given: Any) -> None:
     with told(2):
         settings = load_settings({name: value for name, value in given.items() if value is not None})
         read_aliases(settings.aliases)
-        folder = read_folder(settings.model_dir)
+        folder = load_manifest(settings.model_dir)
     configure_logs(settings.log_format)
     for problem in unknown_variables():
         logger.warning("%s", problem)
@@ -100,7 +100,7 @@ def serve(**given: Any) -> None:
 )
 @click.option(
     "--num-labels",
-    type=click.IntRange(0, MOST_LABELS),
+    type=click.IntRange(0, MAX_LABELS),
     default=ALL_LABELS,
     show_default=True,
     help="At most so many labels for a file, those with the highest counts; 0 is all.",
@@ -144,7 +144,7 @@ def count(paths: tuple[str, ...], forms: tuple[str, ...], model: str | None, dev
               1 where some were not, as one that is not there,
               2 where nothing could be done: no such option, model or service, or no file in a folder.
     """
-    from florence_tagger.bulk.command import CountOptions, run_count  # loads OpenVINO
+    from florence_tagger.count.command import CountOptions, run_count  # loads OpenVINO
 
     chosen = {name: value for name, value in (("model_dir", model), ("device", device)) if value is not None}
     if chosen and given["server"]:
@@ -182,7 +182,7 @@ def print_settings(update: Path | None) -> None:
 def check(model_dir: Path) -> None:
     """Reads every file of a model folder and compares it with the folder's manifest."""
     with told(1):
-        folder = read_folder(model_dir)
+        folder = load_manifest(model_dir)
         check_hashes(folder)
     click.echo(f"{folder.name} ({folder.precision}, {folder.sha256[:12]}) is complete and unchanged.")
 
@@ -204,7 +204,7 @@ def benchmark(device: str | None, tiles: Tiles | None, json_file: Path | None, *
     The FLORENCE_* variables are obeyed, but for FLORENCE_NO_REPEAT_NGRAM and FLORENCE_MAX_NEW_TOKENS; answers are never
     taken from the cache.
     """
-    from florence_tagger.benchmark.run import BenchmarkOptions, report, run_benchmark  # loads OpenVINO
+    from florence_tagger.bench.measurements import BenchmarkOptions, report, run_benchmark  # loads OpenVINO
 
     with told(1, (TaggerError, OSError)):
         chosen = {"device": device, "tiles": tiles}
@@ -220,9 +220,9 @@ def benchmark(device: str | None, tiles: Tiles | None, json_file: Path | None, *
 @main.command(short_help="Lists devices, and what stands in the way of a GPU.")
 def devices() -> None:
     """Lists the devices that OpenVINO sees, which one is used, and what stands in the way of a GPU."""
-    from florence_tagger.diagnosis import diagnose_devices  # loads OpenVINO
+    from florence_tagger.doctor import check_devices  # loads OpenVINO
 
-    tell(diagnose_devices(configured()))
+    tell(check_devices(configured()))
 
 
 @main.command(short_help="Tells what is wrong with this installation.")
@@ -231,9 +231,9 @@ def doctor() -> None:
 
     All FLORENCE_* variables are obeyed. Exits with 1 where something is wrong.
     """
-    from florence_tagger.diagnosis import diagnose  # loads OpenVINO
+    from florence_tagger.doctor import check_installation  # loads OpenVINO
 
-    tell(diagnose(configured()))
+    tell(check_installation(configured()))
 
 
 def configured() -> Settings:

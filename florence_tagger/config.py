@@ -11,10 +11,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from florence_tagger.bounds import accepted
 from florence_tagger.errors import SettingsError
-from florence_tagger.schemas import MOST_TILES
+from florence_tagger.schemas import MAX_TILES
 
 PREFIX = "FLORENCE_"
-TilesField = Annotated[int, Field(ge=1, le=MOST_TILES)] | Literal["auto"]  # `Tiles` with their bounds
+TilesField = Annotated[int, Field(ge=1, le=MAX_TILES)] | Literal["auto"]  # `Tiles` with their bounds
 SAMPLES = Path(__file__).resolve().parent / "web" / "samples"  # pictures that the bundled model counts
 DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "ov_models" / "florence-2-tiny"
 

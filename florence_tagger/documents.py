@@ -6,9 +6,9 @@ Tiles of a picture are frames of their own; what was found in them is merged her
 import threading
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from florence_tagger.schemas import Box, Detection, DocumentResult, Sighting
+from florence_tagger.schemas import Box, DocumentResult, FrameResult
 from florence_tagger.tiling import Look, in_picture, merge
 
 
@@ -17,38 +17,39 @@ class Part:
     """A picture whose looks were queued; those that repeat another share its detections.
 
     Attributes:
-        detection: of the whole.
+        whole: what is found in all of it.
         page, time_s, width, height: as in `Frame`.
         tiles: that are looked at, too, each with what is found in it.
     """
 
-    detection: Future[Detection]
+    whole: Future[FrameResult]
     page: int | None = None
     time_s: float | None = None
     width: int = 0
     height: int = 0
-    tiles: tuple[tuple[Box, Future[Detection]], ...] = ()
+    tiles: tuple[tuple[Box, Future[FrameResult]], ...] = ()
 
     @property
-    def looks(self) -> tuple[Future[Detection], ...]:
+    def looks(self) -> tuple[Future[FrameResult], ...]:
         """All that the model was asked for."""
-        return (self.detection, *(detection for _, detection in self.tiles))
+        return (self.whole, *(in_tile for _, in_tile in self.tiles))
 
-    def sighting(self, by_label: bool) -> Sighting:
+    def frame_result(self, by_label: bool) -> FrameResult:
         """What was found in it, once all its looks are done; `by_label` as of `merge`."""
-        found = self.detection.result()
+        found = self.whole.result()
         if self.tiles:
-            found = self._merged(found, [detection.result() for _, detection in self.tiles], by_label)
-        return Sighting(found, self.page, self.time_s, self.width, self.height, tuple(tile for tile, _ in self.tiles))
+            found = self._merged(found, [in_tile.result() for _, in_tile in self.tiles], by_label)
+        tiles = tuple(tile for tile, _ in self.tiles)
+        return replace(found, page=self.page, time_s=self.time_s, width=self.width, height=self.height, tiles=tiles)
 
-    def _merged(self, whole: Detection, in_tiles: Sequence[Detection], by_label: bool) -> Detection:
+    def _merged(self, whole: FrameResult, in_tiles: Sequence[FrameResult], by_label: bool) -> FrameResult:
         """What is in it by what was found in the whole, and in each tile."""
         looks = [
-            Look(tile, in_picture(found.regions, tile, self.width, self.height))
+            Look(tile, in_picture(found.detections, tile, self.width, self.height))
             for (tile, _), found in zip(self.tiles, in_tiles, strict=True)
         ]
-        return Detection(
-            merge(Look((0, 0, self.width, self.height), whole.regions), looks, by_label),
+        return FrameResult(
+            merge(Look((0, 0, self.width, self.height), whole.detections), looks, by_label),
             any(found.truncated for found in in_tiles),
             whole.tokens + sum(found.tokens for found in in_tiles),
         )
@@ -63,7 +64,7 @@ def gather(parts: Sequence[Part], incomplete: bool = False, by_label: bool = Tru
     waiting = {look for part in parts for look in part.looks}
     lock = threading.Lock()
 
-    def on_done(done: Future[Detection]) -> None:
+    def on_done(done: Future[FrameResult]) -> None:
         failure = CancelledError() if done.cancelled() else done.exception()
         with lock:
             waiting.discard(done)
@@ -74,7 +75,7 @@ def gather(parts: Sequence[Part], incomplete: bool = False, by_label: bool = Tru
             whole.set_exception(failure)
         else:
             try:
-                whole.set_result(DocumentResult(tuple(part.sighting(by_label) for part in parts), incomplete))
+                whole.set_result(DocumentResult(tuple(part.frame_result(by_label) for part in parts), incomplete))
             except Exception as exc:  # noqa: BLE001 - whatever it is, somebody waits
                 whole.set_exception(exc)
 

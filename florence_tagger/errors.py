@@ -59,9 +59,9 @@ class BusyError(TaggerError):
     """As much waits as the settings allow."""
 
 
-class LateBodyError(TaggerError):
+class BodyTimeoutError(TaggerError):
     """The body of a request did not arrive in time."""
 
 
-class GoneError(TaggerError):
+class ClientDisconnectedError(TaggerError):
     """Nobody waits for the answer any more."""

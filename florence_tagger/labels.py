@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from florence_tagger.errors import RequestError, SettingsError
-from florence_tagger.faults import json_words, system_words
 from florence_tagger.plurals import singular
+from florence_tagger.wording import json_words, system_words
 
 YAML_ENDINGS = (".yaml", ".yml")
 FORM = 'accepted is an object of lists of names, as in {"car": ["vehicle", "taxi"]}'

@@ -9,24 +9,24 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from florence_tagger.batching import Batcher
+from florence_tagger.cache import ResultCache, key_of
 from florence_tagger.documents import Part, cancel, gather
-from florence_tagger.errors import STOPPING, BusyError, DocumentError, GoneError, NotReadyError, Reason
+from florence_tagger.errors import STOPPING, BusyError, ClientDisconnectedError, DocumentError, NotReadyError, Reason
 from florence_tagger.labels import Aliases
 from florence_tagger.media.content import check_size, decode_base64
-from florence_tagger.media.decoders import Decoders
-from florence_tagger.media.limits import LOOK_SECONDS, Sampling
+from florence_tagger.media.limits import LOOK_SECONDS
+from florence_tagger.media.sampling import Sampling
+from florence_tagger.media.sandbox.pool import DecoderPool
 from florence_tagger.refinement import Refinement
-from florence_tagger.results import Results, key_of
+from florence_tagger.scheduler import Scheduler
 from florence_tagger.schemas import (
     AUTO,
     OBJECT_DETECTION,
-    Detection,
     DocumentResult,
     Frame,
+    FrameResult,
     Prompt,
     Rules,
-    Sighting,
     Tiles,
 )
 from florence_tagger.telemetry import Stage, Telemetry
@@ -43,7 +43,7 @@ DOCUMENTS_UNDER_WAY = 8
 FRAMES_UNDER_WAY = 8
 
 
-class Progress:
+class RequestObserver:
     """Hears how far a request is and is asked whether it is still wanted; this one forgets and never minds."""
 
     def begun(self) -> None:
@@ -71,9 +71,9 @@ class RequestLimits:
 class Pipeline:
     """The stages that all requests go through."""
 
-    decoders: Decoders
-    batcher: Batcher
-    results: Results
+    decoders: DecoderPool
+    scheduler: Scheduler
+    results: ResultCache
     limits: RequestLimits
     telemetry: Telemetry = field(default_factory=Telemetry)
     aliases: Aliases = field(default_factory=Aliases)
@@ -83,7 +83,7 @@ class Pipeline:
         contents: Sequence[Content | DocumentError],
         sampling: Sampling,
         prompt: Prompt = OBJECT_DETECTION,
-        progress: Progress | None = None,
+        progress: RequestObserver | None = None,
         deadline: float | None = None,
         rules: Rules = Rules(),  # noqa: B008 - frozen
         tiles: Tiles = 1,
@@ -103,13 +103,13 @@ class Pipeline:
         if deadline is None:
             deadline = time.monotonic() + self.limits.request_seconds
         refinement = Refinement.of(rules, self.aliases)
-        self.batcher.reserve()
+        self.scheduler.reserve()
         run = Run(
             self,
             within_budget(sampling, tiles),
             sampling.max_frames,
             prompt,
-            progress or Progress(),
+            progress or RequestObserver(),
             deadline,
             refinement,
             tiles,
@@ -125,14 +125,14 @@ class Started:
     """A document under way: its result to come, and what it takes to start it again.
 
     Attributes:
-        tiles: a side of each of its pictures, as in `Limits`.
+        tiles: a side of each of its pictures, as in `DecodeOptions`.
         seen: what is known of its whole pictures.
     """
 
     content: Content
     result: Future[DocumentResult]
     tiles: tuple[int, ...]
-    seen: Sequence[Sighting]
+    seen: Sequence[FrameResult]
 
 
 @dataclass
@@ -151,13 +151,13 @@ class Run:
     sampling: Sampling
     max_frames: int
     prompt: Prompt
-    progress: Progress
+    progress: RequestObserver
     deadline: float
     refinement: Refinement
     tiles: Tiles
     reserved: bool = True
     under_way: deque[Started | DocumentError] = field(default_factory=deque)
-    frames: deque[Future[Detection]] = field(default_factory=deque)
+    frames: deque[Future[FrameResult]] = field(default_factory=deque)
 
     def outcomes(self, contents: Sequence[Content | DocumentError]) -> list[Outcome]:
         """What becomes of the documents, in their order."""
@@ -181,10 +181,10 @@ class Run:
             if isinstance(started, Started):
                 started.result.cancel()
         if self.reserved:
-            self.pipeline.batcher.release()
+            self.pipeline.scheduler.release()
 
     def start(
-        self, content: Content | DocumentError, tiles: tuple[int, ...], seen: Sequence[Sighting] = ()
+        self, content: Content | DocumentError, tiles: tuple[int, ...], seen: Sequence[FrameResult] = ()
     ) -> Started | DocumentError:
         """Decodes and queues one document, but not what was `seen` of it."""
         self.progress.check()
@@ -212,7 +212,7 @@ class Run:
         most = self.pipeline.limits.document_bytes
         return decode_base64(content, most) if isinstance(content, str) else check_size(content, most)
 
-    def _submit(self, file: bytes, tiles: tuple[int, ...], seen: Sequence[Sighting]) -> Future[DocumentResult]:
+    def _submit(self, file: bytes, tiles: tuple[int, ...], seen: Sequence[FrameResult]) -> Future[DocumentResult]:
         """Decodes a file that is not known and queues its frames, one by one."""
         parts: list[Part] = []
         incomplete = False
@@ -233,21 +233,21 @@ class Run:
         self.pipeline.telemetry.cut(len({look for part in parts for _, look in part.tiles}))
         return gather(parts, incomplete, self.prompt.task.names_things)
 
-    def _add(self, parts: list[Part], frame: Frame, seen: Sequence[Sighting]) -> None:
+    def _add(self, parts: list[Part], frame: Frame, seen: Sequence[FrameResult]) -> None:
         """Adds a frame to the pictures of a document, and queues it where it is not known what is in it."""
         if frame.tile is not None:
             parts[-1] = replace(parts[-1], tiles=(*parts[-1].tiles, (frame.tile, self._queue(frame))))
             return
         part = Part(Future(), frame.page, frame.time_s, frame.width, frame.height)
         if frame.repeats:
-            part = replace(part, detection=parts[-1].detection, tiles=parts[-1].tiles)
+            part = replace(part, whole=parts[-1].whole, tiles=parts[-1].tiles)
         elif len(parts) < len(seen):
-            part.detection.set_result(seen[len(parts)].detection)
+            part.whole.set_result(seen[len(parts)])
         else:
-            part = replace(part, detection=self._queue(frame))
+            part = replace(part, whole=self._queue(frame))
         parts.append(part)
 
-    def _queue(self, frame: Frame) -> Future[Detection]:
+    def _queue(self, frame: Frame) -> Future[FrameResult]:
         """Queues a frame, in the place that was reserved or in one that it waits for."""
         while len(self.frames) >= FRAMES_UNDER_WAY:
             self._await(self.frames.popleft())
@@ -255,7 +255,7 @@ class Run:
             self.progress.check()
             patience = min(self.deadline - time.monotonic(), LOOK_SECONDS)
             try:
-                detection = self.pipeline.batcher.submit(
+                result = self.pipeline.scheduler.submit(
                     frame, self.prompt, max(patience, 0.0), self.reserved, self.progress.begun
                 )
             except BusyError:
@@ -264,9 +264,9 @@ class Run:
                 continue
             break
         self.reserved = False
-        detection.add_done_callback(lambda done: self.progress.frame_done())
-        self.frames.append(detection)
-        return detection
+        result.add_done_callback(lambda done: self.progress.frame_done())
+        self.frames.append(result)
+        return result
 
     def _await(self, result: Future[Any]) -> None:
         """Waits for something to be done; TimeoutError at the deadline, GoneError where it is not wanted any more."""
@@ -284,7 +284,7 @@ class Run:
             except TimeoutError:
                 started.result.cancel()
                 return self._too_late()
-            except GoneError:
+            except ClientDisconnectedError:
                 started.result.cancel()
                 raise
             failure = CancelledError() if started.result.cancelled() else started.result.exception()
@@ -293,8 +293,8 @@ class Run:
                 tiles = self._tiles_for(started, result)
                 if tiles == started.tiles:
                     return self._told(result)
-                started = self.start(started.content, tiles, result.sightings)
-            elif isinstance(failure, GoneError | TimeoutError):
+                started = self.start(started.content, tiles, result.frames)
+            elif isinstance(failure, ClientDisconnectedError | TimeoutError):
                 # it was a copy of one whose request has ended before it was done
                 started = self.start(started.content, started.tiles, started.seen)
             else:
@@ -305,8 +305,8 @@ class Run:
         """The tiles a side of each picture of a document that its result calls for; those it had where it is final."""
         if self.tiles != AUTO or started.seen:
             return started.tiles
-        left = self.max_frames - len(result.sightings)
-        return plan_of(result.sightings, left, self.pipeline.decoders.image_size)
+        left = self.max_frames - len(result.frames)
+        return plan_of(result.frames, left, self.pipeline.decoders.image_size)
 
     def _told(self, result: DocumentResult) -> DocumentResult:
         if result.truncated:

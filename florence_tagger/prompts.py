@@ -6,7 +6,7 @@ from typing import Any
 from florence_tagger.errors import RequestError
 from florence_tagger.schemas import Prompt, Task
 
-MOST_TEXT = 2000  # characters; the model reads some 450 tokens, a text of more is only work for the tokenizer
+MAX_TEXT = 2000  # characters; the model reads some 450 tokens, a text of more is only work for the tokenizer
 BLANKS = " \t\r\n"
 SEPARATOR = "<and>"  # between the things that a text names, as Florence-2's users write it: car<and>person
 
@@ -30,9 +30,9 @@ def prompt_for(task: Task, text: str, classes: Sequence[str] = ()) -> Prompt:
     text = text or SEPARATOR.join(classes)
     if not text.replace(SEPARATOR, "").strip(BLANKS):
         raise RequestError(f"{task} needs text, which says what to look for, or classes.")
-    if len(text) > MOST_TEXT:
+    if len(text) > MAX_TEXT:
         what = "classes, joined by <and>, have" if classes else "text has"
-        raise RequestError(f"The {what} {len(text)} characters; {MOST_TEXT} are accepted.")
+        raise RequestError(f"The {what} {len(text)} characters; {MAX_TEXT} are accepted.")
     return Prompt(task, text)
 
 

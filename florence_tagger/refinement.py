@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from florence_tagger.geometry import iou
 from florence_tagger.labels import Aliases, name_classes, normalize
-from florence_tagger.schemas import DocumentResult, Region, Rules, Sighting, VideoCount
+from florence_tagger.schemas import Detection, DocumentResult, FrameResult, Rules, VideoCount
 from florence_tagger.tracking import track
 
-Regions = tuple[Region, ...]
+Detections = tuple[Detection, ...]
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Refinement:
 
     def apply(self, result: DocumentResult) -> DocumentResult:
         """Return a document with what is counted, under the labels that it is counted by."""
-        sightings = each(result.sightings, self._regions)
-        if self.rules.video_count is VideoCount.DISTINCT and all(one.time_s is not None for one in sightings):
-            sightings = track(sightings)
-        return replace(result, sightings=sightings)
+        frame_results = each(result.frames, self._counted)
+        if self.rules.video_count is VideoCount.DISTINCT and all(one.time_s is not None for one in frame_results):
+            frame_results = track(frame_results)
+        return replace(result, frames=frame_results)
 
-    def _regions(self, regions: Regions) -> Regions:
-        """Return what is counted of the regions of a frame."""
-        named = (replace(one, label=label) for one in regions if (label := self._label(one.label)) is not None)
+    def _counted(self, detections: Detections) -> Detections:
+        """Return what is counted of the detections of a frame."""
+        named = (replace(one, label=label) for one in detections if (label := self._label(one.label)) is not None)
         return suppress(tuple(named), self.rules.merge_iou)
 
     def _label(self, label: str) -> str | None:
@@ -49,19 +49,17 @@ class Refinement:
         return self.classes.get(normalize(folded)) if self.classes else folded
 
 
-def each(sightings: Sequence[Sighting], change: Callable[[Regions], Regions]) -> tuple[Sighting, ...]:
-    """Return frames with their regions changed."""
-    return tuple(
-        replace(one, detection=replace(one.detection, regions=change(one.detection.regions))) for one in sightings
-    )
+def each(frame_results: Sequence[FrameResult], change: Callable[[Detections], Detections]) -> tuple[FrameResult, ...]:
+    """Return frames with their detections changed."""
+    return tuple(replace(one, detections=change(one.detections)) for one in frame_results)
 
 
-def suppress(regions: Regions, merge_iou: float) -> Regions:
+def suppress(detections: Detections, merge_iou: float) -> Detections:
     """Leave out each region that a stronger one, of any label, covers with this intersection over union; 0 is off."""
     if not merge_iou:
-        return regions
+        return detections
     kept: list[int] = []
-    for place in sorted(range(len(regions)), key=lambda place: -regions[place].score):
-        if all(iou(regions[place].box, regions[other].box) < merge_iou for other in kept):
+    for place in sorted(range(len(detections)), key=lambda place: -detections[place].score):
+        if all(iou(detections[place].box, detections[other].box) < merge_iou for other in kept):
             kept.append(place)
-    return tuple(regions[place] for place in sorted(kept))
+    return tuple(detections[place] for place in sorted(kept))

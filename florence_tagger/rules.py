@@ -6,9 +6,9 @@ from typing import Any
 from florence_tagger.errors import RequestError
 from florence_tagger.schemas import Rules, VideoCount
 
-MOST_CLASSES = 100
-MOST_NAME = 100  # characters
-CLASSES = f"accepted is a list of 1 to {MOST_CLASSES} names of at most {MOST_NAME} characters"
+MAX_CLASSES = 100
+MAX_NAME = 100  # characters
+CLASSES = f"accepted is a list of 1 to {MAX_CLASSES} names of at most {MAX_NAME} characters"
 
 
 def rules_named(
@@ -29,9 +29,9 @@ def class_names(classes: Any) -> tuple[str, ...]:
     if isinstance(classes, str) or not isinstance(classes, Iterable):
         raise RequestError(f"classes is {str(classes)[:50]!r}; {CLASSES}.")
     names = tuple(classes)
-    if not 1 <= len(names) <= MOST_CLASSES:
+    if not 1 <= len(names) <= MAX_CLASSES:
         raise RequestError(f"classes has {len(names)} names; {CLASSES}.")
     for name in names:
-        if not isinstance(name, str) or not name.strip() or len(name) > MOST_NAME:
+        if not isinstance(name, str) or not name.strip() or len(name) > MAX_NAME:
             raise RequestError(f"classes has {str(name)[:50]!r}; {CLASSES}.")
     return names

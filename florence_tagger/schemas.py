@@ -12,7 +12,7 @@ Box = tuple[float, float, float, float]
 Tiles = int | Literal["auto"]  # tiles a side of a picture; as many as a look at the whole calls for
 
 AUTO: Literal["auto"] = "auto"
-MOST_TILES = 6  # a side
+MAX_TILES = 6  # a side
 
 
 class Task(StrEnum):
@@ -94,7 +94,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Region:
+class Detection:
     """One object.
 
     Attributes:
@@ -110,29 +110,19 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Detection:
-    """What the model found in one frame.
+class FrameResult:
+    """All detections of one picture, page or frame; `width`, `height`, `page` and `time_s` as in `Frame`.
 
     Attributes:
-        regions: in the order in which the model said them.
-        truncated: the answer was cut off at the most tokens, so that objects may be missing.
-        tokens: of the answer.
+        detections: in the order in which the model said them.
+        truncated: the answer was cut off at `max_new_tokens`, so that objects may be missing.
+        tokens: length of the answer.
+        tiles: the parts, in pixels of the picture, that were looked at besides the whole.
     """
 
-    regions: tuple[Region, ...]
+    detections: tuple[Detection, ...]
     truncated: bool = False
     tokens: int = 0
-
-
-@dataclass(frozen=True)
-class Sighting:
-    """What was found in one picture of a document; `width`, `height`, `page` and `time_s` as in `Frame`.
-
-    Attributes:
-        tiles: that it was looked at in besides the whole, in pixels of the picture.
-    """
-
-    detection: Detection
     page: int | None = None
     time_s: float | None = None
     width: int = 0
@@ -142,23 +132,22 @@ class Sighting:
 
 @dataclass(frozen=True)
 class DocumentResult:
-    """A document that was treated.
+    """All frames of a document that was treated.
 
     Attributes:
-        sightings: what was found in it, frame by frame.
+        frames: what was found in it, frame by frame.
         incomplete: the file was damaged, or decoding it took too long, so that there are moments without a frame.
     """
 
-    sightings: tuple[Sighting, ...]
+    frames: tuple[FrameResult, ...]
     incomplete: bool = False
 
     @property
     def truncated(self) -> bool:
         """Whether an answer of the model was cut off, so that objects may be missing."""
-        return any(sighting.detection.truncated for sighting in self.sightings)
+        return any(frame.truncated for frame in self.frames)
 
     @property
     def tracks(self) -> int:
-        """The number of different objects, where they are told apart."""
-        regions = (region for sighting in self.sightings for region in sighting.detection.regions)
-        return len({region.track for region in regions} - {None})
+        """The number of distinct objects, if they were tracked."""
+        return len({detection.track for frame in self.frames for detection in frame.detections} - {None})

@@ -7,20 +7,20 @@ from threading import BoundedSemaphore
 from types import TracebackType
 from typing import Any, Self
 
-from florence_tagger.assembly import build_pipeline, sampling_of, start_decoders
-from florence_tagger.batching import Batcher
+from florence_tagger.assembly import build_pipeline, sampling_from, start_decoder_pool
 from florence_tagger.config import Settings, load_settings
-from florence_tagger.counting import ALL_LABELS, MOST_LABELS, above, as_content, count_document, labels_kept
+from florence_tagger.counting import ALL_LABELS, MAX_LABELS, above, as_content, count_document, labels_kept
 from florence_tagger.errors import DocumentError, NotReadyError, RequestError
-from florence_tagger.florence.detector import Detector, load_detector
-from florence_tagger.florence.folder import read_folder
+from florence_tagger.florence.manifest import load_manifest
+from florence_tagger.florence.model import Florence2, load_model
 from florence_tagger.labels import read_aliases
 from florence_tagger.media.content import read_file
-from florence_tagger.media.decoders import Decoders
+from florence_tagger.media.sandbox.pool import DecoderPool
 from florence_tagger.pipeline import FRAMES_UNDER_WAY
 from florence_tagger.prompts import prompt_named
 from florence_tagger.rules import rules_named
-from florence_tagger.schemas import AUTO, MOST_TILES, DocumentResult, Rules, Task, Tiles, VideoCount
+from florence_tagger.scheduler import Scheduler
+from florence_tagger.schemas import AUTO, MAX_TILES, DocumentResult, Rules, Task, Tiles, VideoCount
 
 File = str | os.PathLike[str] | bytes
 
@@ -35,15 +35,15 @@ class Tagger:
             tagger.count("photo.jpg")  # {"car": 7, "person": 6}
     """
 
-    def __init__(self, settings: Settings, decoders: Decoders, detector: Detector) -> None:
-        """Takes over `decoders` and `detector`; `load` makes both."""
-        batcher = Batcher(lambda: detector, settings.queue_size)
-        batcher.wait_until_ready()
+    def __init__(self, settings: Settings, decoders: DecoderPool, florence2: Florence2) -> None:
+        """Takes over `decoders` and `florence2`; `load` makes both."""
+        scheduler = Scheduler(lambda: florence2, settings.queue_size)
+        scheduler.wait_until_ready()
         self._settings = settings
-        self._pipeline = build_pipeline(settings, decoders, batcher)
+        self._pipeline = build_pipeline(settings, decoders, scheduler)
         # So many files at a time never want more places in the queue than there are: the others wait, none is refused.
         self._room = BoundedSemaphore(max(settings.queue_size // FRAMES_UNDER_WAY, 1))
-        self._end = weakref.finalize(self, end, batcher, decoders)
+        self._end = weakref.finalize(self, end, scheduler, decoders)
 
     @classmethod
     def load(cls, model_dir: str | os.PathLike[str] | None = None, **settings: Any) -> Self:
@@ -69,10 +69,10 @@ class Tagger:
             ModelError: the model or the device can't be used.
         """
         read_aliases(settings.aliases)
-        folder = read_folder(settings.model_dir)
-        decoders = start_decoders(settings, folder.image_size)  # before there is a model
+        folder = load_manifest(settings.model_dir)
+        decoders = start_decoder_pool(settings, folder.image_size)  # before there is a model
         try:
-            return cls(settings, decoders, load_detector(folder, settings))
+            return cls(settings, decoders, load_model(folder, settings))
         except BaseException:
             decoders.close()
             raise
@@ -109,10 +109,10 @@ class Tagger:
             RequestError: an argument has a value that is not accepted.
             NotReadyError: the tagger is closed.
         """
-        if not isinstance(num_labels, int) or not 0 <= num_labels <= MOST_LABELS:
-            raise RequestError(f"num_labels is {num_labels}; accepted is an integer from 0 to {MOST_LABELS}.")
+        if not isinstance(num_labels, int) or not 0 <= num_labels <= MAX_LABELS:
+            raise RequestError(f"num_labels is {num_labels}; accepted is an integer from 0 to {MAX_LABELS}.")
         rules = rules_named(classes, merge_iou, video_count)
-        counts = count_document(self._detect(file, prompt, text, min_score, rules, tiles).sightings, rules)
+        counts = count_document(self._detect(file, prompt, text, min_score, rules, tiles).frames, rules)
         content = as_content(counts, labels_kept(num_labels, rules))
         return {label: number for one in content for label, number in one.items()}
 
@@ -144,11 +144,11 @@ class Tagger:
             if not self._end.alive:
                 raise NotReadyError("The tagger is closed.")
             content = file if isinstance(file, bytes) else read_file(file, self._pipeline.limits.document_bytes)
-            (outcome,) = self._pipeline.run([content], sampling_of(self._settings), wanted, rules=rules, tiles=sides)
+            (outcome,) = self._pipeline.run([content], sampling_from(self._settings), wanted, rules=rules, tiles=sides)
         if isinstance(outcome, DocumentError):
             # Whatever is said of a file then is none of its faults.
             raise outcome if self._end.alive else NotReadyError("The tagger is closed.")
-        return DocumentResult(above(outcome.sightings, min_score), outcome.incomplete)
+        return DocumentResult(above(outcome.frames, min_score), outcome.incomplete)
 
     def close(self) -> None:
         """Ends its threads and processes; what they are at fails with NotReadyError. May be called again."""
@@ -165,12 +165,12 @@ class Tagger:
 
 def check_tiles(tiles: Tiles) -> Tiles:
     """Tiles a side as they are; RequestError where they are none that are accepted."""
-    if tiles == AUTO or (type(tiles) is int and 1 <= tiles <= MOST_TILES):
+    if tiles == AUTO or (type(tiles) is int and 1 <= tiles <= MAX_TILES):
         return tiles
-    raise RequestError(f"tiles is {tiles}; accepted is an integer from 1 to {MOST_TILES} or {AUTO}.")
+    raise RequestError(f"tiles is {tiles}; accepted is an integer from 1 to {MAX_TILES} or {AUTO}.")
 
 
-def end(batcher: Batcher, decoders: Decoders) -> None:
+def end(scheduler: Scheduler, decoders: DecoderPool) -> None:
     """Ends what a tagger has started."""
-    batcher.close()
+    scheduler.close()
     decoders.close()

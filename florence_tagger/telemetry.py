@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from florence_tagger.schemas import Detection
+from florence_tagger.schemas import FrameResult
 
 
 class Stage(StrEnum):
@@ -26,5 +26,5 @@ class Telemetry:
     def cut(self, tiles: int) -> None:
         """A document's pictures were cut into so many tiles."""
 
-    def detected(self, detection: Detection) -> None:
+    def detected(self, detection: FrameResult) -> None:
         """The model is done with a frame."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from florence_tagger.geometry import area, iou, share_within, sides_of
-from florence_tagger.schemas import MOST_TILES, Box, Region, Sighting
+from florence_tagger.schemas import MAX_TILES, Box, Detection, FrameResult
 
 WHOLE = (1,)  # tiles a side of each picture of a document, the last for all further ones: none is cut
 
@@ -43,10 +43,10 @@ Boxes = NDArray[np.float64]  # (N, 4)
 
 @dataclass(frozen=True)
 class Look:
-    """What was found in a tile; box and regions in pixels of the picture."""
+    """What was found in a tile; box and detections in pixels of the picture."""
 
     tile: Box
-    regions: tuple[Region, ...]
+    detections: tuple[Detection, ...]
 
     def shows(self, box: Box, whole: Box) -> bool:
         """Whether all of a box is in the tile, and not cut by it; `whole` is the picture's."""
@@ -60,9 +60,9 @@ class Look:
 
 @dataclass(frozen=True)
 class Piece:
-    """A region, the tile it was found in, and whether an edge of that may cut it."""
+    """A detection, the tile it was found in, and whether an edge of that may cut it."""
 
-    region: Region
+    detection: Detection
     tile: Box
     cut: bool = False
 
@@ -103,59 +103,59 @@ def looks_at(side: int) -> int:
 # ---- auto ------------------------------------------------------------------------------------------------------------
 
 
-def plan_of(sightings: Sequence[Sighting], budget: int, least: tuple[int, int]) -> tuple[int, ...]:
+def plan_of(frame_results: Sequence[FrameResult], budget: int, least: tuple[int, int]) -> tuple[int, ...]:
     """Return the tiles a side for each picture of a document, by what was found in all of it.
 
     Args:
-        sightings: of the whole pictures.
+        frame results: of the whole pictures.
         budget: frames of a video that may be looked at beyond these, those with the most in them first; pages have no
             such limit.
         least: (height, width) of the model's input.
     """
-    plan = [tiles_for(sighting, least) for sighting in sightings]
-    fullest = sorted(range(len(plan)), key=lambda place: -len(sightings[place].detection.regions))
+    plan = [tiles_for(frame_result, least) for frame_result in frame_results]
+    fullest = sorted(range(len(plan)), key=lambda place: -len(frame_results[place].detections))
     for place in fullest:
-        if sightings[place].time_s is not None:
+        if frame_results[place].time_s is not None:
             while plan[place] > 1 and plan[place] ** 2 > budget:
                 plan[place] -= 1
             budget -= plan[place] ** 2 if plan[place] > 1 else 0
     return WHOLE if set(plan) == {1} else tuple(plan)
 
 
-def tiles_for(sighting: Sighting, least: tuple[int, int]) -> int:
+def tiles_for(frame_result: FrameResult, least: tuple[int, int]) -> int:
     """Return the tiles a side that a look at a whole picture calls for; `least` as of `plan_of`."""
-    sides = TRUNCATED_TILES if sighting.detection.truncated else 1
-    size = median_size(sighting)
+    sides = TRUNCATED_TILES if frame_result.truncated else 1
+    size = median_size(frame_result)
     if size < SMALL:
         zoom = COMFORTABLE / size  # of n tiles, n - (n - 1) * OVERLAP
-        sides = min(max(math.ceil((zoom - OVERLAP) / (1 - OVERLAP)), sides), MOST_TILES)
-    tiles = grid(sighting.width, sighting.height, sides, least)
-    worthwhile = tiles and sighting.width * sighting.height >= WORTHWHILE * area(tiles[0])
+        sides = min(max(math.ceil((zoom - OVERLAP) / (1 - OVERLAP)), sides), MAX_TILES)
+    tiles = grid(frame_result.width, frame_result.height, sides, least)
+    worthwhile = tiles and frame_result.width * frame_result.height >= WORTHWHILE * area(tiles[0])
     return sides if worthwhile else 1
 
 
-def median_size(sighting: Sighting) -> float:
+def median_size(frame_result: FrameResult) -> float:
     """Return the median size of what was found in a picture; 1 where nothing was."""
-    unit = math.sqrt(sighting.width * sighting.height)
-    sizes = [max(sides_of(region.box)) / unit for region in sighting.detection.regions]
+    unit = math.sqrt(frame_result.width * frame_result.height)
+    sizes = [max(sides_of(detection.box)) / unit for detection in frame_result.detections]
     return max(median(sizes), 1e-3) if sizes else 1.0
 
 
 # ---- merging ---------------------------------------------------------------------------------------------------------
 
 
-def in_picture(regions: Sequence[Region], tile: Box, width: int, height: int) -> tuple[Region, ...]:
-    """Move regions that were found in a tile, in pixels as if it were the picture, to where they are in the picture."""
+def in_picture(detections: Sequence[Detection], tile: Box, width: int, height: int) -> tuple[Detection, ...]:
+    """Move detections of a tile, in pixels as if it were the picture, to where they are in the picture."""
     x, y = tile[:2]
     across, down = (tile[2] - x) / width, (tile[3] - y) / height
     return tuple(
         replace(one, box=(x + x1 * across, y + y1 * down, x + x2 * across, y + y2 * down))
-        for one in regions
+        for one in detections
         for x1, y1, x2, y2 in [one.box]
     )
 
 
-def merge(whole: Look, looks: Sequence[Look], by_label: bool = True) -> tuple[Region, ...]:
+def merge(whole: Look, looks: Sequence[Look], by_label: bool = True) -> tuple[Detection, ...]:
     """Return what is in a picture by a look at the whole and one at each tile, each object once.
 
     Two boxes of different tiles are one object where the tiles agree on it: in what both tiles show, the boxes are
@@ -166,8 +166,8 @@ def merge(whole: Look, looks: Sequence[Look], by_label: bool = True) -> tuple[Re
         by_label: objects of different labels are different.
     """
     pieces = sorted(pieces_of(whole, looks), key=rank)
-    labels = np.array([piece.region.label if by_label else "" for piece in pieces])
-    boxes = np.array([piece.region.box for piece in pieces]).reshape(-1, 4)
+    labels = np.array([piece.detection.label if by_label else "" for piece in pieces])
+    boxes = np.array([piece.detection.box for piece in pieces]).reshape(-1, 4)
     shown = np.array([piece.tile for piece in pieces]).reshape(-1, 4)
     kept = np.zeros(len(pieces), bool)
     for place, piece in enumerate(pieces):
@@ -179,39 +179,39 @@ def merge(whole: Look, looks: Sequence[Look], by_label: bool = True) -> tuple[Re
         elif pieces[other := others[likeness.argmax()]].cut:  # and so is this one, which comes after it
             boxes[other], shown[other] = hull(boxes[other], boxes[place]), hull(shown[other], shown[place])
     return tuple(
-        replace(pieces[place].region, box=tuple(boxes[place].tolist())) for place in np.flatnonzero(kept).tolist()
+        replace(pieces[place].detection, box=tuple(boxes[place].tolist())) for place in np.flatnonzero(kept).tolist()
     )
 
 
 def rank(piece: Piece) -> tuple[bool, float]:
     """Order whole pieces by their scores before cut ones by their areas."""
-    return piece.cut, -area(piece.region.box) if piece.cut else -piece.region.score
+    return piece.cut, -area(piece.detection.box) if piece.cut else -piece.detection.score
 
 
 def pieces_of(whole: Look, looks: Sequence[Look]) -> Iterator[Piece]:
     """Yield what counts of each look: the whole picture has a say in what is large, the tiles in all else."""
     found = [
-        (look, Piece(region, look.tile, is_cut(region.box, look.tile, whole.tile)))
+        (look, Piece(detection, look.tile, is_cut(detection.box, look.tile, whole.tile)))
         for look in looks
-        for region in look.regions
+        for detection in look.detections
     ]
-    large = large_in(whole, looks, [piece.region for _, piece in found if not piece.cut])
-    yield from (Piece(region, whole.tile) for region in large)
+    large = large_in(whole, looks, [piece.detection for _, piece in found if not piece.cut])
+    yield from (Piece(detection, whole.tile) for detection in large)
     for look, piece in found:
-        box = piece.region.box
+        box = piece.detection.box
         hidden = [one for one in large if not look.views(one.box, whole.tile)]
         seen_better = piece.cut and any(other.shows(box, whole.tile) for other in looks if other is not look)
-        if not (seen_better or is_part(piece, hidden, whole)) or is_named(piece.region, whole):
+        if not (seen_better or is_part(piece, hidden, whole)) or is_named(piece.detection, whole):
             yield piece
 
 
-def large_in(whole: Look, looks: Sequence[Look], uncut: Sequence[Region]) -> list[Region]:
+def large_in(whole: Look, looks: Sequence[Look], uncut: Sequence[Detection]) -> list[Detection]:
     """Return what the whole picture shows better than the tiles: what is sure, large, and no group of small things.
 
     Args:
         uncut: what tiles show in full.
     """
-    large = (one for one in whole.regions if one.score >= SURE)
+    large = (one for one in whole.detections if one.score >= SURE)
     large = (one for one in large if not any(look.views(one.box, whole.tile) for look in looks))
     side = math.sqrt(area(whole.tile))
     small = [one.box for one in uncut if max(sides_of(one.box)) < SMALL * side]
@@ -228,20 +228,20 @@ def covered(box: Box, others: Iterable[Box]) -> float:
     return float((rows[:, :, None] & columns[:, None, :]).any(axis=0).mean())
 
 
-def is_part(piece: Piece, large: Sequence[Region], whole: Look) -> bool:
+def is_part(piece: Piece, large: Sequence[Detection], whole: Look) -> bool:
     """Whether a piece of a tile is but a part of something large that the tile has no good view of.
 
     What may be too small for the whole picture to name may be something else before it.
     """
-    box, label = piece.region.box, piece.region.label
+    box, label = piece.detection.box, piece.detection.label
     around = [one for one in large if share_within(box, one.box) >= PART]
     unseen = max(sides_of(box)) < UNSEEN * math.sqrt(area(whole.tile))
     return bool(around) and not (unseen and not piece.cut and all(one.label != label for one in around))
 
 
-def is_named(region: Region, whole: Look) -> bool:
-    """Whether the look at the whole picture names a region, too."""
-    return any(one.label == region.label and iou(one.box, region.box) >= SAME for one in whole.regions)
+def is_named(detection: Detection, whole: Look) -> bool:
+    """Whether the look at the whole picture names a detection, too."""
+    return any(one.label == detection.label and iou(one.box, detection.box) >= SAME for one in whole.detections)
 
 
 def agreement(box: Boxes, tile: Boxes, others: Boxes, tiles: Boxes, cut: bool) -> Boxes:

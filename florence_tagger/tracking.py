@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from florence_tagger.schemas import Region, Sighting
+from florence_tagger.schemas import Detection, FrameResult
 
 STRONG = 0.75  # of the median score of a video, of a box that may begin a track: models differ in how sure they are
 LOST_SECONDS = 1.1  # that a track lives without a box; longer than frames of one a second lie apart
@@ -32,8 +32,8 @@ CUT = 0.85  # a box with less of the object's side shows a part of it
 LEARNING = 0.5  # of an object's sides, from a box that shows all of it
 SIZES = 0.5  # standard deviation of the logarithm of a side
 
-MOST_DISTANCE = 20.0  # squared, in standard deviations, between a track and its box
-MOST_WEAK_DISTANCE = 4.0
+MAX_DISTANCE = 20.0  # squared, in standard deviations, between a track and its box
+MAX_WEAK_DISTANCE = 4.0
 OTHER_LABEL = 10.0  # added where a box has another label than the track
 NEVER = 1e6  # what no assignment costs
 
@@ -102,16 +102,16 @@ class Found:
     """A box, its place in its frame, and its corners, float64 (2,) each."""
 
     place: int
-    region: Region
+    detection: Detection
     low: Array
     high: Array
 
     @classmethod
-    def of(cls, place: int, region: Region) -> "Found":
-        """Return a region with its corners in order; its sides are a pixel at least."""
-        x1, y1, x2, y2 = region.box
+    def of(cls, place: int, detection: Detection) -> "Found":
+        """Return a detection with its corners in order; its sides are a pixel at least."""
+        x1, y1, x2, y2 = detection.box
         low = np.array([min(x1, x2), min(y1, y2)])
-        return cls(place, region, low, np.maximum([max(x1, x2), max(y1, y2)], low + 1))
+        return cls(place, detection, low, np.maximum([max(x1, x2), max(y1, y2)], low + 1))
 
     @property
     def sides(self) -> Array:
@@ -139,7 +139,7 @@ class Track:
     def starting(cls, found: Found, frame: int, time_s: float) -> "Track":
         """Return the track of what is seen for the first time."""
         motion = Motion.starting((found.low + found.high) / 2, found.sides.max())
-        votes = {found.region.label: found.region.score}
+        votes = {found.detection.label: found.detection.score}
         return cls(motion, found.sides, time_s, [(frame, found.place)], votes)
 
     @property
@@ -158,21 +158,21 @@ class Track:
         self.sides = self.sides + np.where(whole, LEARNING * (found.sides - self.sides), 0)
         self.time_s = time_s
         self.boxes.append((frame, found.place))
-        self.votes[found.region.label] = self.votes.get(found.region.label, 0.0) + found.region.score
+        self.votes[found.detection.label] = self.votes.get(found.detection.label, 0.0) + found.detection.score
 
 
-def track(sightings: Sequence[Sighting]) -> tuple[Sighting, ...]:
+def track(frame_results: Sequence[FrameResult]) -> tuple[FrameResult, ...]:
     """Number the objects in the frames of a video: each box of a track that counts has its number and label."""
-    usual = float(np.median([region.score for one in sightings for region in one.detection.regions] or [1.0]))
-    enough = boxes_enough([sighting.time_s or 0.0 for sighting in sightings])
-    tracks = joined(tracks_of(sightings, STRONG * usual), sightings)
+    usual = float(np.median([detection.score for one in frame_results for detection in one.detections] or [1.0]))
+    enough = boxes_enough([frame_result.time_s or 0.0 for frame_result in frame_results])
+    tracks = joined(tracks_of(frame_results, STRONG * usual), frame_results)
     counting = sorted(
-        (one for one in tracks if evidence(one, sightings, usual) >= enough), key=lambda one: one.boxes[0]
+        (one for one in tracks if evidence(one, frame_results, usual) >= enough), key=lambda one: one.boxes[0]
     )
     numbers = {box: (number, one.label) for number, one in enumerate(counting, 1) for box in one.boxes}
     return tuple(
-        numbered(sighting, [numbers.get((frame, place)) for place in range(len(sighting.detection.regions))])
-        for frame, sighting in enumerate(sightings)
+        numbered(frame_result, [numbers.get((frame, place)) for place in range(len(frame_result.detections))])
+        for frame, frame_result in enumerate(frame_results)
     )
 
 
@@ -197,10 +197,10 @@ class Piece:
     label: str
 
     @classmethod
-    def of(cls, one: Track, sightings: Sequence[Sighting]) -> "Piece":
+    def of(cls, one: Track, frame_results: Sequence[FrameResult]) -> "Piece":
         """Return what was seen of a track."""
-        found = [Found.of(place, sightings[frame].detection.regions[place]) for frame, place in one.boxes]
-        times = np.array([sightings[frame].time_s or 0.0 for frame, _ in one.boxes])
+        found = [Found.of(place, frame_results[frame].detections[place]) for frame, place in one.boxes]
+        times = np.array([frame_results[frame].time_s or 0.0 for frame, _ in one.boxes])
         low, high = np.array([box.low for box in found]), np.array([box.high for box in found])
         return cls(times, low, high, np.quantile(high - low, FULL, axis=0), one.label)
 
@@ -231,19 +231,21 @@ class Piece:
         return replace(self, times=times, low=low, high=high)
 
 
-def joined(tracks: Sequence[Track], sightings: Sequence[Sighting]) -> list[Track]:
+def joined(tracks: Sequence[Track], frame_results: Sequence[FrameResult]) -> list[Track]:
     """Put tracks together that are pieces of one object, by the cheapest assignment, until none are."""
     tracks = sorted(tracks, key=lambda one: one.boxes)
     while True:
-        chosen = assign(misfits([Piece.of(one, sightings) for one in tracks]), MOST_MISFIT)
+        chosen = assign(misfits([Piece.of(one, frame_results) for one in tracks]), MOST_MISFIT)
         pairs = {place: later for place, later in enumerate(chosen) if later >= 0}
         if not pairs:
             return tracks
         heads = sorted(set(range(len(tracks))) - set(pairs.values()))
-        tracks = [chained(tracks, place, pairs, sightings) for place in heads]
+        tracks = [chained(tracks, place, pairs, frame_results) for place in heads]
 
 
-def chained(tracks: Sequence[Track], place: int, later: Mapping[int, int], sightings: Sequence[Sighting]) -> Track:
+def chained(
+    tracks: Sequence[Track], place: int, later: Mapping[int, int], frame_results: Sequence[FrameResult]
+) -> Track:
     """Return a track with those that follow it, of which `later` has the place of each."""
     chain = [place]
     while chain[-1] in later:
@@ -253,8 +255,8 @@ def chained(tracks: Sequence[Track], place: int, later: Mapping[int, int], sight
     for one in (tracks[link] for link in chain):
         votes = {label: votes.get(label, 0.0) + one.votes.get(label, 0.0) for label in (*votes, *one.votes)}
         for frame, box in one.boxes:
-            regions = sightings[frame].detection.regions
-            boxes[frame] = max(boxes.get(frame, box), box, key=lambda number: regions[number].score)
+            detections = frame_results[frame].detections
+            boxes[frame] = max(boxes.get(frame, box), box, key=lambda number: detections[number].score)
     return replace(tracks[place], boxes=sorted(boxes.items()), votes=votes)
 
 
@@ -317,32 +319,34 @@ def boxes_enough(times: Sequence[float]) -> float:
     return min(CONFIRMING_SECONDS / max(step, 1e-9), CONFIRMING_BOXES)
 
 
-def evidence(one: Track, sightings: Sequence[Sighting], usual: float) -> float:
+def evidence(one: Track, frame_results: Sequence[FrameResult], usual: float) -> float:
     """Return how many boxes of the usual score the boxes of a track are worth; what is misnamed scores less."""
-    scores = (sightings[frame].detection.regions[place].score for frame, place in one.boxes)
+    scores = (frame_results[frame].detections[place].score for frame, place in one.boxes)
     return sum(min(score / usual, 1.0) ** 2 if usual else 1.0 for score in scores)
 
 
-def numbered(sighting: Sighting, numbers: Sequence[tuple[int, str] | None]) -> Sighting:
+def numbered(frame_result: FrameResult, numbers: Sequence[tuple[int, str] | None]) -> FrameResult:
     """Return a frame whose boxes have these numbers and labels."""
-    pairs = zip(sighting.detection.regions, numbers, strict=True)
-    regions = tuple(replace(region, track=found[0], label=found[1]) if found else region for region, found in pairs)
-    return replace(sighting, detection=replace(sighting.detection, regions=regions))
+    pairs = zip(frame_result.detections, numbers, strict=True)
+    detections = tuple(
+        replace(detection, track=found[0], label=found[1]) if found else detection for detection, found in pairs
+    )
+    return replace(frame_result, detections=detections)
 
 
-def tracks_of(sightings: Sequence[Sighting], least: float) -> list[Track]:
+def tracks_of(frame_results: Sequence[FrameResult], least: float) -> list[Track]:
     """Follow all objects from frame to frame; boxes of at least this score begin tracks."""
     tracks: list[Track] = []
-    hull = hull_of(sightings)
+    hull = hull_of(frame_results)
     alive: list[Track] = []
-    for frame, sighting in enumerate(sightings):
-        time_s = sighting.time_s or 0.0
-        found = [Found.of(place, region) for place, region in enumerate(sighting.detection.regions)]
-        strong = [one for one in found if one.region.score >= least]
-        weak = [one for one in found if one.region.score < least]
+    for frame, frame_result in enumerate(frame_results):
+        time_s = frame_result.time_s or 0.0
+        found = [Found.of(place, detection) for place, detection in enumerate(frame_result.detections)]
+        strong = [one for one in found if one.detection.score >= least]
+        weak = [one for one in found if one.detection.score < least]
         alive = [one for one in alive if time_s - one.time_s <= LOST_SECONDS]
-        left, new = follow(alive, strong, frame, time_s, MOST_DISTANCE)
-        left, _ = follow(left, weak, frame, time_s, MOST_WEAK_DISTANCE)
+        left, new = follow(alive, strong, frame, time_s, MAX_DISTANCE)
+        left, _ = follow(left, weak, frame, time_s, MAX_WEAK_DISTANCE)
         gone = [one for one in left if is_outside(one.at(time_s).centre, hull)]
         alive = [one for one in alive if one not in gone]
         started = [Track.starting(one, frame, time_s) for one in new]
@@ -351,9 +355,9 @@ def tracks_of(sightings: Sequence[Sighting], least: float) -> list[Track]:
     return tracks
 
 
-def hull_of(sightings: Sequence[Sighting]) -> tuple[Array, Array]:
+def hull_of(frame_results: Sequence[FrameResult]) -> tuple[Array, Array]:
     """Return the corners of what holds all boxes, float64 (2,) each."""
-    boxes = [one.box for sighting in sightings for one in sighting.detection.regions]
+    boxes = [one.box for frame_result in frame_results for one in frame_result.detections]
     corners = np.array(boxes or [(0.0, 0.0, 0.0, 0.0)]).reshape(-1, 2)
     return corners.min(axis=0), corners.max(axis=0)
 
@@ -401,7 +405,7 @@ def fit(tracks: Sequence[Track], motions: Sequence[Motion], found: Sequence[Foun
     variances = np.array([[one.own] for one in motions]) + (MEASURED * sides.max(axis=2)) ** 2
     larger = np.log(np.maximum((high - low) / sides, 1)) / SIZES
     costs = ((centres - expected) ** 2).sum(axis=2) / variances + (larger**2).sum(axis=2)
-    other = np.array([one.label for one in tracks])[:, None] != np.array([one.region.label for one in found])
+    other = np.array([one.label for one in tracks])[:, None] != np.array([one.detection.label for one in found])
     beside = (abs(centres - expected) > sides / 2).any(axis=2)
     return centres, costs + np.where(other, np.where(beside, NEVER, OTHER_LABEL), 0.0)
 

@@ -23,18 +23,18 @@ from PIL import Image
 from convert.agreement import Agreement, Answer, Pair, cosine, sum_up
 from deploy.debian import ROOT
 from deploy.image_check import Report
-from florence_tagger.benchmark.processes import Serving, body_of, service
+from florence_tagger.bench.processes import Serving, body_of, service
 from florence_tagger.config import DEFAULT_MODEL, SAMPLES, load_settings
 from florence_tagger.counting import DEFAULT_LABELS
-from florence_tagger.florence.decoding import Decoded, GenerationSettings, Query
+from florence_tagger.florence.batch import Batch
+from florence_tagger.florence.decoding import Decoded, GenerationSettings, StepInput
 from florence_tagger.florence.devices import RuntimeOptions
-from florence_tagger.florence.folder import read_folder
-from florence_tagger.florence.generation import Generation
+from florence_tagger.florence.graphs import CrossAttention, Graphs, shortened
+from florence_tagger.florence.manifest import load_manifest
 from florence_tagger.florence.packed_decoder import picture_on_device, picture_on_host
-from florence_tagger.florence.postprocessing import parse_regions
-from florence_tagger.florence.runtime import CrossAttention, Runtime, shortened
+from florence_tagger.florence.postprocessing import parse_detections
 from florence_tagger.florence.self_test import Difference, Move, Walk, make_pictures
-from florence_tagger.florence.tasks import question
+from florence_tagger.florence.tasks import prompt_text
 from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.schemas import OBJECT_DETECTION, Task, UInt8Array
 from florence_tagger.tagger import Tagger
@@ -124,10 +124,10 @@ class Side:
     """A model folder on a device."""
 
     def __init__(self, precision: str, device: str, computed: str) -> None:
-        self.folder = read_folder(folder_of(precision))
-        self.runtime = Runtime(self.folder, RuntimeOptions(device, computed, pictures=CAPACITY))
+        self.folder = load_manifest(folder_of(precision))
+        self.runtime = Graphs(self.folder, RuntimeOptions(device, computed, pictures=CAPACITY))
         self._tokenizer = Tokenizer(self.folder.read_text("tokenizer.json"))
-        self.prompt_ids = self._tokenizer.encode(question(OBJECT_DETECTION))
+        self.prompt_ids = self._tokenizer.encode(prompt_text(OBJECT_DETECTION))
 
     def encode(self, pixels: UInt8Array) -> CrossAttention:
         """Return what the decoder attends to of a picture."""
@@ -145,7 +145,7 @@ class Side:
 
     def decode(self, pictures: Sequence[CrossAttention], settings: GenerationSettings, together: int) -> list[Decoded]:
         """Return the answers for pictures, so many decoded together as there are."""
-        generation: Generation[int, CrossAttention] = Generation(self.runtime.decoder)
+        generation: Batch[int, CrossAttention] = Batch(self.runtime.decoder)
         waiting, said, running = list(enumerate(pictures)), dict[int, Decoded](), 0
         while waiting or running:
             while waiting and running < together:
@@ -160,8 +160,8 @@ class Side:
     def read(self, decoded: Decoded) -> Answer:
         """Return an answer with its boxes."""
         height, width = self.folder.image_size
-        regions = parse_regions(decoded, self._tokenizer, Task.OBJECT_DETECTION, width, height)
-        return Answer(decoded.token_ids, regions, 0.0)
+        detections = parse_detections(decoded, self._tokenizer, Task.OBJECT_DETECTION, width, height)
+        return Answer(decoded.token_ids, detections, 0.0)
 
 
 def check_graphs(report: Report) -> None:
@@ -198,7 +198,7 @@ def flat(encoded: CrossAttention) -> Any:
 def first_step(side: Side, picture: CrossAttention) -> Any:
     """Return the log-probabilities of the first token, the likeliest, in the order of the tokens' ids."""
     side.runtime.decoder.add(picture)
-    (said,) = side.runtime.decoder.step([Query(np.array([2]), np.zeros(1, np.int64), 0, (np.empty(0, np.int64),))])
+    (said,) = side.runtime.decoder.step([StepInput(np.array([2]), np.zeros(1, np.int64), 0, (np.empty(0, np.int64),))])
     side.runtime.decoder.remove(0)
     return said.log_probs[0][:8]
 

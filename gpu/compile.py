@@ -20,12 +20,12 @@ import click
 
 from deploy.debian import ROOT
 from florence_tagger.errors import TaggerError
-from florence_tagger.florence.folder import MANIFEST
-from florence_tagger.reference import replaced
+from florence_tagger.florence.manifest import MANIFEST
+from florence_tagger.settings_table import replaced
+from gpu.compilation import Result, read_result
 from gpu.emulation import SetupError
 from gpu.models import GEOMETRIES, PRECISIONS, VARIANTS, Variant, hash_of, make_folder, sources
 from gpu.report import BEGIN, END, findings, tables
-from gpu.results import Result, read_result
 from gpu.simulation import BUILD, CHIPS, SIMULATION, Chip, Driver, set_up_driver
 
 

@@ -1,6 +1,6 @@
 """Loads a model folder as the service does and decodes a step: JSON lines of what the device's compiler made of it.
 
-`python -m gpu.loading FOLDER` is run in a process of its own for each folder and chip. The service's own `Runtime`
+`python -m gpu.loading FOLDER` is run in a process of its own for each folder and chip. The service's own `Graphs`
 makes the graphs and runs them; what it asks OpenVINO's core for goes through `CoreRecorder`, so that nothing here
 knows how.
 """
@@ -16,12 +16,12 @@ import click
 import numpy as np
 import openvino as ov
 
-from florence_tagger.florence.decoding import Query
+from florence_tagger.florence.decoding import StepInput
 from florence_tagger.florence.devices import CORE, RuntimeOptions, reason_of
-from florence_tagger.florence.folder import ModelFolder, read_folder
-from florence_tagger.florence.runtime import Runtime
+from florence_tagger.florence.graphs import Graphs
+from florence_tagger.florence.manifest import ModelManifest, load_manifest
+from gpu.compilation import BEAMS, PICTURES, Compiled, Ran
 from gpu.kernels import CACHED_TOKENS, count_kernels, large_moves, read_nodes
-from gpu.results import BEAMS, PICTURES, Compiled, Ran
 
 PROMPT_TOKENS = 13  # of the question for all objects, by the published tokenizer
 OUTLINED_BYTES = 4096  # shapes and bounds are constants, too, but small
@@ -130,15 +130,15 @@ def device_mb(device: str) -> float:
     return sum(held.values()) / 1e6
 
 
-def load_and_step(folder: ModelFolder, core: CoreRecorder, device: str) -> None:
+def load_and_step(folder: ModelManifest, core: CoreRecorder, device: str) -> None:
     """Load a folder as the service does, and decode steps of pictures; what they say does not matter."""
-    runtime = Runtime(folder, RuntimeOptions(device, pictures=PICTURES), core)
+    runtime = Graphs(folder, RuntimeOptions(device, pictures=PICTURES), core)
     attended = runtime.encode(np.zeros((*folder.image_size, 3), np.uint8), (0,) * PROMPT_TOKENS)
     for _ in range(PICTURES):
         runtime.decoder.add(attended)
     for position in range(CACHED_TOKENS):
         rows = np.zeros(BEAMS if position else 1, np.int64)
-        query = Query(rows, rows, position, (np.array([0]),) * len(rows))
+        query = StepInput(rows, rows, position, (np.array([0]),) * len(rows))
         runtime.decoder.step([query] * PICTURES)
 
 
@@ -172,7 +172,7 @@ def main(folder: Path, device: str) -> None:
     """Loads a model folder, decodes a step and reports it as lines of JSON."""
     tell("device", describe(device))
     core = CoreRecorder(device, lambda compiled: tell("compiled", asdict(compiled)))
-    load_and_step(read_folder(folder), core, "AUTO" if device == "GPU" else device)
+    load_and_step(load_manifest(folder), core, "AUTO" if device == "GPU" else device)
     for name, graph in core.graphs.items():
         tell("ran", asdict(profile_of(name, graph)))
 

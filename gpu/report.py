@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
+from gpu.compilation import BEAMS, GRAPHS, PICTURES, Compiled, Ran, Result
 from gpu.kernels import CACHED_TOKENS, LARGE, Move
 from gpu.models import Variant
-from gpu.results import BEAMS, GRAPHS, PICTURES, Compiled, Ran, Result
 from gpu.simulation import Chip
 
 BEGIN, END = "<!-- compiled: made by `make gpu-compile` -->\n", "<!-- end of compiled -->\n"

@@ -18,16 +18,16 @@ import hypothesis
 import pytest
 import requests
 
-from florence_tagger.assembly import build_pipeline, start_decoders
-from florence_tagger.batching import Batcher
-from florence_tagger.benchmark.processes import free_port
+from florence_tagger.assembly import build_pipeline, start_decoder_pool
+from florence_tagger.bench.processes import free_port
 from florence_tagger.config import DEFAULT_MODEL, load_settings
-from florence_tagger.florence.detector import Detector, load_detector
 from florence_tagger.florence.devices import RuntimeOptions
-from florence_tagger.florence.folder import read_folder
-from florence_tagger.media.limits import Sampling
+from florence_tagger.florence.manifest import load_manifest
+from florence_tagger.florence.model import Florence2, load_model
+from florence_tagger.media.sampling import Sampling
 from florence_tagger.pipeline import Outcome, Pipeline
-from florence_tagger.schemas import Detection, Frame, Prompt, Region
+from florence_tagger.scheduler import Scheduler
+from florence_tagger.schemas import Detection, Frame, FrameResult, Prompt
 from florence_tagger.telemetry import Stage, Telemetry
 
 # A busy machine is no fault of a test: pytest's own timeout ends what hangs.
@@ -74,13 +74,13 @@ def content_for(counts: dict[str, int]) -> list[dict[str, int]]:
     return [{label: counts[label]} for label in sorted(counts)]
 
 
-def assert_alike(ours: Sequence[Detection], others: Sequence[Detection]) -> None:
-    """The same regions; scores may differ by rounding, since products of more rows add up in another order."""
+def assert_alike(ours: Sequence[FrameResult], others: Sequence[FrameResult]) -> None:
+    """The same detections; scores may differ by rounding, since products of more rows add up in another order."""
     for one, other in zip(ours, others, strict=True):
         assert (one.truncated, one.tokens) == (other.truncated, other.tokens)
-        for region, same in zip(one.regions, other.regions, strict=True):
-            assert (region.label, region.box) == (same.label, same.box)
-            assert region.score == pytest.approx(same.score, abs=1e-4)
+        for detection, same in zip(one.detections, other.detections, strict=True):
+            assert (detection.label, detection.box) == (same.label, same.box)
+            assert detection.score == pytest.approx(same.score, abs=1e-4)
 
 
 def wait_for(condition: Any) -> bool:
@@ -101,10 +101,10 @@ def _level_of_the_log() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def detector() -> Detector:
+def florence2() -> Florence2:
     """The committed model, loaded in this process with the exact arithmetic of the reference."""
-    folder = read_folder(DEFAULT_MODEL)
-    return Detector(folder, RuntimeOptions("CPU", "f32"), folder.generation)
+    folder = load_manifest(DEFAULT_MODEL)
+    return Florence2(folder, RuntimeOptions("CPU", "f32"), folder.generation)
 
 
 class Heard(Telemetry):
@@ -120,13 +120,13 @@ class Heard(Telemetry):
 @pytest.fixture(scope="session")
 def pipeline() -> Iterator[Pipeline]:
     """All stages with the committed model and default settings, but that nothing is answered from memory."""
-    settings, folder = load_settings({"result_cache": 0}), read_folder(DEFAULT_MODEL)
-    decoders = start_decoders(settings, folder.image_size)
+    settings, folder = load_settings({"result_cache": 0}), load_manifest(DEFAULT_MODEL)
+    decoders = start_decoder_pool(settings, folder.image_size)
     heard = Heard()
-    batcher = Batcher(lambda: load_detector(folder, settings), settings.queue_size, telemetry=heard)
-    assert wait_for(lambda: batcher.ready)
-    yield build_pipeline(settings, decoders, batcher, heard)
-    batcher.close()
+    scheduler = Scheduler(lambda: load_model(folder, settings), settings.queue_size, telemetry=heard)
+    assert wait_for(lambda: scheduler.ready)
+    yield build_pipeline(settings, decoders, scheduler, heard)
+    scheduler.close()
     decoders.close()
 
 
@@ -164,7 +164,7 @@ class FakeModel:
     error: Exception | None = None
     truncated: bool = False
     capacity: int = 1
-    takes_turns: bool = True
+    exclusive: bool = True
     under_way: dict[Hashable, Frame] = field(default_factory=dict)
 
     def encode(self, frame: Frame, prompt: Prompt) -> Frame:
@@ -177,12 +177,14 @@ class FakeModel:
     def start(self, key: Hashable, encoded: Frame) -> None:
         self.under_way[key] = encoded
 
-    def step(self) -> dict[Hashable, Detection | Exception]:
+    def step(self) -> dict[Hashable, FrameResult | Exception]:
         ended, self.under_way = self.under_way, {}
         return {key: self.found(frame) for key, frame in ended.items()}
 
-    def found(self, frame: Frame) -> Detection:
-        return Detection((Region("cat", (0.0, 0.0, float(frame.width), float(frame.height)), 0.9),), self.truncated)
+    def found(self, frame: Frame) -> FrameResult:
+        return FrameResult(
+            (Detection("cat", (0.0, 0.0, float(frame.width), float(frame.height)), 0.9),), self.truncated
+        )
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 import pillow_heif
 from PIL import Image
 
-from florence_tagger.media.boxes import boxes_in
+from florence_tagger.media.isobmff import boxes_in
 from tests.raws import LONG, SHORT, TEXT, Part, Values, Writer, box
 from tests.variants import PARK, SIDE, YARD, Scene, picture, saved
 

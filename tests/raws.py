@@ -11,7 +11,7 @@ from PIL import Image
 from tests.variants import SIDE, picture, saved
 
 BYTES, TEXT, SHORT, LONG, UNDEFINED = 1, 2, 3, 4, 7
-FORMS = {BYTES: "B", SHORT: "H", LONG: "I"}
+WRITERS = {BYTES: "B", SHORT: "H", LONG: "I"}
 
 Values = tuple[int, tuple[int, ...] | bytes]  # the type of a field and its values
 
@@ -52,7 +52,7 @@ class Writer:
             data = (
                 values
                 if isinstance(values, bytes)
-                else struct.pack(f"{self._order}{len(values)}{FORMS[kind]}", *values)
+                else struct.pack(f"{self._order}{len(values)}{WRITERS[kind]}", *values)
             )
             place = data.ljust(4, b"\0") if len(data) <= 4 else struct.pack(self._order + "I", self.put(data))
             table += struct.pack(self._order + "HHI", tag, kind, len(values)) + place

@@ -10,7 +10,7 @@ import schemathesis
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from florence_tagger.labels import normalize
-from florence_tagger.prompts import MOST_TEXT, SEPARATOR
+from florence_tagger.prompts import MAX_TEXT, SEPARATOR
 
 RANGES = {
     "num_labels": (0, 10_000),
@@ -51,7 +51,7 @@ def are_apart(classes: list[Any]) -> bool:
     """Whether classes are different things, and few enough to be a text."""
     names = [normalize(one) for one in classes if isinstance(one, str)]
     return (
-        len(set(names)) == len(names) and len(SEPARATOR.join(names)) <= MOST_TEXT // 3
+        len(set(names)) == len(names) and len(SEPARATOR.join(names)) <= MAX_TEXT // 3
     )  # as they came, they may be longer
 
 

@@ -10,12 +10,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from florence_tagger.bulk.annotations import OTHER_FRAMES, Annotator, counts_in_words, edges_of
 from florence_tagger.cli import main
+from florence_tagger.count.annotations import OTHER_FRAMES, Annotator, counts_in_words, edges_of
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.drawing import colours_of, draw_counts
-from florence_tagger.media.limits import OWN_SIZE, Limits, Sampling
-from florence_tagger.schemas import Detection, DocumentResult, Region, Rules, Sighting, VideoCount
+from florence_tagger.media.limits import OWN_SIZE, DecodeOptions
+from florence_tagger.media.sampling import Sampling
+from florence_tagger.schemas import Detection, DocumentResult, FrameResult, Rules, VideoCount
 from tests.conftest import SCENES, TRUTH, content_for
 from tests.test_video_writer import frames_of, is_near
 from tests.variants import PARK, QUEUE, SIDE, YARD
@@ -28,7 +29,7 @@ DISTINCT = Rules(video_count=VideoCount.DISTINCT)
 
 
 def annotator(rules: Rules = DISTINCT, fps: float = 10) -> Annotator:
-    return Annotator(Limits(OWN_SIZE, 10_000_000), Sampling(fps=fps), rules)
+    return Annotator(DecodeOptions(OWN_SIZE, 10_000_000), Sampling(fps=fps), rules)
 
 
 def box_at(index: int) -> tuple[float, float, float, float]:
@@ -38,12 +39,12 @@ def box_at(index: int) -> tuple[float, float, float, float]:
 
 def found_at(times: Sequence[float]) -> DocumentResult:
     """A car that moves, and in the last frame a bench; a tile's edge in each."""
-    cars = [Region("car", box_at(index), 0.9, 1) for index in range(len(times))]
-    regions = [(car,) for car in cars[:-1]] + [(cars[-1], Region("bench", (4, 190, 40, 220), 0.8, 2))]
+    cars = [Detection("car", box_at(index), 0.9, 1) for index in range(len(times))]
+    detections = [(car,) for car in cars[:-1]] + [(cars[-1], Detection("bench", (4, 190, 40, 220), 0.8, 2))]
     return DocumentResult(
         tuple(
-            Sighting(Detection(found), time_s=time, width=SIDE, height=SIDE, tiles=((30, 96, 200, 215),))
-            for found, time in zip(regions, times, strict=True)
+            FrameResult(found, time_s=time, width=SIDE, height=SIDE, tiles=((30, 96, 200, 215),))
+            for found, time in zip(detections, times, strict=True)
         )
     )
 
@@ -83,13 +84,13 @@ def test_a_video_shows_each_frame_with_its_boxes_until_the_next(tmp_path: Path) 
 
 
 def test_counts_are_those_of_the_frame_and_of_the_video_until_then() -> None:
-    sightings = [
-        Sighting(Detection(tuple(Region("car", (0, 0, 1, 1), 1.0, track) for track in tracks)), time_s=float(time))
+    frame_results = [
+        FrameResult(tuple(Detection("car", (0, 0, 1, 1), 1.0, track) for track in tracks), time_s=float(time))
         for time, tracks in enumerate(((1, 2), (3,), (None,)))
     ]
-    distinct = counts_in_words(sightings, DISTINCT, ["car"])
+    distinct = counts_in_words(frame_results, DISTINCT, ["car"])
     assert [line["car"] for line in distinct] == ["car: 2, 2 so far", "car: 1, 3 so far", "car: 0, 3 so far"]
-    peak = counts_in_words(sightings, Rules(classes=("bus", "car")), ["bus", "car"])
+    peak = counts_in_words(frame_results, Rules(classes=("bus", "car")), ["bus", "car"])
     assert [tuple(line.values()) for line in peak] == [("bus: 0, max 0", f"car: {n}, max 2") for n in (2, 1, 1)]
 
 

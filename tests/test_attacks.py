@@ -10,11 +10,11 @@ import numpy as np
 import psutil
 import pytest
 
-from florence_tagger.assembly import start_decoders
+from florence_tagger.assembly import start_decoder_pool
 from florence_tagger.config import load_settings
 from florence_tagger.errors import DocumentError
-from florence_tagger.media.decoders import Decoders
-from florence_tagger.media.limits import Sampling
+from florence_tagger.media.sampling import Sampling
+from florence_tagger.media.sandbox.pool import DecoderPool
 from florence_tagger.schemas import Frame
 from tests.attacks import ANY, ATTACKS, a0_scan
 from tests.pictures import JPEG, PICTURES
@@ -23,7 +23,7 @@ from tests.videos import VIDEOS
 
 SECONDS = 5.0
 ENDED = SECONDS + 1.5  # a new process may have to start before it
-MOST_BYTES = 300e6  # above what a process has when it is idle
+MAX_BYTES = 300e6  # above what a process has when it is idle
 SIZE = (224, 224)
 
 # One kind of file of each decoder, small ones, for mutations and truncations.
@@ -35,15 +35,15 @@ FORMATS = list({one.format: one for one in MUTATED.values()}.values())
 
 
 @pytest.fixture(scope="module")
-def decoders() -> Iterator[Decoders]:
+def decoders() -> Iterator[DecoderPool]:
     """One process, so that each file is decoded where the one before was."""
     settings = load_settings({"decoder_processes": 1, "document_seconds": SECONDS})
-    pool = start_decoders(settings, SIZE)
+    pool = start_decoder_pool(settings, SIZE)
     yield pool
     pool.close()
 
 
-def decoded(pool: Decoders, content: bytes) -> list[Frame] | str:
+def decoded(pool: DecoderPool, content: bytes) -> list[Frame] | str:
     """The frames of a file, or why there are none."""
     try:
         return list(pool.frames(content, Sampling(), time.monotonic() + 60))
@@ -51,7 +51,7 @@ def decoded(pool: Decoders, content: bytes) -> list[Frame] | str:
         return str(exc)
 
 
-def expect_right(pool: Decoders, expected: list[Frame]) -> None:
+def expect_right(pool: DecoderPool, expected: list[Frame]) -> None:
     """The next picture is decoded as ever."""
     (frame,) = decoded(pool, JPEG["4:2:0"]())
     assert isinstance(frame, Frame)
@@ -59,20 +59,20 @@ def expect_right(pool: Decoders, expected: list[Frame]) -> None:
 
 
 @pytest.fixture(scope="module")
-def good(decoders: Decoders) -> list[Frame]:
+def good(decoders: DecoderPool) -> list[Frame]:
     frames = decoded(decoders, JPEG["4:2:0"]())
     assert isinstance(frames, list)
     return frames
 
 
 @pytest.fixture(scope="module")
-def idle(decoders: Decoders, good: list[Frame]) -> int:
+def idle(decoders: DecoderPool, good: list[Frame]) -> int:
     """The memory of a process that has decoded no more than a small picture, bytes."""
     return int(psutil.Process(decoders.pids[0]).memory_info().rss)
 
 
 @contextmanager
-def watched(pool: Decoders, idle: int) -> Iterator[list[int]]:
+def watched(pool: DecoderPool, idle: int) -> Iterator[list[int]]:
     """The most memory that any process of a pool, a new one, too, has in the block above `idle`, bytes, in a list."""
     most, done = [0], threading.Event()
 
@@ -92,7 +92,7 @@ def watched(pool: Decoders, idle: int) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_attack(name: str, decoders: Decoders, good: list[Frame], idle: int) -> None:
+def test_attack(name: str, decoders: DecoderPool, good: list[Frame], idle: int) -> None:
     make, reason = ATTACKS[name]
     content = make()
     with watched(decoders, idle) as memory:
@@ -101,7 +101,7 @@ def test_attack(name: str, decoders: Decoders, good: list[Frame], idle: int) -> 
         seconds = time.monotonic() - started
     assert seconds < ENDED
     print(f"{memory[0] / 1e6:.0f} MB above idle, {seconds:.2f} s")
-    assert memory[0] < MOST_BYTES
+    assert memory[0] < MAX_BYTES
     if reason is None:
         assert isinstance(outcome, list), outcome
         assert outcome
@@ -112,7 +112,7 @@ def test_attack(name: str, decoders: Decoders, good: list[Frame], idle: int) -> 
 
 
 def test_a_large_scan_is_decoded_where_the_setting_allows_it() -> None:
-    pool = start_decoders(load_settings({"decoder_processes": 1, "max_pixels": 300_000_000}), SIZE)
+    pool = start_decoder_pool(load_settings({"decoder_processes": 1, "max_pixels": 300_000_000}), SIZE)
     try:
         decoded(pool, JPEG["4:2:0"]())
         with watched(pool, int(psutil.Process(pool.pids[0]).memory_info().rss)) as memory:
@@ -126,7 +126,7 @@ def test_a_large_scan_is_decoded_where_the_setting_allows_it() -> None:
 
 
 @pytest.mark.parametrize("variant", FORMATS, ids=lambda one: one.format)
-def test_truncations(variant: Variant, decoders: Decoders, good: list[Frame]) -> None:
+def test_truncations(variant: Variant, decoders: DecoderPool, good: list[Frame]) -> None:
     content = variant.make()
     whole = decoded(decoders, content)
     lengths = {2**power for power in range(17)} | {len(content) - 2**power for power in range(17)}
@@ -166,7 +166,7 @@ def mutations(number: int, seed: int) -> Iterator[bytes]:
         yield bytes(content) or b"\0"
 
 
-def survive(pool: Decoders, number: int, seed: int, good: list[Frame], idle: int) -> None:
+def survive(pool: DecoderPool, number: int, seed: int, good: list[Frame], idle: int) -> None:
     unclear: list[bool] = []
     with watched(pool, idle) as memory:
         for index, content in enumerate(mutations(number, seed)):
@@ -178,16 +178,16 @@ def survive(pool: Decoders, number: int, seed: int, good: list[Frame], idle: int
             if index % 50 == 0:
                 expect_right(pool, good)
     print(f"{memory[0] / 1e6:.0f} MB above idle, {sum(unclear)} of {number} without a clear reason")
-    assert memory[0] < MOST_BYTES
+    assert memory[0] < MAX_BYTES
     assert sum(unclear) <= number / 100  # a crash in a codec, which costs its file alone
     expect_right(pool, good)
 
 
-def test_mutated_files(decoders: Decoders, good: list[Frame], idle: int) -> None:
+def test_mutated_files(decoders: DecoderPool, good: list[Frame], idle: int) -> None:
     survive(decoders, 500, 1, good, idle)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_many_mutated_files(decoders: Decoders, good: list[Frame], idle: int) -> None:
+def test_many_mutated_files(decoders: DecoderPool, good: list[Frame], idle: int) -> None:
     survive(decoders, 5000, int(os.environ.get("FUZZ_SEED", "2")), good, idle)

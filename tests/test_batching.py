@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from florence_tagger.batching import Batcher
 from florence_tagger.errors import BusyError, NotReadyError
 from florence_tagger.florence import stateful_decoder
-from florence_tagger.florence.detector import Detector
+from florence_tagger.florence.model import Florence2
 from florence_tagger.media.images import open_picture
-from florence_tagger.schemas import Detection, Frame, Prompt
+from florence_tagger.scheduler import Scheduler
+from florence_tagger.schemas import Frame, FrameResult, Prompt
 from tests.conftest import SCENES, TRUTH, assert_alike, wait_for
 
 
@@ -29,8 +29,8 @@ class Steps:
         most_at_once: of encode and step.
     """
 
-    def __init__(self, capacity: int, takes_turns: bool) -> None:
-        self.capacity, self.takes_turns = capacity, takes_turns
+    def __init__(self, capacity: int, exclusive: bool) -> None:
+        self.capacity, self.exclusive = capacity, exclusive
         self.seen: list[Any] = []
         self.left: dict[Hashable, int] = {}
         self.broken, self.unwanted = False, 0
@@ -50,7 +50,7 @@ class Steps:
             raise ValueError("unwanted")
         self.left[key] = 3
 
-    def step(self) -> dict[Hashable, Detection | Exception]:
+    def step(self) -> dict[Hashable, FrameResult | Exception]:
         self.overlapped |= self.encoding.is_set()
         self.seen.append(len(self.left))
         if self.broken:
@@ -59,147 +59,147 @@ class Steps:
         self.left = {key: left - 1 for key, left in self.left.items()}
         ended = [key for key, left in self.left.items() if not left]
         self.left = {key: left for key, left in self.left.items() if left}
-        return dict.fromkeys(ended, Detection(()))
+        return dict.fromkeys(ended, FrameResult(()))
 
 
-def started(model: Any, queue_size: int = 64) -> Batcher:
-    batcher = Batcher(lambda: model, queue_size)
-    assert wait_for(lambda: batcher.ready)
-    return batcher
+def started(model: Any, queue_size: int = 64) -> Scheduler:
+    scheduler = Scheduler(lambda: model, queue_size)
+    assert wait_for(lambda: scheduler.ready)
+    return scheduler
 
 
 def test_what_waits_is_encoded_first_and_then_decoded_together() -> None:
-    model = Steps(capacity=3, takes_turns=True)
+    model = Steps(capacity=3, exclusive=True)
     model.go.clear()
-    batcher = started(model)
-    results = [batcher.submit(frame()) for _ in range(4)]
+    scheduler = started(model)
+    results = [scheduler.submit(frame()) for _ in range(4)]
     model.go.set()
     for result in results:
-        assert result.result(10) == Detection(())
+        assert result.result(10) == FrameResult(())
     assert model.seen == ["encode", "encode", "encode", 3, 3, 3, "encode", 1, 1, 1]
     assert not model.overlapped
-    batcher.close()
+    scheduler.close()
 
 
 def test_a_lone_frame_does_not_wait_for_others() -> None:
-    model = Steps(capacity=3, takes_turns=True)
-    batcher = started(model)
-    assert batcher.submit(frame()).result(10) == Detection(())
+    model = Steps(capacity=3, exclusive=True)
+    scheduler = started(model)
+    assert scheduler.submit(frame()).result(10) == FrameResult(())
     assert model.seen == ["encode", 1, 1, 1]
-    batcher.close()
+    scheduler.close()
 
 
 def test_encoding_overlaps_decoding_where_it_pays() -> None:
-    model = Steps(capacity=2, takes_turns=False)
-    batcher = started(model)
-    first = batcher.submit(frame())
+    model = Steps(capacity=2, exclusive=False)
+    scheduler = started(model)
+    first = scheduler.submit(frame())
     assert wait_for(lambda: 1 in model.seen or first.done())
     model.go.clear()
-    second = batcher.submit(frame())
+    second = scheduler.submit(frame())
     assert model.encoding.wait(10)
-    assert first.result(10) == Detection(())  # while the second is still being looked at
+    assert first.result(10) == FrameResult(())  # while the second is still being looked at
     assert not second.done()
     model.go.set()
-    assert second.result(10) == Detection(())
-    batcher.close()
+    assert second.result(10) == FrameResult(())
+    scheduler.close()
 
 
 def test_a_frame_that_was_given_up_holds_nobody_up() -> None:
-    model = Steps(capacity=2, takes_turns=True)
+    model = Steps(capacity=2, exclusive=True)
     model.go.clear()
-    batcher = started(model)
-    first, second = batcher.submit(frame()), batcher.submit(frame())
+    scheduler = started(model)
+    first, second = scheduler.submit(frame()), scheduler.submit(frame())
     assert model.encoding.wait(10)
     second.cancel()
     model.go.set()
-    assert first.result(10) == Detection(())
-    batcher.close()
+    assert first.result(10) == FrameResult(())
+    scheduler.close()
 
 
 def test_an_answer_that_can_not_begin_costs_itself_alone() -> None:
-    model = Steps(capacity=2, takes_turns=True)
+    model = Steps(capacity=2, exclusive=True)
     model.unwanted = 1
     model.go.clear()
-    batcher = started(model)
-    first, second = batcher.submit(frame(1)), batcher.submit(frame(2))
+    scheduler = started(model)
+    first, second = scheduler.submit(frame(1)), scheduler.submit(frame(2))
     model.go.set()
     with pytest.raises(ValueError, match="unwanted"):
         first.result(10)
-    assert second.result(10) == Detection(())
-    batcher.close()
+    assert second.result(10) == FrameResult(())
+    scheduler.close()
 
 
 def test_a_step_that_fails_costs_its_frames_alone() -> None:
-    model = Steps(capacity=2, takes_turns=True)
+    model = Steps(capacity=2, exclusive=True)
     model.broken = True
-    batcher = started(model)
+    scheduler = started(model)
     with pytest.raises(RuntimeError, match="device is lost"):
-        batcher.submit(frame()).result(10)
+        scheduler.submit(frame()).result(10)
     model.broken = False
-    assert batcher.submit(frame()).result(10) == Detection(())
-    assert batcher.under_way == 0
-    batcher.close()
+    assert scheduler.submit(frame()).result(10) == FrameResult(())
+    assert scheduler.under_way == 0
+    scheduler.close()
 
 
 def test_closing_finishes_what_is_under_way() -> None:
-    model = Steps(capacity=1, takes_turns=True)
+    model = Steps(capacity=1, exclusive=True)
     model.go.clear()
-    batcher = started(model)
-    running, waiting = batcher.submit(frame()), batcher.submit(frame())
+    scheduler = started(model)
+    running, waiting = scheduler.submit(frame()), scheduler.submit(frame())
     assert model.encoding.wait(10)
     with ThreadPoolExecutor(1) as pool:
-        closing = pool.submit(batcher.close)
+        closing = pool.submit(scheduler.close)
         assert wait_for(waiting.cancelled)
         model.go.set()
         closing.result(10)
-    assert running.result(0) == Detection(())
+    assert running.result(0) == FrameResult(())
 
 
 def test_a_place_is_sure_once_it_is_reserved() -> None:
-    model = Steps(capacity=1, takes_turns=True)
+    model = Steps(capacity=1, exclusive=True)
     model.go.clear()
-    batcher = started(model, queue_size=2)
-    running = batcher.submit(frame())
+    scheduler = started(model, queue_size=2)
+    running = scheduler.submit(frame())
     assert model.encoding.wait(10)
-    batcher.reserve()
-    others = [batcher.submit(frame()) for _ in range(2)]  # waiting for places that others reserved could be for ever
+    scheduler.reserve()
+    others = [scheduler.submit(frame()) for _ in range(2)]  # waiting for places that others reserved could be for ever
     with pytest.raises(BusyError):
-        batcher.reserve()
+        scheduler.reserve()
     with pytest.raises(BusyError):
-        batcher.submit(frame())
-    mine = batcher.submit(frame(), reserved=True)
-    assert (batcher.waiting, batcher.reserved) == (3, 0)
+        scheduler.submit(frame())
+    mine = scheduler.submit(frame(), reserved=True)
+    assert (scheduler.waiting, scheduler.reserved) == (3, 0)
     model.go.set()
     for result in (running, *others, mine):
-        assert result.result(10) == Detection(())
-    batcher.reserve()
-    batcher.release()
-    assert batcher.reserved == 0
-    batcher.close()
+        assert result.result(10) == FrameResult(())
+    scheduler.reserve()
+    scheduler.release()
+    assert scheduler.reserved == 0
+    scheduler.close()
 
 
 def test_abandoning_fails_even_what_the_model_never_comes_back_from() -> None:
-    model = Steps(capacity=1, takes_turns=True)
+    model = Steps(capacity=1, exclusive=True)
     model.go.clear()
-    batcher = started(model)
-    results = [batcher.submit(frame()) for _ in range(3)]
+    scheduler = started(model)
+    results = [scheduler.submit(frame()) for _ in range(3)]
     assert model.encoding.wait(10)
-    batcher.abandon(NotReadyError("it hangs"))
+    scheduler.abort_all(NotReadyError("it hangs"))
     for result in results:
         with pytest.raises(NotReadyError, match="it hangs"):
             result.result(10)
-    assert not batcher.ready
+    assert not scheduler.ready
     model.go.set()  # it does come back, and nobody is hurt
-    batcher.close()
+    scheduler.close()
 
 
-def test_frames_decoded_together_are_counted_as_alone(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_decoded_together_are_counted_as_alone(florence2: Florence2, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames come and go at their own times, so that rows move and the cache is cut, and nobody's answer changes."""
     monkeypatch.setattr(stateful_decoder, "STALE_TOKENS", 5)
     frames = [open_picture((SCENES / name).read_bytes(), (224, 224), 10**8) for name in TRUTH]
-    alone = [detector.detect(one) for one in frames]
-    batcher = started(detector)
+    alone = [florence2.detect(one) for one in frames]
+    scheduler = started(florence2)
     with ThreadPoolExecutor(6) as pool:
-        together = list(pool.map(lambda one: batcher.submit(one, timeout=60).result(60), frames * 4))
-    batcher.close()
+        together = list(pool.map(lambda one: scheduler.submit(one, timeout=60).result(60), frames * 4))
+    scheduler.close()
     assert_alike(together, alone * 4)

@@ -7,12 +7,12 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.step import PICTURE, WEIGHTS, as_table, measure
-from florence_tagger.benchmark.run import BenchmarkOptions, adjusted, find_pictures
+from florence_tagger.bench.measurements import BenchmarkOptions, adjusted, find_pictures
 from florence_tagger.cli import main
 from florence_tagger.config import DEFAULT_MODEL, load_settings
 from florence_tagger.errors import TaggerError
 from florence_tagger.florence.decoding import exactly
-from florence_tagger.florence.folder import read_folder
+from florence_tagger.florence.manifest import load_manifest
 from tests.conftest import CHECKPOINT, SCENES
 
 STAGES = {
@@ -76,14 +76,14 @@ def test_what_can_not_be_measured(options: list[str], reason: str) -> None:
 
 def test_answers_have_exactly_so_many_tokens(tmp_path: Path) -> None:
     folder = adjusted(
-        read_folder(DEFAULT_MODEL), BenchmarkOptions(DEFAULT_MODEL, beams=1, tokens=9), tmp_path / "model"
+        load_manifest(DEFAULT_MODEL), BenchmarkOptions(DEFAULT_MODEL, beams=1, tokens=9), tmp_path / "model"
     )
     assert (folder.generation.num_beams, folder.generation.min_new_tokens, folder.generation.max_new_tokens) == (
         1,
         9,
         9,
     )
-    own = read_folder(DEFAULT_MODEL).generation
+    own = load_manifest(DEFAULT_MODEL).generation
     assert exactly(own, None, None) == own
 
 

@@ -22,7 +22,7 @@ from transformers import AutoImageProcessor
 from convert import original
 from convert.checkpoint import load_model, read_checkpoint
 from convert.conversion import ConversionOptions, convert
-from convert.errors import ConversionError
+from convert.conversion_error import ConversionError
 from convert.hub import find_source
 from florence_tagger.config import SAMPLES
 from florence_tagger.tagger import Tagger

@@ -17,7 +17,7 @@ import requests
 from werkzeug.exceptions import UnsupportedMediaType
 
 from florence_tagger.errors import RequestError
-from florence_tagger.web.encodings import CODINGS, MAX_MEMBERS, PIECE, codings_of, decoded, inflate
+from florence_tagger.web.content_encoding import CODINGS, MAX_MEMBERS, PIECE, codings_of, decoded, inflate
 from tests.conftest import SCENES, TRUTH, RunningServer, content_for, document, start_server, stop_server
 
 PNG = (SCENES / "scene00.png").read_bytes()

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from florence_tagger import __version__
-from florence_tagger.benchmark.processes import free_port
+from florence_tagger.bench.processes import free_port
 from florence_tagger.cli import main
 from florence_tagger.config import DEFAULT_MODEL, Settings, load_settings, unknown_variables
 from florence_tagger.errors import SettingsError

@@ -14,7 +14,7 @@ import openapi_spec_validator
 import pytest
 
 from florence_tagger.config import load_settings
-from florence_tagger.web.openapi import describe
+from florence_tagger.web.routes.openapi import describe
 from tests.conftest import ROOT, SCENES, RunningServer, document
 
 CONTRACT = Path(__file__).parent / "contract"

@@ -20,9 +20,9 @@ from transformers import Florence2ForConditionalGeneration
 from convert.__main__ import main
 from convert.checkpoint import read_checkpoint
 from convert.conversion import ConversionOptions, convert, sha256_of, stages_of
-from convert.errors import ConversionError
+from convert.conversion_error import ConversionError
 from florence_tagger.config import DEFAULT_MODEL
-from florence_tagger.florence.folder import check_hashes, read_folder
+from florence_tagger.florence.manifest import check_hashes, load_manifest
 from tests.conftest import CHECKPOINT, QUOTED, ROOT, Told
 
 
@@ -48,7 +48,7 @@ def test_the_folder_describes_itself(converted: Path) -> None:
     assert manifest["verification"] == {"mode": "3 beams", "pictures": 3, "ids_equal": 3, "counts_equal": 3}
     assert manifest["precision"] == "fp16"
     assert manifest["geometry"]["image_size"] == [224, 224]
-    folder = read_folder(converted)
+    folder = load_manifest(converted)
     assert folder.name == "tiny"
     assert (folder.generation.num_beams, folder.generation.no_repeat_ngram_size) == (3, 3)
     assert folder.generation.early_stopping is True
@@ -65,7 +65,7 @@ def test_the_committed_model_is_made_from_the_committed_checkpoint(converted: Pa
     fresh = json.loads((converted / "manifest.json").read_text())
     assert committed["source"] == fresh["source"]
     assert committed["files"] == fresh["files"]
-    check_hashes(read_folder(DEFAULT_MODEL))
+    check_hashes(load_manifest(DEFAULT_MODEL))
 
 
 def test_an_old_model_is_replaced_and_other_folders_are_not(converted: Path, tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from florence_tagger.bulk import client
-from florence_tagger.bulk.client import client_of
-from florence_tagger.bulk.paths import Named, find_files, read_list
-from florence_tagger.bulk.results import Counted, Record
-from florence_tagger.bulk.run import places_in
+from florence_tagger.count import client
+from florence_tagger.count.client import client_of
+from florence_tagger.count.paths import InputFile, find_files, read_list
+from florence_tagger.count.records import FileRecord, ResumeFile
+from florence_tagger.count.runner import places_in
 from florence_tagger.errors import DocumentError, NotReadyError, SettingsError, TaggerError
 from florence_tagger.media.drawing import COLOURS, colours_of
 from tests.conftest import ROOT, SCENES, TRUTH, RunningServer, content_for, start_server, stop_server
@@ -212,8 +212,8 @@ def test_paths_mean_files(tmp_path: Path) -> None:
     assert found("") == ["a.JPG", "e.tif", "lost.png", "z/b.mp4"]
     assert found("z/d.txt", "e.tif", "") == ["z/d.txt", "e.tif", "a.JPG", "lost.png", "z/b.mp4"]
     assert found("**/*.mp4") == ["z/b.mp4"]
-    assert find_files(["no*.png"]) == [Named("no*.png", "No file matches the pattern.")]
-    assert find_files(["x" * 300]) == [Named("x" * 300)]
+    assert find_files(["no*.png"]) == [InputFile("no*.png", "No file matches the pattern.")]
+    assert find_files(["x" * 300]) == [InputFile("x" * 300)]
 
 
 @pytest.mark.parametrize("system", ["@eaDir", "@EADIR", "@__thumb", ".@__thumb", ".thumbnails", "__MACOSX", "._x"])
@@ -299,7 +299,7 @@ def test_drawings_are_not_counted(tmp_path: Path) -> None:
         assert {Path(json.loads(line)["file"]).name for line in result.stdout.splitlines()} == {"a.png"}, paths
         assert list(drawn.rglob("a.png.png"))
     (picture, *_) = map(str, drawn.rglob("a.png.png"))
-    assert find_files([picture, str(tmp_path)], drawn)[0] == Named(picture), "it is named"
+    assert find_files([picture, str(tmp_path)], drawn)[0] == InputFile(picture), "it is named"
     for folder in (tmp_path, tmp_path / "drawn" / ".."):
         refused = count(tmp_path, "--annotate", folder)
         assert refused.returncode == 2
@@ -384,11 +384,11 @@ def test_where_nothing_can_be_done(tmp_path: Path, arguments: Sequence[str], rea
 
 def test_a_record_is_read_and_what_is_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    result = Counted("a.png", [{"car": 7}])
-    record = Record(path)
+    result = FileRecord("a.png", [{"car": 7}])
+    record = ResumeFile(path)
     record.add(result)
     record.close()
-    with closing(Record(path)) as again:
+    with closing(ResumeFile(path)) as again:
         assert again.done == {Path("a.png").absolute(): result}
     for line in (
         "{}",
@@ -399,7 +399,7 @@ def test_a_record_is_read_and_what_is_none_is_refused(tmp_path: Path) -> None:
     ):
         path.write_text(f"{line}\n")
         with pytest.raises(SettingsError, match="no result of `count`"):
-            Record(path)
+            ResumeFile(path)
         assert path.read_text() == f"{line}\n"
 
 
@@ -552,8 +552,8 @@ def test_a_service_that_is_busy_is_waited_for_and_odd_answers_are_told(monkeypat
         (503, {"error": "busy"}), (503, {"error": "busy"}), (200, good), (413, {"error": "too large"})
     ) as url:
         there = client_of(url, "", 10)
-        sightings = there.detect(b"x", "OD", "", 0).sightings
-        found = [(len(one.detection.regions), one.time_s) for one in sightings]
+        frame_results = there.detect(b"x", "OD", "", 0).frames
+        found = [(len(one.detections), one.time_s) for one in frame_results]
         assert found == [(0, 0), (0, 0.5), (0, 1), (1, 1.5), (0, 2)]
         with pytest.raises(DocumentError, match="too large"):
             there.detect(b"x", "OD", "", 0)

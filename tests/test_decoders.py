@@ -13,12 +13,13 @@ import numpy as np
 import psutil
 import pytest
 
-from florence_tagger.assembly import start_decoders
+from florence_tagger.assembly import start_decoder_pool
 from florence_tagger.config import load_settings
 from florence_tagger.errors import DocumentError, NotReadyError
-from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.images import open_picture
-from florence_tagger.media.limits import Confinement, Limits, Sampling
+from florence_tagger.media.limits import DecodeOptions, SandboxLimits
+from florence_tagger.media.sampling import Sampling
+from florence_tagger.media.sandbox.pool import DecoderPool
 from florence_tagger.schemas import Frame
 from tests.attacks import many_scans_jpeg, png_bomb
 from tests.conftest import ROOT, wait_for
@@ -29,18 +30,18 @@ SIZE = (224, 224)
 SCENE = PNG["RGB"]()
 
 
-def pool_of(**settings: Any) -> Decoders:
-    return start_decoders(load_settings({"decoder_processes": 1} | settings), SIZE)
+def pool_of(**settings: Any) -> DecoderPool:
+    return start_decoder_pool(load_settings({"decoder_processes": 1} | settings), SIZE)
 
 
 @pytest.fixture
-def decoders() -> Iterator[Decoders]:
+def decoders() -> Iterator[DecoderPool]:
     pool = pool_of()
     yield pool
     pool.close()
 
 
-def frames(pool: Decoders, content: bytes = SCENE, seconds: float = 30, **sampling: Any) -> list[Frame]:
+def frames(pool: DecoderPool, content: bytes = SCENE, seconds: float = 30, **sampling: Any) -> list[Frame]:
     return list(pool.frames(content, Sampling(**sampling), time.monotonic() + seconds))
 
 
@@ -48,14 +49,14 @@ def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_pixels_are_those_decoded_here(decoders: Decoders) -> None:
+def test_pixels_are_those_decoded_here(decoders: DecoderPool) -> None:
     (frame,) = frames(decoders)
     here = open_picture(SCENE, SIZE, 10**8)
     assert (frame.width, frame.height) == (here.width, here.height)
     np.testing.assert_array_equal(frame.pixels, here.pixels)
 
 
-def test_frames_come_when_they_are_asked_for_and_can_be_given_up(decoders: Decoders) -> None:
+def test_frames_come_when_they_are_asked_for_and_can_be_given_up(decoders: DecoderPool) -> None:
     stream = decoders.frames(video("mp4", "libx264"), Sampling(), time.monotonic() + 30)
     first = next(stream)
     stream.close()
@@ -65,7 +66,7 @@ def test_frames_come_when_they_are_asked_for_and_can_be_given_up(decoders: Decod
     np.testing.assert_array_equal(first.pixels, frames(decoders, video("mp4", "libx264"))[0].pixels)
 
 
-def test_a_crash_costs_one_document(decoders: Decoders) -> None:
+def test_a_crash_costs_one_document(decoders: DecoderPool) -> None:
     stream = decoders.frames(video("mp4", "libx264"), Sampling(), time.monotonic() + 30)
     next(stream)
     (pid,) = decoders.pids
@@ -76,7 +77,7 @@ def test_a_crash_costs_one_document(decoders: Decoders) -> None:
     assert pid not in decoders.pids
 
 
-def test_one_that_dies_idle_costs_nothing(decoders: Decoders) -> None:
+def test_one_that_dies_idle_costs_nothing(decoders: DecoderPool) -> None:
     frames(decoders)
     (pid,) = decoders.pids
     os.kill(pid, signal.SIGKILL)
@@ -103,7 +104,7 @@ class UnwantedError(Exception):
     """What is raised where a client has gone."""
 
 
-def test_a_file_that_is_not_wanted_any_more_is_given_up(decoders: Decoders) -> None:
+def test_a_file_that_is_not_wanted_any_more_is_given_up(decoders: DecoderPool) -> None:
     """The process that is at it makes room for the next file; who waits for a process waits no longer."""
     began, asked = time.monotonic(), iter(range(10**9))
 
@@ -124,14 +125,14 @@ def test_a_file_that_is_not_wanted_any_more_is_given_up(decoders: Decoders) -> N
     assert frames(decoders)
 
 
-def test_the_deadline_of_a_request(decoders: Decoders) -> None:
+def test_the_deadline_of_a_request(decoders: DecoderPool) -> None:
     frames(decoders)
     with pytest.raises(TimeoutError):
         frames(decoders, many_scans_jpeg(), seconds=0.5)
     assert frames(decoders)
 
 
-def test_requests_that_wait_for_a_process_are_told_in_time(decoders: Decoders) -> None:
+def test_requests_that_wait_for_a_process_are_told_in_time(decoders: DecoderPool) -> None:
     stream = decoders.frames(SCENE, Sampling(), time.monotonic() + 30)
     next(stream)
     with pytest.raises(TimeoutError):
@@ -153,7 +154,7 @@ def test_memory_is_limited() -> None:
         pool.close()
 
 
-def test_a_closed_pool_says_so(decoders: Decoders) -> None:
+def test_a_closed_pool_says_so(decoders: DecoderPool) -> None:
     frames(decoders)
     pids = decoders.pids
     decoders.close()
@@ -162,7 +163,7 @@ def test_a_closed_pool_says_so(decoders: Decoders) -> None:
         frames(decoders)
 
 
-def test_signals_to_the_group_are_the_services(decoders: Decoders) -> None:
+def test_signals_to_the_group_are_the_services(decoders: DecoderPool) -> None:
     frames(decoders)
     (pid,) = decoders.pids
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -171,7 +172,7 @@ def test_signals_to_the_group_are_the_services(decoders: Decoders) -> None:
     assert decoders.pids == [pid]
 
 
-def test_a_process_knows_no_secrets_and_loads_no_model(decoders: Decoders, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_knows_no_secrets_and_loads_no_model(decoders: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLORENCE_API_KEY", "secret")
     pool = pool_of()
     try:
@@ -189,8 +190,8 @@ def test_no_process_outlives_a_killed_service(busy: bool) -> None:
         "import sys, time\n"
         "from florence_tagger.config import load_settings\n"
         "from florence_tagger.media.limits import Sampling\n"
-        "from florence_tagger.assembly import start_decoders\n"
-        "pool = start_decoders(load_settings({'decoder_processes': 2}), (224, 224))\n"
+        "from florence_tagger.assembly import start_decoder_pool\n"
+        "pool = start_decoder_pool(load_settings({'decoder_processes': 2}), (224, 224))\n"
         "list(pool.frames(sys.stdin.buffer.read(int(sys.argv[1])), Sampling(), time.monotonic() + 30))\n"
         "while len(pool.pids) < 2: time.sleep(0.01)\n"
         "print(*pool.pids, flush=True)\n"
@@ -214,15 +215,15 @@ def test_no_process_outlives_a_killed_service(busy: bool) -> None:
     assert wait_for(lambda: all(gone(pid) for pid in pids))
 
 
-def test_files_are_handed_over_whole(decoders: Decoders) -> None:
+def test_files_are_handed_over_whole(decoders: DecoderPool) -> None:
     large = JPEG["4:2:0"]() + bytes(20_000_000)
     assert frames(decoders, large)
     np.testing.assert_array_equal(frames(decoders)[0].pixels, open_picture(SCENE, SIZE, 10**8).pixels)
 
 
 def test_two_files_at_a_time_do_not_mix() -> None:
-    confinement = Confinement(Limits(SIZE, 10**8), 600_000_000, 60)
-    pool = Decoders(2, confinement)
+    confinement = SandboxLimits(DecodeOptions(SIZE, 10**8), 600_000_000, 60)
+    pool = DecoderPool(2, confinement)
     try:
         one = pool.frames(video("mp4", "libx264"), Sampling(), time.monotonic() + 30)
         two = pool.frames(SCENE, Sampling(), time.monotonic() + 30)

@@ -12,17 +12,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import BartConfig, BartForConditionalGeneration
 
-from convert.reference import generate
+from convert.transformers_reference import generate
 from florence_tagger.errors import ModelError
+from florence_tagger.florence.batch import Batch
 from florence_tagger.florence.decoding import (
-    Candidates,
     Decoded,
     FloatArray,
     GenerationSettings,
-    Query,
+    StepInput,
+    TopK,
     repeating_tokens,
 )
-from florence_tagger.florence.generation import Generation
 
 START, END, VOCABULARY = 0, 1, 4
 LogProbs = Callable[[tuple[int, ...]], FloatArray]
@@ -57,10 +57,10 @@ class Toy:
             if place < len(places):
                 places[place] = last  # type: ignore[call-overload]
 
-    def step(self, queries: Sequence[Query]) -> list[Candidates]:
+    def step(self, queries: Sequence[StepInput]) -> list[TopK]:
         return [self.answer(place, query) for place, query in enumerate(queries)]
 
-    def answer(self, place: int, query: Query) -> Candidates:
+    def answer(self, place: int, query: StepInput) -> TopK:
         grown = zip(query.parents, query.token_ids, strict=True)
         prefixes = [(*self.prefixes[place][parent], int(token_id)) for parent, token_id in grown]
         self.prefixes[place] = prefixes
@@ -69,7 +69,7 @@ class Toy:
         for row, banned in zip(log_probs, query.banned, strict=True):
             row[banned] = -np.inf
         best = np.argsort(-log_probs, axis=1, kind="stable")
-        return Candidates(np.take_along_axis(log_probs, best, 1), best)
+        return TopK(np.take_along_axis(log_probs, best, 1), best)
 
 
 def decode(language: LogProbs, wanted: GenerationSettings) -> Decoded:
@@ -81,7 +81,7 @@ def decode_together(
     languages: Sequence[LogProbs], wanted: GenerationSettings, arrivals: Sequence[int]
 ) -> dict[int, Decoded]:
     """The answers in several languages, decoded together, each of which comes at its step."""
-    generation: Generation[int, LogProbs] = Generation(Toy())
+    generation: Batch[int, LogProbs] = Batch(Toy())
     answers: dict[int, Decoded] = {}
     for now in itertools.count():
         for key, (language, arrival) in enumerate(zip(languages, arrivals, strict=True)):

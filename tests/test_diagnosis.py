@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from florence_tagger import diagnosis
+from florence_tagger import doctor
 from florence_tagger.cli import main
 from florence_tagger.config import DEFAULT_MODEL, load_settings
-from florence_tagger.diagnosis import diagnose, gpu_obstacles
+from florence_tagger.doctor import check_installation, gpu_obstacles
 from tests.devices import FakeCore
 
 
@@ -47,13 +47,13 @@ def test_damaged_models_are_a_fault(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "model" / "decoder.bin").read_bytes())
     content[1000] ^= 1
     (tmp_path / "model" / "decoder.bin").write_bytes(content)
-    findings = list(diagnose(load_settings({"model_dir": tmp_path / "model"})))
+    findings = list(check_installation(load_settings({"model_dir": tmp_path / "model"})))
     assert [finding.what for finding in findings if finding.ok is False] == ["model"]
     assert "decoder.bin is not the file" in findings[-1].text
 
 
 def test_a_machine_with_a_gpu() -> None:
-    findings = {finding.what: finding for finding in diagnose(load_settings(), FakeCore(["CPU", "GPU"]))}
+    findings = {finding.what: finding for finding in check_installation(load_settings(), FakeCore(["CPU", "GPU"]))}
     assert findings["in use"].text.startswith("GPU, and CPU for what does not compile there")
     assert "vision on GPU, decoder on GPU, encoder on GPU" in findings["test picture"].text
     assert "no GPU" not in findings
@@ -66,8 +66,8 @@ def test_a_device_that_fails_while_it_works_is_a_fault(
     def fail(*args: object) -> None:
         raise RuntimeError("Exception from somewhere:1:\nCL_OUT_OF_RESOURCES\n")
 
-    monkeypatch.setattr(diagnosis, "load_detector", fail)
-    last = list(diagnose(load_settings()))[-1]
+    monkeypatch.setattr(doctor, "load_detector", fail)
+    last = list(check_installation(load_settings()))[-1]
     assert (last.ok, last.what) == (False, "model")
     assert last.text == "it can't be tried: OpenVINO or a driver reports an error, and the log has it"
     assert "CL_OUT_OF_RESOURCES" in caplog.text

@@ -70,7 +70,7 @@ def test_boxes_are_pixels_of_the_picture(server: RunningServer) -> None:
 
 def test_all_tasks_at_once(server: RunningServer) -> None:
     """Their prompts differ in length, and are decoded together."""
-    name = "scene06.png"  # of which the model says something when asked for regions, too
+    name = "scene06.png"  # of which the model says something when asked for detections, too
     asked = [
         {"prompt": "OD"},
         {"prompt": "<region_proposal>"},

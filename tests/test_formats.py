@@ -23,7 +23,7 @@ def test_variant(variant: Variant, pipeline: Pipeline) -> None:
         assert variant.counts is None, outcome
         assert variant.reason in str(outcome)
     else:
-        assert count_document(outcome.sightings) == variant.counts
+        assert count_document(outcome.frames) == variant.counts
         assert outcome.incomplete == variant.incomplete
 
 

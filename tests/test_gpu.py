@@ -24,7 +24,7 @@ def test_every_work_around_has_a_graph_that_shows_its_fault() -> None:
 @pytest.mark.parametrize("workaround", WORKAROUNDS, ids=lambda one: one.name)
 def test_a_work_around_is_still_needed(workaround: Workaround) -> None:
     """Where this fails, the installed plugin no longer errs: what the work-around does instead can go."""
-    run = run_module("gpu.faults", workaround.name)
+    run = run_module("gpu.plugin_faults", workaround.name)
     assert run.returncode, (
         f"{workaround.fault}: gone since {workaround.seen_in}. {workaround.instead}: no longer needed."
     )

@@ -14,12 +14,12 @@ from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.florence.devices import CORE
 from gpu import compile as compiling
 from gpu import simulation
+from gpu.compilation import GRAPHS, Compiled, Ran, Result, read_result
 from gpu.compile import compile_for, run
 from gpu.kernels import CACHED_TOKENS, LARGE, Move, Node, large_moves
 from gpu.loading import OUTLINED_BYTES, outline_of, shapes_in
 from gpu.models import VARIANTS, Variant, make_folder
 from gpu.report import BEGIN, END, findings, only, tables
-from gpu.results import GRAPHS, Compiled, Ran, Result, read_result
 from gpu.simulation import CHIPS, Chip, Driver, SetupError, check_libc, set_up_driver
 from tests.conftest import ROOT
 

@@ -6,7 +6,7 @@ import numpy as np
 import openvino as ov
 import pytest
 
-from florence_tagger.benchmark.limits import gflop_of, matmul_gflops, memory_gb_per_s, work_of
+from florence_tagger.bench.roofline import gflop_of, matmul_gflops, memory_gb_per_s, work_of
 from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.florence.devices import CORE
 from florence_tagger.media.images import open_picture

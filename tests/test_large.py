@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.random_checkpoint import GEOMETRIES, configuration, write_checkpoint
 from convert.original import complete_tokenizer, stored_name
-from florence_tagger.florence.tasks import BANNED_PHRASES, question
+from florence_tagger.florence.tasks import BANNED_PHRASES, prompt_text
 from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.schemas import OBJECT_DETECTION
 from tests.conftest import ROOT, SCENES
@@ -88,7 +88,7 @@ def native_model(geometry: str) -> torch.nn.Module:
 
 def test_the_published_tokenizer_is_completed_to_the_known_ids() -> None:
     tokenizer = Tokenizer(complete_tokenizer((PUBLISHED / "tokenizer.json").read_text()))
-    assert tokenizer.encode(question(OBJECT_DETECTION)) == (0, 574, 22486, 5, 8720, 19, 4120, 766, 11, 5, 2274, 4, 2)
+    assert tokenizer.encode(prompt_text(OBJECT_DETECTION)) == (0, 574, 22486, 5, 8720, 19, 4120, 766, 11, 5, 2274, 4, 2)
     assert tokenizer.encode("<od><loc_0><loc_999><and>") == (0, 50265, 50269, 51268, 51288, 2)
     assert tokenizer.encode("car<loc_53><loc_333>") == (0, 5901, 50322, 50602, 2)
     assert tokenizer.size == 51_289

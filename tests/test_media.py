@@ -18,8 +18,9 @@ from florence_tagger.errors import DocumentError
 from florence_tagger.media.content import decode_base64
 from florence_tagger.media.frames import open_frames
 from florence_tagger.media.images import fit, open_picture
-from florence_tagger.media.limits import Limits, Sampling
+from florence_tagger.media.limits import DecodeOptions
 from florence_tagger.media.orientation import exif_orientation
+from florence_tagger.media.sampling import Sampling
 from florence_tagger.schemas import Frame
 from tests import metadata, raws, variants
 from tests.raws import LONG, SHORT, TEXT, Part, Values, Writer
@@ -324,14 +325,14 @@ def test_an_avif_that_is_left_to_ffmpeg_is_as_pillow_has_it(alpha: bool) -> None
 
 
 def open_all(content: bytes) -> list[Frame]:
-    return list(open_frames(io.BytesIO(content), Limits(SIZE, PLENTY), Sampling()))
+    return list(open_frames(io.BytesIO(content), DecodeOptions(SIZE, PLENTY), Sampling()))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "AVIF"])
 def test_animations_that_are_left_to_pillow(kind: str) -> None:
     scenes = (variants.YARD, variants.PARK)
     content = metadata.deep_animation(scenes) if kind == "PNG" else metadata.half_seen_animation()
-    frames = list(open_frames(io.BytesIO(content), Limits(SIZE, PLENTY), Sampling()))
+    frames = list(open_frames(io.BytesIO(content), DecodeOptions(SIZE, PLENTY), Sampling()))
     assert frames[0].time_s == 0
     expected = [opened(encoded(variants.picture(one=one))) for one in scenes]
     off = [

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from florence_tagger import __version__
 from florence_tagger.errors import ModelError
-from florence_tagger.web.measures import REASONS
+from florence_tagger.web.metrics import REASONS
 from tests.conftest import ROOT, FakeModel, document, wait_for
 from tests.test_web import PNG, application
 
@@ -25,7 +25,7 @@ def numbers(client: FlaskClient) -> dict[str, float]:
 
 
 def test_requests_and_documents_are_counted_by_what_became_of_them(fake_model: FakeModel) -> None:
-    app, batcher = application(fake_model, api_key="")
+    app, scheduler = application(fake_model, api_key="")
     client = app.test_client()
     client.post("/process", json={"documents": [document(PNG), document(b"no picture"), {}, document(PNG + b".")]})
     fake_model.error = ModelError("out of order")
@@ -48,11 +48,11 @@ def test_requests_and_documents_are_counted_by_what_became_of_them(fake_model: F
     assert told["florence_stage_seconds_count decode_step"] == told["florence_batch_frames_count"] == 2
     assert told["process_resident_memory_bytes"] > 1e6
     assert told["florence_decoder_memory_bytes"] > 1e6
-    batcher.close()
+    scheduler.close()
 
 
 def test_answers_and_copies_are_counted(fake_model: FakeModel) -> None:
-    app, batcher = application(fake_model, result_cache=8)
+    app, scheduler = application(fake_model, result_cache=8)
     client = app.test_client()
     fake_model.truncated = True
     for _ in range(3):
@@ -66,11 +66,11 @@ def test_answers_and_copies_are_counted(fake_model: FakeModel) -> None:
     assert told["florence_tokens_total"] == 0, "the fake one has none"
     (about,) = (name for name in told if name.startswith("florence_model_info "))
     assert about.endswith(__version__)
-    batcher.close()
+    scheduler.close()
 
 
 def test_what_waits_is_told_while_it_waits(fake_model: FakeModel) -> None:
-    app, batcher = application(fake_model, api_key="", queue_size=4)
+    app, scheduler = application(fake_model, api_key="", queue_size=4)
     client = app.test_client()
     idle = numbers(client)
     assert idle["florence_ready"] == 1
@@ -88,16 +88,16 @@ def test_what_waits_is_told_while_it_waits(fake_model: FakeModel) -> None:
     assert busy["florence_body_bytes"] > 3 * len(PNG)
     assert busy["florence_busy_seconds"] > 0
     assert wait_for(lambda: numbers(client)["florence_body_bytes"] == 0)
-    batcher.close()
+    scheduler.close()
 
 
 def test_refusals_are_counted_by_their_reason(fake_model: FakeModel) -> None:
-    app, batcher = application(fake_model, api_key="key", max_documents=1)
+    app, scheduler = application(fake_model, api_key="key", max_documents=1)
     client = app.test_client()
     key = {"X-API-Key": "key"}
     client.post("/process", json={"documents": []})
     client.post("/process", json={"documents": [{}, {}]}, headers=key)
-    batcher.close()
+    scheduler.close()
     client.post("/process", json={"documents": [document(PNG)]}, headers=key)
     families = text_string_to_metric_families(client.get("/metrics", headers=key).text)
     told = {
@@ -114,11 +114,11 @@ def test_labels_are_few_whatever_is_sent() -> None:
 
 
 def test_the_dashboard_and_the_documentation_know_the_names(fake_model: FakeModel) -> None:
-    app, batcher = application(fake_model)
+    app, scheduler = application(fake_model)
     client = app.test_client()
     client.post("/process", json={"documents": [document(PNG)]})
     existing = {name.partition(" ")[0] for name in numbers(client)}
-    batcher.close()
+    scheduler.close()
     dashboard = json.loads((ROOT / "docs" / "grafana.json").read_text())
     asked = {
         name

@@ -19,7 +19,7 @@ import psutil
 import pytest
 import requests
 
-from florence_tagger.benchmark.processes import free_port
+from florence_tagger.bench.processes import free_port
 from florence_tagger.web.lingering import Lingering
 from tests.conftest import (
     ROOT,

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from florence_tagger.config import DEFAULT_MODEL
-from florence_tagger.florence.decoding import Candidates, Query
+from florence_tagger.florence.decoding import StepInput, TopK
 from florence_tagger.florence.devices import Compiler, RuntimeOptions
+from florence_tagger.florence.graphs import make_decoder
 from florence_tagger.florence.packed_decoder import Ancestry, PackedDecoder, picture_on_device
-from florence_tagger.florence.runtime import make_decoder
 from florence_tagger.florence.self_test import SELF_TEST, Difference, Move, Walk, compare, run_self_test
 from tests.devices import FakeCore
 
@@ -98,7 +98,7 @@ def test_a_picture_that_is_not_a_number_spoils_no_other() -> None:
         assert compare(query(1), other[1], one[0]).worst < F32_TOLERANCE
 
 
-def answers(decoder: PackedDecoder, pictures: list[dict[str, Any]]) -> list[list[Candidates]]:
+def answers(decoder: PackedDecoder, pictures: list[dict[str, Any]]) -> list[list[TopK]]:
     """What a decoder gives for a few steps of pictures that are decoded together."""
     memory = Compiler(RuntimeOptions("GPU", "f32"), FakeCore(["CPU", "GPU"])).memory
     assert memory is not None
@@ -110,8 +110,8 @@ def answers(decoder: PackedDecoder, pictures: list[dict[str, Any]]) -> list[list
     return given
 
 
-def query(position: int) -> Query:
-    return Query(np.array([5]), np.zeros(1, np.int64), position, (np.empty(0, np.int64),))
+def query(position: int) -> StepInput:
+    return StepInput(np.array([5]), np.zeros(1, np.int64), position, (np.empty(0, np.int64),))
 
 
 def test_bans_of_rows_with_different_numbers_of_them() -> None:
@@ -123,7 +123,7 @@ def test_bans_of_rows_with_different_numbers_of_them() -> None:
     first = np.array([0])  # the first token, which a row without bans must not lose
     bans = ((first, first[:0]), (np.array([7, 7, 9]), first), (first[:0], np.array([0, 5, 0, 0])))
     for position, banned in enumerate(bans, start=1):
-        asked = Query(np.array([5, 6]), np.zeros(2, np.int64), position, banned)
+        asked = StepInput(np.array([5, 6]), np.zeros(2, np.int64), position, banned)
         assert not compare(asked, packed.step([asked])[0], stateful.step([asked])[0]).exceeds(F32_TOLERANCE)
     for decoder in (packed, stateful):
         decoder.remove(0)
@@ -132,16 +132,16 @@ def test_bans_of_rows_with_different_numbers_of_them() -> None:
 @pytest.mark.parametrize("fault", ["log_probs", "banned", "nan", "other tokens"])
 def test_differences_are_told_from_rounding(fault: str) -> None:
     log_probs, token_ids = np.linspace(-1, -9, 32, dtype=np.float32)[np.newaxis], np.arange(32)[np.newaxis]
-    reference = Candidates(log_probs, token_ids)
+    reference = TopK(log_probs, token_ids)
     wrong = {
-        "log_probs": Candidates(log_probs + np.float32(1.4), token_ids),
-        "banned": Candidates(log_probs, np.where(token_ids == 31, 99, token_ids)),
-        "nan": Candidates(np.full_like(log_probs, np.nan), token_ids),
-        "other tokens": Candidates(log_probs, token_ids + 100),
+        "log_probs": TopK(log_probs + np.float32(1.4), token_ids),
+        "banned": TopK(log_probs, np.where(token_ids == 31, 99, token_ids)),
+        "nan": TopK(np.full_like(log_probs, np.nan), token_ids),
+        "other tokens": TopK(log_probs, token_ids + 100),
     }[fault]
-    asked = Query(np.array([5]), np.zeros(1, np.int64), 0, (np.array([99]),))
+    asked = StepInput(np.array([5]), np.zeros(1, np.int64), 0, (np.array([99]),))
     assert compare(asked, wrong, reference).exceeds(0.5)
-    assert not compare(asked, Candidates(log_probs + np.float32(0.1), token_ids), reference).exceeds(0.5)
+    assert not compare(asked, TopK(log_probs + np.float32(0.1), token_ids), reference).exceeds(0.5)
 
 
 def test_slots_in_use_are_numbered_anew_and_attended_to_as_before() -> None:

@@ -28,7 +28,7 @@ PAGE = SAMPLES.parent / "page"
 SCREENSHOTS = ROOT / "build" / "screenshots"
 CHROMIUM = Path(__file__).parent / "chromium.sh"
 AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text()
-MOST_BYTES = 150_000  # of all that the page loads at first, headers included
+MAX_BYTES = 150_000  # of all that the page loads at first, headers included
 
 # The longest takes 11 s; a browser that hangs ends the run and tells where.
 pytestmark = pytest.mark.timeout(180, method="thread")
@@ -920,7 +920,7 @@ def test_the_page_is_light_and_closed(visit: Visit, server: RunningServer) -> No
     files, weight, paint = page.evaluate(LOADED)
     print(f"{weight / 1000:.0f} kB in {files} files, first paint after {paint:.0f} ms")
     assert files > 12
-    assert 10_000 < weight < MOST_BYTES
+    assert 10_000 < weight < MAX_BYTES
     policy = server.get("/").headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy

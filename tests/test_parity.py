@@ -19,11 +19,11 @@ from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
 from convert.checkpoint import read_checkpoint
 from convert.conversion import sha256_of
-from convert.reference import Reference
+from convert.transformers_reference import Reference
 from convert.verify import main as verify_main
 from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.florence.decoding import Decoded
-from florence_tagger.florence.detector import Detector
+from florence_tagger.florence.model import Florence2
 from florence_tagger.media.images import open_picture
 from florence_tagger.schemas import Prompt, Task
 from tests.conftest import CHECKPOINT, ROOT, SCENES, TRUTH
@@ -63,7 +63,7 @@ def test_token_ids_equal_transformers(fresh_scenes: Path, tmp_path: Path, number
         assert figures["ids_equal"] >= number - max(1, number // 100)
 
 
-def test_service_says_what_transformers_own_classes_say(detector: Detector) -> None:
+def test_service_says_what_transformers_own_classes_say(florence2: Florence2) -> None:
     """Without anything of ours on the other side: processor, weights and settings as `from_pretrained` reads them."""
     processor = AutoProcessor.from_pretrained(CHECKPOINT, backend="pil")
     model = Florence2ForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
@@ -73,7 +73,7 @@ def test_service_says_what_transformers_own_classes_say(detector: Detector) -> N
             theirs = model.generate(**inputs, output_scores=True, return_dict_in_generate=True)
             log_probs = model.compute_transition_scores(theirs.sequences, theirs.scores, theirs.beam_indices)
         frame = open_picture((SCENES / name).read_bytes(), (224, 224), 10**8)
-        ours = detector.generate(frame.pixels, detector.generation)
+        ours = florence2.generate(frame.pixels, florence2.generation)
         assert list(ours.token_ids) == theirs.sequences[0, 1:].tolist()
         assert log_probs_of(ours) == pytest.approx(log_probs[0].tolist(), abs=0.01)
 
@@ -90,7 +90,7 @@ def test_service_says_what_transformers_own_classes_say(detector: Detector) -> N
     ],
     ids=lambda prompt: f"{prompt.task}-{prompt.text}",
 )
-def test_every_task_is_asked_and_answered_as_in_transformers(detector: Detector, prompt: Prompt) -> None:
+def test_every_task_is_asked_and_answered_as_in_transformers(florence2: Florence2, prompt: Prompt) -> None:
     processor = AutoProcessor.from_pretrained(CHECKPOINT, backend="pil")
     model = Florence2ForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
     size = 0 if prompt.task is Task.OPEN_VOCABULARY_DETECTION else model.generation_config.no_repeat_ngram_size
@@ -99,8 +99,8 @@ def test_every_task_is_asked_and_answered_as_in_transformers(detector: Detector,
         inputs = processor(text=text, images=Image.open(SCENES / name), return_tensors="pt")
         theirs = model.generate(**inputs, no_repeat_ngram_size=size, max_new_tokens=100)
         frame = open_picture((SCENES / name).read_bytes(), (224, 224), 10**8)
-        settings = replace(detector.generation, no_repeat_ngram_size=size, max_new_tokens=100)
-        ours = detector.decode(detector.encode(frame, prompt).cross_attention, settings)
+        settings = replace(florence2.generation, no_repeat_ngram_size=size, max_new_tokens=100)
+        ours = florence2.decode(florence2.encode(frame, prompt).cross_attention, settings)
         assert list(ours.token_ids) == theirs[0, 1:].tolist()
 
 
@@ -200,12 +200,12 @@ def test_verify_tells_what_is_wrong_with_its_options(option: str, value: str, re
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 7, 12])
-def test_cut_off_answers_equal_transformers(detector: Detector, most: int) -> None:
+def test_cut_off_answers_equal_transformers(florence2: Florence2, most: int) -> None:
     reference = Reference(read_checkpoint(CHECKPOINT))
     for beams in (1, 2, 5):
-        settings = replace(detector.generation, max_new_tokens=most, num_beams=beams)
+        settings = replace(florence2.generation, max_new_tokens=most, num_beams=beams)
         for name in list(TRUTH)[:3]:
             frame = open_picture((SCENES / name).read_bytes(), (224, 224), 10**8)
-            ours = detector.generate(frame.pixels, settings)
+            ours = florence2.generate(frame.pixels, settings)
             assert ours.token_ids == reference.generate(SCENES / name, settings)
             assert ours.truncated == (len(ours.token_ids) == most)

@@ -1,4 +1,4 @@
-"""Token ids to regions, against transformers' own post-processor where the answer is well-formed."""
+"""Token ids to detections, against transformers' own post-processor where the answer is well-formed."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from transformers import AutoProcessor
 
 from florence_tagger.config import DEFAULT_MODEL
-from florence_tagger.florence.decoding import Candidates, Decoded, certainly
-from florence_tagger.florence.postprocessing import parse_regions
+from florence_tagger.florence.decoding import Decoded, TopK, certainly
+from florence_tagger.florence.postprocessing import parse_detections
 from florence_tagger.florence.tasks import BANNED_PHRASES
 from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.schemas import Task
@@ -47,8 +47,8 @@ def parse(
     tokenizer: Tokenizer, text: str, task: Task = Task.OBJECT_DETECTION, size: tuple[int, int] = (1000, 1000)
 ) -> list[tuple[str, tuple[float, ...]]]:
     """Labels and boxes, in picture pixels, of what a model says."""
-    regions = parse_regions(certainly(tokenizer.encode(text)), tokenizer, task, *size)
-    return [(region.label, region.box) for region in regions]
+    detections = parse_detections(certainly(tokenizer.encode(text)), tokenizer, task, *size)
+    return [(detection.label, detection.box) for detection in detections]
 
 
 @given(st.sampled_from(Task), ANSWERS, st.integers(1, 4000), st.integers(1, 4000))
@@ -147,10 +147,10 @@ def test_polygons_that_and_separates(tokenizer: Tokenizer) -> None:
 @given(st.lists(st.integers(-5, 1500), max_size=60), st.sampled_from(Task))
 def test_any_token_ids_can_be_read(tokenizer: Tokenizer, token_ids: list[int], task: Task) -> None:
     valid = [token_id for token_id in token_ids if token_id >= 0]
-    for region in parse_regions(certainly(valid), tokenizer, task, 100, 50):
-        assert region.label == region.label.strip() != ""
-        assert 0 < region.box[0] < 100
-        assert 0 < region.box[1] < 50
+    for detection in parse_detections(certainly(valid), tokenizer, task, 100, 50):
+        assert detection.label == detection.label.strip() != ""
+        assert 0 < detection.box[0] < 100
+        assert 0 < detection.box[1] < 50
 
 
 def test_boxes_point_at_the_middle_of_their_bins(tokenizer: Tokenizer) -> None:
@@ -161,7 +161,7 @@ def test_scores_are_of_the_label_and_of_what_lies_near_the_corners(tokenizer: To
     token_ids = tokenizer.encode(said("traffic light", "100 200 300 400", "5 5 5 5"))
     first = tokenizer.first_location
     candidates = [
-        Candidates(np.log(np.array(chances, np.float32)), np.array([token_id, *others]))
+        TopK(np.log(np.array(chances, np.float32)), np.array([token_id, *others]))
         for token_id, chances, others in zip(
             token_ids,
             [(1,), *[(0.5,)] * (len(token_ids) - 10), *[(0.1, 0.2, 0.4)] * 4, *[(0.3, 0.1, 0.9)] * 4, (1,)],
@@ -173,7 +173,7 @@ def test_scores_are_of_the_label_and_of_what_lies_near_the_corners(tokenizer: To
         )
     ]
     decoded = Decoded(token_ids, False, tuple(candidates))
-    near, at_the_edge = parse_regions(decoded, tokenizer, Task.OBJECT_DETECTION, 100, 100)
+    near, at_the_edge = parse_detections(decoded, tokenizer, Task.OBJECT_DETECTION, 100, 100)
     label = 0.5 ** (len(token_ids) - 10)
     assert near.score == pytest.approx(label * 0.3)
     assert at_the_edge.score == pytest.approx(label)  # 0.3 + 0.9 is more than 1, as rounding may make it

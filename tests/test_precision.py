@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from convert.conversion import ConversionOptions, convert
-from convert.errors import ConversionError
+from convert.conversion_error import ConversionError
 from florence_tagger.config import DEFAULT_MODEL, load_settings
-from florence_tagger.florence.detector import load_detector
-from florence_tagger.florence.folder import check_hashes, read_folder
+from florence_tagger.florence.manifest import check_hashes, load_manifest
+from florence_tagger.florence.model import load_model
 from florence_tagger.media.images import open_picture
 from tests.conftest import CHECKPOINT, ROOT, SCENES, TRUTH, Told
 from training.scenes import World, draw_scene
@@ -56,14 +56,14 @@ def weight_bytes(folder: Path) -> int:
 @pytest.mark.parametrize("kind", KINDS)
 def test_quantised_folders_are_small_and_counts_right(folders: Callable[[str], Path], kind: str) -> None:
     assert weight_bytes(folders(kind)) < 0.57 * weight_bytes(DEFAULT_MODEL)
-    folder = read_folder(folders(kind))
+    folder = load_manifest(folders(kind))
     check_hashes(folder)
     assert folder.precision == KINDS[kind][0]
-    detector = load_detector(folder, load_settings())
+    florence2 = load_model(folder, load_settings())
     right = 0
     for name, counts in TRUTH.items():
         frame = open_picture((SCENES / name).read_bytes(), folder.image_size, 10**8)
-        labels = [region.label for region in detector.detect(frame).regions]
+        labels = [detection.label for detection in florence2.detect(frame).detections]
         right += {label: labels.count(label) for label in set(labels)} == counts
     assert right >= len(TRUTH) - 1
     manifest = json.loads((folders(kind) / "manifest.json").read_text())

@@ -12,12 +12,13 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
-from convert.errors import ConversionError
+from convert.conversion_error import ConversionError
 from convert.precision import check_ranges, quantize_activations
 from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.errors import DeviceError, ModelError
 from florence_tagger.florence.devices import CORE, RuntimeOptions
-from florence_tagger.florence.folder import read_folder
+from florence_tagger.florence.graphs import Graphs
+from florence_tagger.florence.manifest import load_manifest
 from florence_tagger.florence.quantization import (
     ACTIVATIONS_SCALE_FACTOR,
     gpu_fault,
@@ -25,7 +26,6 @@ from florence_tagger.florence.quantization import (
     ranges_a_channel,
     require_gpu_ranges,
 )
-from florence_tagger.florence.runtime import Runtime
 from florence_tagger.media.images import open_picture
 from tests.conftest import SCENES, TRUTH
 from tests.devices import FakeCore
@@ -135,12 +135,12 @@ def test_a_folder_that_was_calibrated_before_is_refused_on_gpus_alone(
 ) -> None:
     shutil.copytree(DEFAULT_MODEL, tmp_path, dirs_exist_ok=True)
     ov.save_model(calibrated_before, tmp_path / "vision.xml", compress_to_fp16=False)
-    folder, core = replace(read_folder(DEFAULT_MODEL), path=tmp_path), FakeCore(["CPU", "GPU"])
-    runtime = Runtime(folder, RuntimeOptions("AUTO", "f32"), core)
+    folder, core = replace(load_manifest(DEFAULT_MODEL), path=tmp_path), FakeCore(["CPU", "GPU"])
+    runtime = Graphs(folder, RuntimeOptions("AUTO", "f32"), core)
     assert runtime.devices == {"vision": "CPU", "decoder": "GPU"}
     assert "vision does not compile on GPU: The vision graph" in caplog.text
     with pytest.raises(ModelError, match="convert it anew: `python -m convert"):
-        Runtime(folder, RuntimeOptions("GPU", "f32"), core)
+        Graphs(folder, RuntimeOptions("GPU", "f32"), core)
 
 
 def quantiser(low: float, high: float) -> Any:

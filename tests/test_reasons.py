@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from florence_tagger import errors, faults
+from florence_tagger import errors, wording
 from tests.conftest import ROOT
 
 MODULES = sorted(
@@ -25,7 +25,7 @@ ALLOWED = {
     ("florence_tagger/media/images.py", "readable"): "finds our words for what Pillow says",
     ("florence_tagger/pipeline.py", "as_outcome"): "has looked which of ours it is",
     ("florence_tagger/florence/devices.py", "reason_of"): "is for the log, and seen below wherever it is for more",
-    ("florence_tagger/faults.py", "error_words"): "is given the system's and our own",
+    ("florence_tagger/wording.py", "error_words"): "is given the system's and our own",
 }
 QUOTING = {"str", "repr", "format", "type", "format_exception", "print", "reason_of"}
 WORDS = {"strerror", "args", "msg", "reason", "message"}  # what an exception has of texts
@@ -74,8 +74,8 @@ def faulty(source: str) -> list[tuple[str, int]]:
 def test_no_module_quotes_an_exception(path: Path) -> None:
     place = str(path.relative_to(ROOT))
     quoting = [(function, line) for function, line in faulty(path.read_text()) if (place, function) not in ALLOWED]
-    if place == "florence_tagger/faults.py":
-        quoting = [(function, line) for function, line in quoting if not hasattr(faults, function)]
+    if place == "florence_tagger/wording.py":
+        quoting = [(function, line) for function, line in quoting if not hasattr(wording, function)]
     assert quoting == []
 
 
@@ -113,13 +113,13 @@ def test_what_json_refuses_has_its_place_in_our_words() -> None:
     for text, expected in words.items():
         with pytest.raises((ValueError, RecursionError)) as caught:
             json.loads(text)
-        assert faults.json_words(caught.value) == expected
+        assert wording.json_words(caught.value) == expected
 
 
 def test_what_the_system_refuses_is_said_in_its_words(tmp_path: Path) -> None:
     with pytest.raises(OSError) as caught:  # noqa: PT011
         (tmp_path / "none").read_bytes()
-    assert faults.system_words(caught.value) == "No such file or directory"
-    assert faults.error_words(caught.value) == f"{tmp_path / 'none'}: No such file or directory."
-    assert faults.system_words(OSError("a text of Python's")) == "the system does not say why"
-    assert faults.error_words(errors.DocumentError("Ours.")) == "Ours."
+    assert wording.system_words(caught.value) == "No such file or directory"
+    assert wording.error_words(caught.value) == f"{tmp_path / 'none'}: No such file or directory."
+    assert wording.system_words(OSError("a text of Python's")) == "the system does not say why"
+    assert wording.error_words(errors.DocumentError("Ours.")) == "Ours."

@@ -8,22 +8,24 @@ from florence_tagger.geometry import iou
 from florence_tagger.labels import Aliases
 from florence_tagger.refinement import Refinement, suppress
 from florence_tagger.rules import rules_named
-from florence_tagger.schemas import Box, Detection, DocumentResult, Region, Rules, Sighting, VideoCount
+from florence_tagger.schemas import Box, Detection, DocumentResult, FrameResult, Rules, VideoCount
 
 ALIASES = Aliases({"car": "car", "vehicle": "car"})
 WHOLE: Box = (0.0, 0.0, 10.0, 10.0)
 HALF: Box = (0.0, 0.0, 10.0, 5.0)
 AWAY: Box = (20.0, 0.0, 30.0, 10.0)
-FOUND = (Region("vehicle", WHOLE, 0.9), Region("Car", AWAY, 0.8), Region("dog", HALF, 0.7))
+FOUND = (Detection("vehicle", WHOLE, 0.9), Detection("Car", AWAY, 0.8), Detection("dog", HALF, 0.7))
 
 
-def refined(rules: Rules, regions: tuple[Region, ...] = FOUND, aliases: Aliases = ALIASES) -> tuple[Sighting, ...]:
-    """A picture's regions by some rules."""
-    return Refinement.of(rules, aliases).apply(DocumentResult((Sighting(Detection(regions)),))).sightings
+def refined(
+    rules: Rules, detections: tuple[Detection, ...] = FOUND, aliases: Aliases = ALIASES
+) -> tuple[FrameResult, ...]:
+    """A picture's detections by some rules."""
+    return Refinement.of(rules, aliases).apply(DocumentResult((FrameResult(detections),))).frames
 
 
 def test_without_rules_regions_are_what_the_model_found() -> None:
-    assert refined(Rules(), aliases=Aliases())[0].detection.regions == FOUND
+    assert refined(Rules(), aliases=Aliases())[0].detections == FOUND
 
 
 def test_aliases_are_folded_before_counting() -> None:
@@ -52,12 +54,12 @@ def test_classes_that_are_one_thing_are_refused() -> None:
     [(0.0, ["vehicle", "Car", "dog"]), (0.5, ["vehicle", "Car"]), (0.51, ["vehicle", "Car", "dog"])],
 )
 def test_suppress_keeps_the_stronger_of_two_that_overlap(merge_iou: float, labels: list[str]) -> None:
-    for regions in (FOUND, FOUND[::-1]):
-        assert sorted(one.label for one in suppress(regions, merge_iou)) == sorted(labels)
+    for detections in (FOUND, FOUND[::-1]):
+        assert sorted(one.label for one in suppress(detections, merge_iou)) == sorted(labels)
 
 
 def test_suppress_at_1_merges_equal_boxes_alone() -> None:
-    twice = (Region("car", WHOLE, 0.5), Region("truck", WHOLE, 0.6), Region("dog", HALF, 0.9))
+    twice = (Detection("car", WHOLE, 0.5), Detection("truck", WHOLE, 0.6), Detection("dog", HALF, 0.9))
     assert [one.label for one in suppress(twice, 1.0)] == ["truck", "dog"]
 
 
@@ -74,10 +76,10 @@ def test_iou_of_boxes_without_an_area_is_0() -> None:
 @pytest.mark.parametrize("page", [None, 1])
 def test_distinct_of_pictures_and_pages_is_their_count(page: int | None) -> None:
     rules = Rules(video_count=VideoCount.DISTINCT)
-    result = DocumentResult((Sighting(Detection(FOUND), page),))
-    sightings = Refinement.of(rules, Aliases()).apply(result).sightings
-    assert count_document(sightings, rules) == {"vehicle": 1, "Car": 1, "dog": 1}
-    assert all(one.track is None for one in sightings[0].detection.regions)
+    result = DocumentResult((FrameResult(FOUND, page=page),))
+    frame_results = Refinement.of(rules, Aliases()).apply(result).frames
+    assert count_document(frame_results, rules) == {"vehicle": 1, "Car": 1, "dog": 1}
+    assert all(one.track is None for one in frame_results[0].detections)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 
-from florence_tagger.media.limits import Sampling
-from florence_tagger.results import Results, key_of
-from florence_tagger.schemas import OBJECT_DETECTION, Detection, DocumentResult, Region, Sighting
+from florence_tagger.cache import ResultCache, key_of
+from florence_tagger.media.sampling import Sampling
+from florence_tagger.schemas import OBJECT_DETECTION, Detection, DocumentResult, FrameResult
 
-CAT = DocumentResult((Sighting(Detection((Region("cat", (0.0, 0.0, 1.0, 1.0), 0.9),))),))
+CAT = DocumentResult((FrameResult((Detection("cat", (0.0, 0.0, 1.0, 1.0), 0.9),)),))
 
 
 class Work:
@@ -28,7 +28,7 @@ def forbidden() -> Future[DocumentResult]:
 
 
 def test_what_was_found_is_known_afterwards() -> None:
-    results, work = Results(2), Work()
+    results, work = ResultCache(2), Work()
     first = results.result("a", work)
     work.futures[0].set_result(CAT)
     assert first.result(0) == CAT
@@ -37,14 +37,14 @@ def test_what_was_found_is_known_afterwards() -> None:
 
 
 def test_copies_under_way_share_the_work() -> None:
-    results, work = Results(2), Work()
+    results, work = ResultCache(2), Work()
     waiting = [results.result("a", work), results.result("a", forbidden)]
     work.futures[0].set_result(CAT)
     assert [future.result(0) for future in waiting] == [CAT, CAT]
 
 
 def test_the_least_recently_used_is_forgotten() -> None:
-    results = Results(2)
+    results = ResultCache(2)
 
     def find(key: str, submit: Callable[[], Future[DocumentResult]]) -> None:
         results.result(key, submit)
@@ -63,7 +63,7 @@ def test_the_least_recently_used_is_forgotten() -> None:
 
 
 def test_work_ends_when_the_last_one_leaves() -> None:
-    results, work = Results(2), Work()
+    results, work = ResultCache(2), Work()
     first, second = results.result("a", work), results.result("a", forbidden)
     first.cancel()
     assert not work.futures[0].cancelled()
@@ -75,7 +75,7 @@ def test_work_ends_when_the_last_one_leaves() -> None:
 
 
 def test_failures_and_cancellations_are_told_to_all_and_not_kept() -> None:
-    results, work = Results(2), Work()
+    results, work = ResultCache(2), Work()
     waiting = [results.result("a", work), results.result("a", forbidden)]
     work.futures[0].set_exception(RuntimeError("broken"))
     for future in waiting:
@@ -90,7 +90,7 @@ def test_failures_and_cancellations_are_told_to_all_and_not_kept() -> None:
 
 
 def test_work_that_can_not_begin_is_told_to_all() -> None:
-    results = Results(2)
+    results = ResultCache(2)
     followers: list[Future[DocumentResult]] = []
 
     def submit() -> Future[DocumentResult]:
@@ -107,7 +107,7 @@ def test_work_that_can_not_begin_is_told_to_all() -> None:
 
 
 def test_one_who_joins_what_was_given_up_begins_anew() -> None:
-    results, work = Results(2), Work()
+    results, work = ResultCache(2), Work()
     results.result("a", work).cancel()
     again = results.result("a", work)
     work.futures[1].set_result(CAT)
@@ -115,7 +115,7 @@ def test_one_who_joins_what_was_given_up_begins_anew() -> None:
 
 
 def test_nothing_is_kept_without_room() -> None:
-    results, work = Results(0), Work()
+    results, work = ResultCache(0), Work()
     for index in range(2):
         found = results.result("a", work)
         work.futures[index].set_result(CAT)

@@ -15,19 +15,19 @@ import pytest
 
 from florence_tagger.config import DEFAULT_MODEL, load_settings
 from florence_tagger.errors import DocumentError, ModelError
-from florence_tagger.florence import runtime
-from florence_tagger.florence.detector import Detector, load_detector
+from florence_tagger.florence import graphs
 from florence_tagger.florence.devices import CORE, DRIVER_ERROR, RuntimeOptions, choose_device, find_devices
-from florence_tagger.florence.folder import FORMAT, check_hashes, read_folder
+from florence_tagger.florence.manifest import FORMAT, check_hashes, load_manifest
+from florence_tagger.florence.model import Florence2, load_model
 from florence_tagger.florence.self_test import COSINE
-from florence_tagger.florence.tasks import question
+from florence_tagger.florence.tasks import prompt_text
 from florence_tagger.florence.tokenizer import Tokenizer
 from florence_tagger.media.images import open_picture
 from florence_tagger.schemas import OBJECT_DETECTION, Prompt, Task
 from tests.conftest import ROOT, SCENES, TRUTH, assert_alike
 from tests.devices import FakeCore
 
-FOLDER = read_folder(DEFAULT_MODEL)
+FOLDER = load_manifest(DEFAULT_MODEL)
 
 
 @pytest.mark.parametrize(
@@ -52,20 +52,20 @@ def test_a_device_that_is_not_there(wanted: str) -> None:
         choose_device(wanted, ["CPU"])
 
 
-def load(core: FakeCore, device: str = "AUTO", precision: str = "") -> Detector:
-    return Detector(FOLDER, RuntimeOptions(device, precision), FOLDER.generation, core)
+def load(core: FakeCore, device: str = "AUTO", precision: str = "") -> Florence2:
+    return Florence2(FOLDER, RuntimeOptions(device, precision), FOLDER.generation, core)
 
 
-def count(detector: Detector, name: str = "scene00.png") -> dict[str, int]:
+def count(florence2: Florence2, name: str = "scene00.png") -> dict[str, int]:
     frame = open_picture((SCENES / name).read_bytes(), FOLDER.image_size, 10**8)
-    labels = [region.label for region in detector.detect(frame).regions]
+    labels = [detection.label for detection in florence2.detect(frame).detections]
     return {label: labels.count(label) for label in sorted(set(labels))}
 
 
 def test_auto_takes_the_gpu_and_each_graph_falls_back_by_itself(caplog: pytest.LogCaptureFixture) -> None:
-    detector = load(FakeCore(["CPU", "GPU"], refused=("vision",)))
-    assert count(detector) == TRUTH["scene00.png"]
-    assert detector.devices == {"vision": "CPU", "encoder": "GPU", "decoder": "GPU"}
+    florence2 = load(FakeCore(["CPU", "GPU"], refused=("vision",)))
+    assert count(florence2) == TRUTH["scene00.png"]
+    assert florence2.devices == {"vision": "CPU", "encoder": "GPU", "decoder": "GPU"}
     assert "vision does not compile on GPU: no kernel for this" in caplog.text
 
 
@@ -84,7 +84,7 @@ def test_precision_on_the_cpu_is_exact_but_for_a_large_vision_tower(monkeypatch:
     count(load(core))
     assert hints(core) == {"vision on CPU": "f32", "encoder on CPU": "f32", "decoder on CPU": "f32"}
     assert dict(core.compiled)["decoder on CPU"]["KV_CACHE_PRECISION"] == "f32"
-    monkeypatch.setattr(runtime, "SMALL_VISION_BYTES", 1)
+    monkeypatch.setattr(graphs, "SMALL_VISION_BYTES", 1)
     core = FakeCore(["CPU"])
     count(load(core))
     assert hints(core) == {"vision on CPU": None, "encoder on CPU": "f32", "decoder on CPU": "f32"}
@@ -100,82 +100,82 @@ def test_precision_on_a_gpu_is_its_own_and_a_named_one_goes_for_all() -> None:
     assert set(hints(core).values()) == {"bf16"}
 
 
-def test_prompt_embeddings_are_rows_of_the_table(detector: Detector) -> None:
-    prompt_ids = Tokenizer(FOLDER.read_text("tokenizer.json")).encode(question(OBJECT_DETECTION))
-    rows = detector._runtime._embed(prompt_ids)
+def test_prompt_embeddings_are_rows_of_the_table(florence2: Florence2) -> None:
+    prompt_ids = Tokenizer(FOLDER.read_text("tokenizer.json")).encode(prompt_text(OBJECT_DETECTION))
+    rows = florence2._runtime._embed(prompt_ids)
     decoder = CORE.read_model(DEFAULT_MODEL / "decoder.xml")
     tables = [op.data for op in decoder.get_ops() if op.get_type_name() == "Constant" and 1424 in list(op.shape)]
     (table,) = tables
     np.testing.assert_array_equal(rows[0], table[list(prompt_ids)].astype(np.float32))
 
 
-def test_prompts_of_other_lengths(detector: Detector) -> None:
+def test_prompts_of_other_lengths(florence2: Florence2) -> None:
     frame = open_picture((SCENES / "scene00.png").read_bytes(), FOLDER.image_size, 10**8)
     tokenizer = Tokenizer(FOLDER.read_text("tokenizer.json"))
-    for prompt in ("dog", "Locate dog in the image.", question(OBJECT_DETECTION)):
+    for prompt in ("dog", "Locate dog in the image.", prompt_text(OBJECT_DETECTION)):
         prompt_ids = tokenizer.encode(prompt)
         shapes = {
-            name: list(tensor.shape) for name, tensor in detector._runtime.encode(frame.pixels, prompt_ids).items()
+            name: list(tensor.shape) for name, tensor in florence2._runtime.encode(frame.pixels, prompt_ids).items()
         }
         assert shapes["cross_attention.0.value"] == [1, 8, 197 + len(prompt_ids), 24]
-    assert count(detector) == TRUTH["scene00.png"]
+    assert count(florence2) == TRUTH["scene00.png"]
 
 
-def test_what_breaks_in_one_picture_does_not_reach_the_next(detector: Detector) -> None:
+def test_what_breaks_in_one_picture_does_not_reach_the_next(florence2: Florence2) -> None:
     """A newcomer begins with a copy of some row's cache, hidden by a mask, through which NaN would pass."""
     frame = open_picture((SCENES / "scene00.png").read_bytes(), FOLDER.image_size, 10**8)
-    sound = detector.encode(frame)
+    sound = florence2.encode(frame)
     broken = replace(sound, cross_attention={name: values * np.nan for name, values in sound.cross_attention.items()})
     ended: dict[Any, Any] = {}
-    detector.start("broken", broken)
-    detector.start("first", sound)
-    ended |= detector.step()
-    detector.start("second", sound)
+    florence2.start("broken", broken)
+    florence2.start("first", sound)
+    ended |= florence2.step()
+    florence2.start("second", sound)
     while len(ended) < 3:
-        ended |= detector.step()
+        ended |= florence2.step()
     assert isinstance(ended["broken"], ModelError)
-    assert_alike([ended["first"], ended["second"]], [detector.detect(frame)] * 2)
+    assert_alike([ended["first"], ended["second"]], [florence2.detect(frame)] * 2)
 
 
-def test_prompts_of_different_lengths_are_decoded_together(detector: Detector) -> None:
+def test_prompts_of_different_lengths_are_decoded_together(florence2: Florence2) -> None:
     """They come one after the other, the longest in the middle, and leave when they are finished."""
     frame = open_picture((SCENES / "scene00.png").read_bytes(), FOLDER.image_size, 10**8)
     vocabulary = Prompt(Task.OPEN_VOCABULARY_DETECTION, "dog"), Prompt(Task.OPEN_VOCABULARY_DETECTION, "a red car " * 9)
     prompts = [Prompt(Task.REGION_PROPOSAL), OBJECT_DETECTION, *vocabulary, Prompt(Task.DENSE_REGION_CAPTION)]
     ended: dict[Any, Any] = {}
     for prompt in prompts:
-        detector.start(prompt, detector.encode(frame, prompt))
-        ended |= detector.step()
+        florence2.start(prompt, florence2.encode(frame, prompt))
+        ended |= florence2.step()
     while len(ended) < len(prompts):
-        ended |= detector.step()
+        ended |= florence2.step()
     for prompt in prompts:
-        assert_alike([ended[prompt]], [detector.detect(frame, prompt)])
-    assert count(detector) == TRUTH["scene00.png"]
+        assert_alike([ended[prompt]], [florence2.detect(frame, prompt)])
+    assert count(florence2) == TRUTH["scene00.png"]
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [("word " * 2000, "too long"), ("dog<loc_5>", "mark of the model's own"), ("</s>", "mark of the model's own")],
 )
-def test_texts_that_can_not_be_asked(detector: Detector, text: str, reason: str) -> None:
+def test_texts_that_can_not_be_asked(florence2: Florence2, text: str, reason: str) -> None:
     frame = open_picture((SCENES / "scene00.png").read_bytes(), FOLDER.image_size, 10**8)
     with pytest.raises(DocumentError, match=reason):
-        detector.encode(frame, Prompt(Task.OPEN_VOCABULARY_DETECTION, text))
+        florence2.encode(frame, Prompt(Task.OPEN_VOCABULARY_DETECTION, text))
 
 
 def test_settings_go_before_the_checkpoints_own() -> None:
     settings = load_settings({"num_beams": 1, "no_repeat_ngram": 0, "max_new_tokens": 9999, "inference_threads": 1})
-    generation = load_detector(FOLDER, settings).generation
+    generation = load_model(FOLDER, settings).generation
     assert (generation.num_beams, generation.no_repeat_ngram_size) == (1, 0)
     assert generation.max_new_tokens == FOLDER.max_positions
 
 
 def test_few_tokens_are_told_as_truncated() -> None:
-    detector = load_detector(FOLDER, load_settings({"max_new_tokens": 7}))
+    florence2 = load_model(FOLDER, load_settings({"max_new_tokens": 7}))
     frame = open_picture((SCENES / "scene00.png").read_bytes(), FOLDER.image_size, 10**8)
-    detection = detector.detect(frame)
+    detection = florence2.detect(frame)
     assert detection.truncated
-    assert len(detection.regions) == 1
+    assert len(detection.detections) == 1
 
 
 @pytest.fixture
@@ -192,25 +192,25 @@ def rewrite(path: Path, **changes: Any) -> None:
 
 def test_folders_that_can_not_be_used(copy: Path) -> None:
     with pytest.raises(ModelError, match="no model folder"):
-        read_folder(copy / "nowhere")
+        load_manifest(copy / "nowhere")
     with pytest.raises(ModelError, match=r"no manifest.json.*python -m convert"):
-        read_folder(copy.parent)
+        load_manifest(copy.parent)
     rewrite(copy / "manifest.json", format=0)
     with pytest.raises(ModelError, match=f"format 0; this version reads format {FORMAT}"):
-        read_folder(copy)
+        load_manifest(copy)
     rewrite(copy / "manifest.json", format=FORMAT, geometry=None)
     with pytest.raises(ModelError, match=r"incompletely: manifest.json must have format, name, precision and geometry"):
-        read_folder(copy)
+        load_manifest(copy)
     (copy / "manifest.json").write_text("{")
     with pytest.raises(ModelError, match="can't be read as JSON"):
-        read_folder(copy)
+        load_manifest(copy)
 
 
 def test_odd_settings_in_a_folder(copy: Path) -> None:
     path = copy / "generation_config.json"
     path.write_text(path.read_text().replace("num_beams", "num_bears"))
     with pytest.raises(ModelError, match=r"incompletely: .*generation_config.json the generation settings"):
-        read_folder(copy)
+        load_manifest(copy)
 
 
 def test_missing_and_damaged_files_are_named(copy: Path) -> None:
@@ -218,15 +218,15 @@ def test_missing_and_damaged_files_are_named(copy: Path) -> None:
     with pytest.raises(
         ModelError, match=r"decoder.xml can't be read: it is no graph, or none that this OpenVINO knows"
     ):
-        load_detector(read_folder(copy), load_settings())
+        load_model(load_manifest(copy), load_settings())
     with pytest.raises(ModelError, match=r"decoder.xml is not the file that its manifest.json names"):
-        check_hashes(read_folder(copy))
+        check_hashes(load_manifest(copy))
     (copy / "vision.bin").write_bytes(b"short")
     with pytest.raises(ModelError, match=r"vision.bin has 5 bytes, not \d+"):
-        read_folder(copy)
+        load_manifest(copy)
     (copy / "encoder.bin").unlink()
     with pytest.raises(ModelError, match=r"lacks encoder.bin"):
-        read_folder(copy)
+        load_manifest(copy)
 
 
 SIGNALLED = """
@@ -234,9 +234,9 @@ import gc
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from florence_tagger.config import DEFAULT_MODEL
-from florence_tagger.florence.detector import Detector
+from florence_tagger.florence.model import Detector
 from florence_tagger.florence.devices import RuntimeOptions
-from florence_tagger.florence.folder import read_folder
+from florence_tagger.florence.manifest import read_folder
 
 folder = read_folder(DEFAULT_MODEL)
 loaded = [Detector(folder, RuntimeOptions("CPU"), folder.generation) for _ in range(2)]
@@ -265,9 +265,9 @@ def test_signals_are_handled_after_models_have_ended(ending: str) -> None:
 
 
 def test_the_cache_of_compiled_models(tmp_path: Path) -> None:
-    load_detector(FOLDER, load_settings({"cache_dir": tmp_path / "cache"}))
+    load_model(FOLDER, load_settings({"cache_dir": tmp_path / "cache"}))
     assert list((tmp_path / "cache").iterdir())
-    assert count(load_detector(FOLDER, load_settings({"cache_dir": tmp_path / "cache"}))) == TRUTH["scene00.png"]
+    assert count(load_model(FOLDER, load_settings({"cache_dir": tmp_path / "cache"}))) == TRUTH["scene00.png"]
 
 
 class ErringCore(FakeCore):
@@ -288,24 +288,24 @@ def unban(decoder: Any) -> None:
 
 
 def test_a_gpu_that_computes_like_the_cpu_passes_the_test_at_each_load() -> None:
-    detector = load_detector(FOLDER, load_settings({"device": "GPU", "precision": "f32"}), FakeCore(["CPU", "GPU"]))
-    assert detector.device_test is not None
-    assert detector.device_test.passed
-    assert detector.devices["decoder"] == "GPU"
+    florence2 = load_model(FOLDER, load_settings({"device": "GPU", "precision": "f32"}), FakeCore(["CPU", "GPU"]))
+    assert florence2.device_test is not None
+    assert florence2.device_test.passed
+    assert florence2.devices["decoder"] == "GPU"
 
 
 def test_a_gpu_that_errs_is_named_and_not_used_under_auto(caplog: pytest.LogCaptureFixture) -> None:
-    detector = load_detector(FOLDER, load_settings({"device": "AUTO"}), ErringCore(["CPU", "GPU"]))
-    assert set(detector.devices.values()) == {"CPU"}
-    assert detector.device_test is not None
-    assert detector.device_test.difference.banned > 0
+    florence2 = load_model(FOLDER, load_settings({"device": "AUTO"}), ErringCore(["CPU", "GPU"]))
+    assert set(florence2.devices.values()) == {"CPU"}
+    assert florence2.device_test is not None
+    assert florence2.device_test.difference.banned > 0
     assert "GPU computes otherwise than the CPU" in caplog.text
-    assert count(detector) == TRUTH["scene00.png"]
+    assert count(florence2) == TRUTH["scene00.png"]
 
 
 def test_a_gpu_that_errs_is_an_error_where_it_is_named() -> None:
     with pytest.raises(ModelError, match=r"GPU computes otherwise than the CPU.* FLORENCE_DEVICE=CPU does without it"):
-        load_detector(FOLDER, load_settings({"device": "GPU"}), ErringCore(["CPU", "GPU"]))
+        load_model(FOLDER, load_settings({"device": "GPU"}), ErringCore(["CPU", "GPU"]))
 
 
 class BlurringCore(FakeCore):
@@ -321,12 +321,10 @@ class BlurringCore(FakeCore):
 
 
 def test_a_gpu_whose_image_features_are_off_is_not_used_under_auto(caplog: pytest.LogCaptureFixture) -> None:
-    detector = load_detector(
-        FOLDER, load_settings({"device": "AUTO", "precision": "f32"}), BlurringCore(["CPU", "GPU"])
-    )
-    assert set(detector.devices.values()) == {"CPU"}
-    assert detector.device_test is not None
-    assert detector.device_test.cosine < COSINE
+    florence2 = load_model(FOLDER, load_settings({"device": "AUTO", "precision": "f32"}), BlurringCore(["CPU", "GPU"]))
+    assert set(florence2.devices.values()) == {"CPU"}
+    assert florence2.device_test is not None
+    assert florence2.device_test.cosine < COSINE
     assert "GPU computes otherwise than the CPU" in caplog.text
 
 
@@ -352,12 +350,12 @@ class RaisingCore(FakeCore):
 def test_a_gpu_that_fails_while_it_is_loaded_gives_way_to_the_cpu_under_auto(
     where: str, error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    detector = load_detector(FOLDER, load_settings({"device": "AUTO"}), RaisingCore(where))
-    assert set(detector.devices.values()) == {"CPU"}
+    florence2 = load_model(FOLDER, load_settings({"device": "AUTO"}), RaisingCore(where))
+    assert set(florence2.devices.values()) == {"CPU"}
     assert f"GPU fails: {error}" in caplog.text
     assert f"GPU fails: {DRIVER_ERROR}. The CPU is used instead." in caplog.text
     with pytest.raises(ModelError, match=f"GPU fails: {DRIVER_ERROR}"):
-        load_detector(FOLDER, load_settings({"device": "GPU"}), RaisingCore(where))
+        load_model(FOLDER, load_settings({"device": "GPU"}), RaisingCore(where))
 
 
 class SilentCore(FakeCore):
@@ -376,6 +374,6 @@ def test_a_gpu_whose_driver_fails_is_listed_with_that(caplog: pytest.LogCaptureF
 @pytest.mark.parametrize("pictures", [1, 2])
 def test_the_test_of_a_gpu_fits_any_number_of_pictures_at_a_time(pictures: int) -> None:
     settings = load_settings({"device": "GPU", "precision": "f32", "batch_size": pictures})
-    test = load_detector(FOLDER, settings, FakeCore(["CPU", "GPU"])).device_test
+    test = load_model(FOLDER, settings, FakeCore(["CPU", "GPU"])).device_test
     assert test is not None
     assert test.passed

@@ -15,10 +15,11 @@ from PIL import Image
 from florence_tagger.counting import count_document
 from florence_tagger.documents import Part, gather
 from florence_tagger.media.frames import open_frames
-from florence_tagger.media.limits import Choice, Limits, Sampling
+from florence_tagger.media.limits import DecodeOptions
+from florence_tagger.media.sampling import SampledFrames, Sampling
 from florence_tagger.media.similarity import block_means, near_identical
 from florence_tagger.pipeline import Pipeline
-from florence_tagger.schemas import Detection, DocumentResult, Frame, Region, Sighting
+from florence_tagger.schemas import Detection, DocumentResult, Frame, FrameResult
 from florence_tagger.telemetry import Stage
 from tests.conftest import Heard, counted
 from tests.pictures import pages
@@ -32,7 +33,7 @@ SIZE = (224, 224)
 
 
 def sampled(content: bytes, **sampling: Any) -> list[Frame]:
-    return list(open_frames(io.BytesIO(content), Limits(SIZE, 10**8), Sampling(**sampling)))
+    return list(open_frames(io.BytesIO(content), DecodeOptions(SIZE, 10**8), Sampling(**sampling)))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def sampled(content: bytes, **sampling: Any) -> list[Frame]:
 def test_frames_are_what_is_shown_at_evenly_spread_moments_and_the_last(
     times: list[float], sampling: dict[str, Any], places: list[int], closing: bool
 ) -> None:
-    assert Sampling(**sampling).choose(times) == Choice(places, closing)
+    assert Sampling(**sampling).choose(times) == SampledFrames(places, closing)
 
 
 @given(
@@ -138,9 +139,9 @@ def test_repeated_frames_are_not_looked_at_again(pipeline: Pipeline) -> None:
     before = pipeline.telemetry.times[Stage.ENCODE]
     (result,) = counted(pipeline, content)
     assert isinstance(result, DocumentResult)
-    assert [sighting.time_s for sighting in result.sightings] == [0, 1, 2, 3]
+    assert [frame_result.time_s for frame_result in result.frames] == [0, 1, 2, 3]
     assert pipeline.telemetry.times[Stage.ENCODE] - before == 2
-    assert result.sightings[0].detection == result.sightings[2].detection != result.sightings[3].detection
+    assert result.frames[0].detections == result.frames[2].detections != result.frames[3].detections
 
 
 def test_slow_changes_add_up() -> None:
@@ -158,8 +159,8 @@ def test_more_frames_than_places(pipeline: Pipeline) -> None:
     content = video("mp4", "libx264", rate=30)
     (result,) = counted(pipeline, content, sampling=Sampling(fps=30, max_frames=90))
     assert isinstance(result, DocumentResult)
-    assert len(result.sightings) == 90
-    assert count_document(result.sightings) == PEAK
+    assert len(result.frames) == 90
+    assert count_document(result.frames) == PEAK
 
 
 def test_large_jpegs_are_counted_the_same_at_reduced_scale(pipeline: Pipeline) -> None:
@@ -177,9 +178,9 @@ def agreement(pipeline: Pipeline, scenes: int) -> float:
         counts = []
         for reduced in (True, False):
             buffer.seek(0)
-            (frame,) = open_frames(buffer, Limits(SIZE, 10**8, reduced=reduced), Sampling())
+            (frame,) = open_frames(buffer, DecodeOptions(SIZE, 10**8, reduced=reduced), Sampling())
             assert (frame.width, frame.height) == (3000, 3000)
-            counts.append(count_document([Sighting(pipeline.batcher.submit(frame, timeout=60).result(60))]))
+            counts.append(count_document([pipeline.scheduler.submit(frame, timeout=60).result(60)]))
         same += counts[0] == counts[1]
     return same / scenes
 
@@ -191,30 +192,30 @@ def test_the_share_of_large_jpegs_counted_the_same(pipeline: Pipeline) -> None:
     assert share >= 0.99
 
 
-def found(label: str, number: int) -> Detection:
-    return Detection((Region(label, (0, 0, 1, 1), 0.9),) * number)
+def found(label: str, number: int) -> FrameResult:
+    return FrameResult((Detection(label, (0, 0, 1, 1), 0.9),) * number)
 
 
 def test_the_counting_rule() -> None:
-    both = [found("cat", 2), Detection((*found("cat", 1).regions, *found("dog", 1).regions))]
-    assert count_document([Sighting(one, time_s=0.0) for one in both]) == {"cat": 2, "dog": 1}
-    assert count_document([Sighting(one, page=page) for page, one in enumerate(both, 1)]) == {"cat": 3, "dog": 1}
-    assert count_document([Sighting(both[0])]) == {"cat": 2}
+    both = [found("cat", 2), FrameResult((*found("cat", 1).detections, *found("dog", 1).detections))]
+    assert count_document([replace(one, time_s=0.0) for one in both]) == {"cat": 2, "dog": 1}
+    assert count_document([replace(one, page=page) for page, one in enumerate(both, 1)]) == {"cat": 3, "dog": 1}
+    assert count_document(both[:1]) == {"cat": 2}
 
 
 def test_a_document_is_done_with_its_last_frame() -> None:
-    first: Future[Detection] = Future()
-    second: Future[Detection] = Future()
+    first: Future[FrameResult] = Future()
+    second: Future[FrameResult] = Future()
     whole = gather([Part(first, time_s=0.0), Part(first, time_s=1.0), Part(second, time_s=2.0)], incomplete=True)
     second.set_result(found("cat", 3))
     assert not whole.done()
     first.set_result(found("cat", 1))
     result = whole.result(0)
-    assert (count_document(result.sightings), len(result.sightings), result.incomplete) == ({"cat": 3}, 3, True)
+    assert (count_document(result.frames), len(result.frames), result.incomplete) == ({"cat": 3}, 3, True)
 
 
 def test_a_frame_that_fails_fails_its_document_and_cancels_the_rest() -> None:
-    parts: list[Future[Detection]] = [Future() for _ in range(3)]
+    parts: list[Future[FrameResult]] = [Future() for _ in range(3)]
     whole = gather([Part(part) for part in parts])
     parts[1].set_exception(ValueError("broken"))
     assert isinstance(whole.exception(0), ValueError)
@@ -226,7 +227,7 @@ def test_a_frame_that_fails_fails_its_document_and_cancels_the_rest() -> None:
 
 
 def test_a_document_given_up_gives_up_its_frames() -> None:
-    parts: list[Future[Detection]] = [Future() for _ in range(2)]
+    parts: list[Future[FrameResult]] = [Future() for _ in range(2)]
     parts[0].set_running_or_notify_cancel()
     whole = gather([Part(part) for part in parts])
     assert whole.cancel()

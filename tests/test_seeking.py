@@ -10,12 +10,13 @@ from PIL import Image
 
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.frames import open_frames
-from florence_tagger.media.limits import Limits, Sampling
+from florence_tagger.media.limits import DecodeOptions
+from florence_tagger.media.sampling import Sampling
 from florence_tagger.schemas import Frame, UInt8Array
 from tests.encodings import CHECKED, COMMON, CUT_OFF, PAIRS, TRIMMED, TWISTS, Encoding, damaged, drawing, trimmed
 
 SIZE = (144, 176)
-MOST_DIFFERENCE = 2.0  # of 255, on average
+MAX_DIFFERENCE = 2.0  # of 255, on average
 ROUNDING_S = 1e-4  # containers keep times in steps of their own
 
 # ffmpeg's name for reading a container, where it is another one than for writing.
@@ -64,7 +65,7 @@ def looked_at(content: bytes, **sampling: float) -> tuple[list[Frame], bool]:
     """Return the frames that the service looks at, and whether the document is marked incomplete."""
     frames: list[Frame] = []
     try:
-        for frame in open_frames(io.BytesIO(content), Limits(SIZE, 10**8), Sampling(**sampling)):  # type: ignore[arg-type]
+        for frame in open_frames(io.BytesIO(content), DecodeOptions(SIZE, 10**8), Sampling(**sampling)):  # type: ignore[arg-type]
             frames.append(frame)  # noqa: PERF402 - those before an error stay
     except DocumentError:
         return frames, True
@@ -98,13 +99,13 @@ def check(one: Encoding, content: bytes) -> None:
         assert frames
         assert [frame.time_s for frame in frames] == pytest.approx([each.time_s for each in wanted], abs=ROUNDING_S)
         worst = max(difference(frame.pixels, each.pixels) for frame, each in zip(frames, wanted, strict=True))
-        assert worst < MOST_DIFFERENCE
+        assert worst < MAX_DIFFERENCE
 
 
 def test_the_comparison_can_fail() -> None:
     """Neighbouring frames differ by more than what is allowed."""
     differences = [difference(drawing(index), drawing(index + 1)) for index in range(60)]
-    assert min(differences) > MOST_DIFFERENCE
+    assert min(differences) > MAX_DIFFERENCE
 
 
 def test_there_are_enough_pairs_of_codec_and_container() -> None:
@@ -132,7 +133,7 @@ def test_damage_is_marked_or_changes_nothing(one: Encoding) -> None:
         marked += incomplete
         if not incomplete:
             assert len(frames) == len(whole)
-            assert max(difference(a.pixels, b.pixels) for a, b in zip(frames, whole, strict=True)) < MOST_DIFFERENCE
+            assert max(difference(a.pixels, b.pixels) for a, b in zip(frames, whole, strict=True)) < MAX_DIFFERENCE
     assert marked
 
 
@@ -148,7 +149,7 @@ def test_half_a_frame_at_the_end_is_not_counted(one: Encoding) -> None:
         marked += incomplete
         for frame in frames:
             same = whole[int(np.abs(np.array(times) - frame.time_s).argmin())]
-            assert difference(frame.pixels, same.pixels) < MOST_DIFFERENCE
+            assert difference(frame.pixels, same.pixels) < MAX_DIFFERENCE
     assert marked >= 3  # by chance it may be cut off between two frames
 
 

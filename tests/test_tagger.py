@@ -50,8 +50,8 @@ def test_it_counts_tells_what_is_wrong_and_ends_what_it_began(tmp_path: Path) ->
     assert len(tagger.count(SCENE, num_labels=1)) == 1
     assert len(tagger.count(ROOT / "florence_tagger" / "web" / "samples" / "picnic.jpg")) == 7, "all, by default"
     assert tagger.count(SCENE, min_score=1) == {}
-    (sighting,) = tagger.detect(SCENE).sightings
-    assert len(sighting.detection.regions) == sum(COUNTS.values())
+    (frame_result,) = tagger.detect(SCENE).frames
+    assert len(frame_result.detections) == sum(COUNTS.values())
     with pytest.raises(DocumentError, match=r"The file can't be read: No such file or directory\."):
         tagger.count(tmp_path / "none.png")
     with pytest.raises(DocumentError, match=r"The file can't be read: its name has a null character\."):

@@ -11,12 +11,12 @@ from PIL import Image
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.formats import TIFF
 from florence_tagger.media.images import open_rgb, stills
-from florence_tagger.media.limits import OWN_SIZE, Limits
+from florence_tagger.media.limits import OWN_SIZE, DecodeOptions
 from florence_tagger.media.tiff import ALIKE, small_grey
 from tests import tiffs
 from tests.variants import PARK, QUEUE, SIDE, STREET, YARD, picture
 
-LIMITS = Limits(OWN_SIZE, 10**8)
+LIMITS = DecodeOptions(OWN_SIZE, 10**8)
 RANGES = {  # by NumPy's type the values that are black and white
     "u1": (0, 255),
     "u2": (0, 65_535),

@@ -20,8 +20,9 @@ from florence_tagger import Tagger
 from florence_tagger.cli import main
 from florence_tagger.config import load_settings
 from florence_tagger.errors import RequestError, SettingsError
-from florence_tagger.media.decoders import Decoders
-from florence_tagger.media.limits import Confinement, Limits, Sampling
+from florence_tagger.media.limits import DecodeOptions, SandboxLimits
+from florence_tagger.media.sampling import Sampling
+from florence_tagger.media.sandbox.pool import DecoderPool
 from florence_tagger.pipeline import within_budget
 from florence_tagger.schemas import AUTO, Frame, Task, Tiles
 from tests.conftest import SCENES, TRUTH, FakeModel, RunningServer, content_for, document
@@ -64,24 +65,24 @@ def tagger() -> Iterator[Tagger]:
 
 
 @pytest.fixture(scope="module")
-def decoders() -> Iterator[Decoders]:
+def decoders() -> Iterator[DecoderPool]:
     pool = decoders_of(INPUT)
     yield pool
     pool.close()
 
 
-def decoders_of(image_size: tuple[int, int], memory_bytes: int = 600_000_000) -> Decoders:
-    return Decoders(1, Confinement(Limits(image_size, 10**8, reduced=True), memory_bytes, 60))
+def decoders_of(image_size: tuple[int, int], memory_bytes: int = 600_000_000) -> DecoderPool:
+    return DecoderPool(1, SandboxLimits(DecodeOptions(image_size, 10**8, reduced=True), memory_bytes, 60))
 
 
-def frames(pool: Decoders, content: bytes, *tiles: int, **sampling: Any) -> list[Frame]:
+def frames(pool: DecoderPool, content: bytes, *tiles: int, **sampling: Any) -> list[Frame]:
     return list(pool.frames(content, Sampling(**sampling), time.monotonic() + 60, tiles=tiles))
 
 
 # ---- cutting ---------------------------------------------------------------------------------------------------------
 
 
-def test_tiles_are_cut_from_the_full_resolution(decoders: Decoders) -> None:
+def test_tiles_are_cut_from_the_full_resolution(decoders: DecoderPool) -> None:
     whole, *tiles = frames(decoders, CROWD, 2)
     assert (whole.tile, whole.width, whole.height) == (None, 768, 768)
     assert [one.tile for one in tiles] == [(x, y, x + 439, y + 439) for y in (0, 329) for x in (0, 329)]
@@ -91,18 +92,18 @@ def test_tiles_are_cut_from_the_full_resolution(decoders: Decoders) -> None:
         np.testing.assert_array_equal(one.pixels, np.asarray(cut))
 
 
-def test_a_picture_that_is_not_larger_than_the_input_has_one_look(decoders: Decoders) -> None:
+def test_a_picture_that_is_not_larger_than_the_input_has_one_look(decoders: DecoderPool) -> None:
     assert len(frames(decoders, saved(crowd().resize((224, 200))), 6)) == 1
 
 
-def test_pages_and_frames_have_tiles_of_their_own(decoders: Decoders) -> None:
+def test_pages_and_frames_have_tiles_of_their_own(decoders: DecoderPool) -> None:
     pages = frames(decoders, PAGES, 1, 2)
     assert [(one.page, one.tile is not None) for one in pages] == [(1, False), (2, False), *[(2, True)] * 4]
     shown = frames(decoders, shown_in_turn(crowd(), crowd().rotate(90)), 2)
     assert [one.tile is None for one in shown] == [True, *[False] * 4] * 2
 
 
-def test_what_repeats_is_not_cut_again(decoders: Decoders) -> None:
+def test_what_repeats_is_not_cut_again(decoders: DecoderPool) -> None:
     pictures = [crowd() for _ in range(3)]
     for place, one in enumerate(pictures):
         one.putpixel((place, 0), (255, 0, 0))  # else Pillow keeps one of them
@@ -111,7 +112,7 @@ def test_what_repeats_is_not_cut_again(decoders: Decoders) -> None:
     assert [one.repeats for one in others] == [False] * 4 + [True] * 2
 
 
-def test_a_large_jpeg_is_reduced_no_further_than_its_tiles_allow(decoders: Decoders) -> None:
+def test_a_large_jpeg_is_reduced_no_further_than_its_tiles_allow(decoders: DecoderPool) -> None:
     """Lines of one pixel are gone at half the scale."""
     lines = np.zeros((2000, 2000, 3), np.uint8)
     lines[:, ::2] = 255
@@ -152,9 +153,9 @@ def test_a_hundred_megapixels_are_cut_within_the_memory_of_a_decoder() -> None:
 def test_a_crowd_is_counted_in_tiles(tagger: Tagger, tiles: Tiles) -> None:
     assert tagger.count(CROWD, tiles=1) != COUNTS
     assert tagger.count(CROWD, tiles=tiles) == dict(sorted(COUNTS.items()))
-    (sighting,) = tagger.detect(CROWD, tiles=tiles).sightings
-    assert len(sighting.tiles) == (4 if tiles == AUTO else tiles**2)
-    boxes = [region.box for region in sighting.detection.regions]
+    (frame_result,) = tagger.detect(CROWD, tiles=tiles).frames
+    assert len(frame_result.tiles) == (4 if tiles == AUTO else tiles**2)
+    boxes = [detection.box for detection in frame_result.detections]
     assert max(box[2] for box in boxes) > 384 > 220 > min(box[0] for box in boxes), "in pixels of the picture"
     assert all(0 <= x1 < x2 <= 768 and 0 <= y1 < y2 <= 768 for x1, y1, x2, y2 in boxes)
 
@@ -169,8 +170,8 @@ def test_a_video_is_looked_at_within_its_budget(tagger: Tagger) -> None:
     content = shown_in_turn(*(crowd().rotate(angle) for angle in (0, 180, 90, 270, 0, 180)))
     for tiles, times in ((2, 2), (AUTO, 6)):
         result = tagger.detect(content, tiles=tiles)
-        assert len(result.sightings) == times
-        assert 0 < sum(len(one.tiles) for one in result.sightings) <= FRAMES - times
+        assert len(result.frames) == times
+        assert 0 < sum(len(one.tiles) for one in result.frames) <= FRAMES - times
     assert within_budget(Sampling(), 1) == Sampling()
     assert [within_budget(Sampling(), side).max_frames for side in (2, 3, 6, AUTO)] == [6, 3, 1, 16]
 
@@ -178,9 +179,9 @@ def test_a_video_is_looked_at_within_its_budget(tagger: Tagger) -> None:
 @pytest.mark.parametrize("task", Task)
 def test_every_task_may_have_tiles(tagger: Tagger, task: Task) -> None:
     text = "dog" if task.takes_text else ""
-    (sighting,) = tagger.detect(CROWD, task, text, tiles=2).sightings
-    labels = Counter(region.label for region in sighting.detection.regions)
-    assert len(sighting.tiles) == 4
+    (frame_result,) = tagger.detect(CROWD, task, text, tiles=2).frames
+    labels = Counter(detection.label for detection in frame_result.detections)
+    assert len(frame_result.tiles) == 4
     if task.takes_text:
         assert labels == {"dog": COUNTS["dog"]}
     if task is Task.REGION_PROPOSAL:
@@ -209,7 +210,7 @@ def test_the_service_counts_in_tiles_and_says_which(server: RunningServer) -> No
 
 
 def test_tiles_of_a_request_are_checked(fake_model: FakeModel) -> None:
-    app, batcher = application(fake_model)
+    app, scheduler = application(fake_model)
     client = app.test_client()
     for value in (1, 6, "3", " 2 ", 2.0, "auto", "", None):
         assert client.post("/process", json={"documents": [], "tiles": value}).status_code == 200
@@ -217,11 +218,11 @@ def test_tiles_of_a_request_are_checked(fake_model: FakeModel) -> None:
         response = client.post("/process", json={"documents": [], "tiles": value})
         assert response.status_code == 400
         assert "accepted is an integer from 1 to 6 or auto." in response.json["error"]
-    batcher.close()
+    scheduler.close()
 
 
 def test_the_setting_is_the_default_and_tiles_are_counted(fake_model: FakeModel) -> None:
-    app, batcher = application(fake_model, tiles=2, result_cache=8)
+    app, scheduler = application(fake_model, tiles=2, result_cache=8)
     client = app.test_client()
     assert (
         client.get("/openapi.json").json["components"]["schemas"]["Process_Request"]["properties"]["tiles"]["default"]
@@ -230,7 +231,7 @@ def test_the_setting_is_the_default_and_tiles_are_counted(fake_model: FakeModel)
     for tiles, looks in ((None, 4), (3, 13), (1, 13), (2, 13)):  # the last is known
         client.post("/process", json={"documents": [document(CROWD)], "tiles": tiles})
         assert numbers(client)["florence_tiles_total"] == looks
-    batcher.close()
+    scheduler.close()
 
 
 def test_the_setting_is_checked() -> None:
@@ -242,11 +243,11 @@ def test_the_setting_is_checked() -> None:
 
 
 def test_a_tile_that_fails_fails_its_document_alone(fake_model: FakeModel) -> None:
-    app, batcher = application(fake_model)
+    app, scheduler = application(fake_model)
     fake_model.error = RuntimeError("out of order")
     answer = app.test_client().post("/process", json={"documents": [document(CROWD)], "tiles": 3}).json
     assert (answer["number_documents_treated"], answer["number_documents_non_treated"]) == (0, 1)
-    batcher.close()
+    scheduler.close()
 
 
 def test_the_command_counts_and_draws_in_tiles(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from florence_tagger.geometry import area, common_area
-from florence_tagger.schemas import Box, Detection, Region, Sighting
+from florence_tagger.schemas import Box, Detection, FrameResult
 from florence_tagger.tiling import OVERLAP, WHOLE, Look, grid, in_picture, looks_at, merge, plan_of
 
 LEAST = (224, 224)
@@ -53,48 +53,50 @@ def test_the_looks_at_a_picture() -> None:
 
 
 def test_regions_move_from_a_tile_to_where_they_are() -> None:
-    region = Region("cat", (0, 450, 600, 900), 0.5)  # the lower left quarter, in pixels as if of the whole picture
-    (moved,) = in_picture([region], (400, 300, 800, 600), *SIZE)
-    assert moved == Region("cat", (400, 450, 600, 600), 0.5)
+    detection = Detection(
+        "cat", (0, 450, 600, 900), 0.5
+    )  # the lower left quarter, in pixels as if of the whole picture
+    (moved,) = in_picture([detection], (400, 300, 800, 600), *SIZE)
+    assert moved == Detection("cat", (400, 450, 600, 600), 0.5)
 
 
 # ---- merging ---------------------------------------------------------------------------------------------------------
 
 
-def seen_in(tile: Box, objects: Iterable[Region], least: float = SEEN) -> Look:
+def seen_in(tile: Box, objects: Iterable[Detection], least: float = SEEN) -> Look:
     """What an observer finds in a tile: of each object what is in the tile, if that is enough of it."""
-    regions = [
-        Region(one.label, clip(one.box, tile), one.score)
+    detections = [
+        Detection(one.label, clip(one.box, tile), one.score)
         for one in objects
         if common_area(one.box, tile) >= least * area(one.box)
     ]
-    return Look(tile, tuple(regions))
+    return Look(tile, tuple(detections))
 
 
 def clip(box: Box, tile: Box) -> Box:
     return max(box[0], tile[0]), max(box[1], tile[1]), min(box[2], tile[2]), min(box[3], tile[3])
 
 
-def counts(regions: Iterable[Region]) -> Counter[str]:
-    return Counter(one.label for one in regions)
+def counts(detections: Iterable[Detection]) -> Counter[str]:
+    return Counter(one.label for one in detections)
 
 
-def merged(objects: Sequence[Region], whole: Sequence[Region], tiles: Sequence[Box] = TILES) -> Counter[str]:
+def merged(objects: Sequence[Detection], whole: Sequence[Detection], tiles: Sequence[Box] = TILES) -> Counter[str]:
     """The counts by looks at the tiles, and at the whole, in which `whole` are found."""
     return counts(merge(Look(PICTURE, tuple(whole)), [seen_in(tile, objects) for tile in tiles]))
 
 
 def draw_objects(
     sizes: Iterable[tuple[float, float]], places: Iterable[tuple[float, float]], labels: str
-) -> list[Region]:
+) -> list[Detection]:
     """Objects of these sizes at these places, both as shares, but for those that would be on another."""
-    objects: list[Region] = []
+    objects: list[Detection] = []
     for (across, down), (x, y), label in zip(sizes, places, labels, strict=False):
         width, height = 20 + across * 100, 20 + down * 80
         left, top = x * (SIZE[0] - width), y * (SIZE[1] - height)
         box = (left, top, left + width, top + height)
         if all(common_area(box, one.box) == 0 for one in objects):
-            objects.append(Region(label, box, 0.9))
+            objects.append(Detection(label, box, 0.9))
     return objects
 
 
@@ -123,24 +125,24 @@ def test_touching_neighbours_on_a_seam_stay_two(
     else:
         y = min(max(tile[edge] - before * down, 0), SIZE[1] - down)
     second = (x + width, y) if beside else (x, y + height)
-    objects = [Region("cat", (left, top, left + width, top + height), 0.9) for left, top in ((x, y), second)]
+    objects = [Detection("cat", (left, top, left + width, top + height), 0.9) for left, top in ((x, y), second)]
     assert merged(objects, []) == {"cat": 2}
-    both = Region("dog", (x, y, x + across, y + down), 0.9)  # what the whole picture makes of them
+    both = Detection("dog", (x, y, x + across, y + down), 0.9)  # what the whole picture makes of them
     assert merged(objects, [both]) == {"cat": 2}
 
 
 @pytest.mark.parametrize("box", [(100, 100, 1100, 800), (350, 50, 700, 850), (0, 0, 1200, 900)])
 def test_what_no_tile_shows_in_full_is_taken_from_the_whole(box: Box) -> None:
-    large, small = Region("bus", box, 0.9), Region("cat", (380, 400, 420, 430), 0.9)
+    large, small = Detection("bus", box, 0.9), Detection("cat", (380, 400, 420, 430), 0.9)
     looks = [seen_in(tile, [large, small], 0.1) for tile in TILES]
-    mistaken = [Look(look.tile, (*look.regions, Region("cup", clip(box, look.tile), 0.8))) for look in looks]
+    mistaken = [Look(look.tile, (*look.detections, Detection("cup", clip(box, look.tile), 0.8))) for look in looks]
     found = merge(Look(PICTURE, (large,)), mistaken)
     assert counts(found) == {"bus": 1, "cat": 1}, "a part is nothing else, and what is before it stays"
     assert next(one.box for one in found if one.label == "bus") == box
 
 
 def test_pieces_of_what_no_look_shows_in_full_are_one() -> None:
-    long = Region("train", (50, 420, 1150, 470), 0.9)
+    long = Detection("train", (50, 420, 1150, 470), 0.9)
     (found,) = merge(Look(PICTURE, ()), [seen_in(tile, [long], 0.1) for tile in TILES])
     assert found.box == pytest.approx(long.box)
 
@@ -148,49 +150,47 @@ def test_pieces_of_what_no_look_shows_in_full_are_one() -> None:
 def test_labels_tell_objects_apart_unless_they_are_captions() -> None:
     tiles = grid(*SIZE, 2, LEAST)
     box = (560, 410, 640, 490)  # all tiles show it
-    looks = [Look(tile, (Region(f"a cat, {place}", box, 0.9),)) for place, tile in enumerate(tiles)]
+    looks = [Look(tile, (Detection(f"a cat, {place}", box, 0.9),)) for place, tile in enumerate(tiles)]
     whole = Look(PICTURE, ())
     assert len(merge(whole, looks)) == 4
     assert len(merge(whole, looks, by_label=False)) == 1
 
 
 def test_boxes_of_one_tile_are_never_merged() -> None:
-    twice = tuple(Region("cat", (100, 100, 150 + more, 150), 0.9) for more in (0, 1))
+    twice = tuple(Detection("cat", (100, 100, 150 + more, 150), 0.9) for more in (0, 1))
     assert len(merge(Look(PICTURE, ()), [Look(TILES[0], twice), *(Look(tile, ()) for tile in TILES[1:])])) == 2
 
 
 # ---- auto ------------------------------------------------------------------------------------------------------------
 
 
-def sighting(size: float, number: int = 10, truncated: bool = False, **more: float) -> Sighting:
+def frame_result(size: float, number: int = 10, truncated: bool = False, **more: float) -> FrameResult:
     """A picture of 1,200 pixels a side with so many boxes of a size, a share of the side."""
     boxes = [(100.0 * place, 0.0, 100.0 * place + size * 1200, size * 1200) for place in range(number)]
-    return Sighting(
-        Detection(tuple(Region("cat", box, 0.9) for box in boxes), truncated), width=1200, height=1200, **more
-    )  # type: ignore[arg-type]
+    return FrameResult(tuple(Detection("cat", box, 0.9) for box in boxes), truncated, width=1200, height=1200, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("seen", "plan"),
     [
-        (sighting(0.2), WHOLE),
-        (sighting(0.2, number=0), WHOLE),
-        (sighting(0.2, truncated=True), (2,)),
-        (sighting(0.11), (2,)),
-        (sighting(0.08), (3,)),
-        (sighting(0.01), (6,)),
+        (frame_result(0.2), WHOLE),
+        (frame_result(0.2, number=0), WHOLE),
+        (frame_result(0.2, truncated=True), (2,)),
+        (frame_result(0.11), (2,)),
+        (frame_result(0.08), (3,)),
+        (frame_result(0.01), (6,)),
     ],
 )
-def test_small_boxes_and_answers_that_were_cut_off_call_for_tiles(seen: Sighting, plan: tuple[int, ...]) -> None:
+def test_small_boxes_and_answers_that_were_cut_off_call_for_tiles(seen: FrameResult, plan: tuple[int, ...]) -> None:
     assert plan_of([seen], 100, LEAST) == plan
 
 
 def test_a_picture_that_tiles_would_not_enlarge_is_not_cut() -> None:
-    assert plan_of([sighting(0.01)], 100, (1000, 1000)) == WHOLE
+    assert plan_of([frame_result(0.01)], 100, (1000, 1000)) == WHOLE
 
 
 def test_the_fullest_frames_have_the_first_call_on_the_budget() -> None:
-    frames = [sighting(0.08, number, time_s=float(number)) for number in (5, 9, 7)]
+    frames = [frame_result(0.08, number, time_s=float(number)) for number in (5, 9, 7)]
     assert [plan_of(frames, budget, LEAST) for budget in (0, 4, 9, 13, 27)] == [
         WHOLE,
         (1, 2, 1),
@@ -198,5 +198,5 @@ def test_the_fullest_frames_have_the_first_call_on_the_budget() -> None:
         (1, 3, 2),
         (3, 3, 3),
     ]
-    pages = [sighting(0.08, 5, page=page) for page in (1, 2)]
+    pages = [frame_result(0.08, 5, page=page) for page in (1, 2)]
     assert plan_of(pages, 0, LEAST) == (3, 3)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from florence_tagger.counting import count_document
-from florence_tagger.schemas import Detection, Region, Rules, Sighting, VideoCount
+from florence_tagger.schemas import Detection, FrameResult, Rules, VideoCount
 from florence_tagger.tracking import (
     MEASURED,
     MOST_MISFIT,
@@ -31,33 +31,35 @@ FPS = 8
 Mark = tuple[str, float, float, float]  # label, centre x and y, score
 
 
-def region(label: str, x: float, y: float, score: float = 0.9) -> Region:
+def detection(label: str, x: float, y: float, score: float = 0.9) -> Detection:
     """A square box around a point."""
-    return Region(label, (x - SIZE / 2, y - SIZE / 2, x + SIZE / 2, y + SIZE / 2), score)
+    return Detection(label, (x - SIZE / 2, y - SIZE / 2, x + SIZE / 2, y + SIZE / 2), score)
 
 
-def video(frames: list[list[Region]], fps: float = FPS) -> list[Sighting]:
+def video(frames: list[list[Detection]], fps: float = FPS) -> list[FrameResult]:
     """Frames at an even rate."""
-    return [Sighting(Detection(tuple(found)), None, index / fps) for index, found in enumerate(frames)]
+    return [FrameResult(tuple(found), time_s=index / fps) for index, found in enumerate(frames)]
 
 
-def counted(frames: list[list[Region]], fps: float = FPS) -> dict[str, int]:
+def counted(frames: list[list[Detection]], fps: float = FPS) -> dict[str, int]:
     """How many different ones pass."""
     return count_document(track(video(frames, fps)), DISTINCT)
 
 
-def passing(count: int, x: float = 0.0, y: float = 50.0, step: float = 5.0, label: str = "car") -> list[list[Region]]:
+def passing(
+    count: int, x: float = 0.0, y: float = 50.0, step: float = 5.0, label: str = "car"
+) -> list[list[Detection]]:
     """One thing on its way to the right, or to the left."""
-    return [[region(label, x + step * index, y)] for index in range(count)]
+    return [[detection(label, x + step * index, y)] for index in range(count)]
 
 
-def together(*ways: list[list[Region]]) -> list[list[Region]]:
+def together(*ways: list[list[Detection]]) -> list[list[Detection]]:
     """Several ways in one video."""
     return [[one for found in frames for one in found] for frames in zip(*ways, strict=True)]
 
 
 def test_what_passes_one_after_the_other_counts_each_time() -> None:
-    gone: list[list[Region]] = [[]] * 16
+    gone: list[list[Detection]] = [[]] * 16
     frames = passing(12) + gone + passing(12) + gone + passing(12)
     assert counted(frames) == {"car": 3}
     assert count_document(video(frames)) == {"car": 1}
@@ -67,7 +69,7 @@ def test_two_that_cross_are_two_and_keep_their_numbers() -> None:
     frames = together(passing(24), passing(24, x=115.0, y=54.0, step=-5.0))
     tracks = track(video(frames))
     for place in (0, 1):
-        assert len({one.detection.regions[place].track for one in tracks}) == 1
+        assert len({one.detections[place].track for one in tracks}) == 1
     assert counted(frames) == {"car": 2}
 
 
@@ -80,11 +82,11 @@ def test_a_lost_track_lives_for_a_time_in_seconds(hidden: int, count: int) -> No
 
 
 def test_a_weak_box_keeps_a_track_and_begins_none() -> None:
-    weak = [[region("car", 5.0 * index, 50.0, 0.3)] for index in range(30)]
+    weak = [[detection("car", 5.0 * index, 50.0, 0.3)] for index in range(30)]
     frames = passing(30)
     frames[8:20] = weak[8:20]
     assert counted(frames) == {"car": 1}
-    beside = together(passing(30), [[region("car", 100.0, 5.0, 0.3)] if index % 2 else [] for index in range(30)])
+    beside = together(passing(30), [[detection("car", 100.0, 5.0, 0.3)] if index % 2 else [] for index in range(30)])
     assert counted(beside) == {"car": 1}
 
 
@@ -92,14 +94,14 @@ def test_a_label_that_changes_for_some_frames_is_the_same_thing() -> None:
     frames = passing(20)
     frames[6:9] = passing(20, label="bus")[6:9]
     tracks = track(video(frames))
-    assert {(one.label, one.track) for found in tracks for one in found.detection.regions} == {("car", 1)}
+    assert {(one.label, one.track) for found in tracks for one in found.detections} == {("car", 1)}
 
 
 def test_a_box_that_is_there_for_a_moment_does_not_count() -> None:
-    frames = together(passing(20), [[region("dog", 10.0, 150.0)] if index == 7 else [] for index in range(20)])
+    frames = together(passing(20), [[detection("dog", 10.0, 150.0)] if index == 7 else [] for index in range(20)])
     tracks = track(video(frames))
     assert count_document(tracks, DISTINCT) == {"car": 1}
-    assert [one.track for one in tracks[7].detection.regions] == [1, None]
+    assert [one.track for one in tracks[7].detections] == [1, None]
 
 
 def test_what_goes_behind_something_is_cut_and_stays_one() -> None:
@@ -122,7 +124,7 @@ def test_what_shows_on_both_sides_of_something_is_one_and_has_one_box_a_frame(sp
     assert any(len(found) == 2 for found in frames)
     tracks = track(video(frames))
     assert count_document(tracks, DISTINCT) == {"car": 1}
-    assert all(sum(one.track == 1 for one in found.detection.regions) <= 1 for found in tracks)
+    assert all(sum(one.track == 1 for one in found.detections) <= 1 for found in tracks)
 
 
 @pytest.mark.parametrize(("apart", "speed"), [(25.0, 3.0), (60.0, 3.0), (25.0, 0.5)])
@@ -132,32 +134,32 @@ def test_what_follows_something_alike_out_of_the_same_place_is_another(apart: fl
 
 
 def test_pieces_of_other_labels_are_one_only_one_after_the_other() -> None:
-    bus = [[Region("bus", (5.0 * index, 0.0, 5.0 * index + 60, 60.0), 0.9)] for index in range(24)]
-    before = [[region("person", 5.0 * index + 30, 30.0)] if 12 <= index < 20 else [] for index in range(24)]
+    bus = [[Detection("bus", (5.0 * index, 0.0, 5.0 * index + 60, 60.0), 0.9)] for index in range(24)]
+    before = [[detection("person", 5.0 * index + 30, 30.0)] if 12 <= index < 20 else [] for index in range(24)]
     assert counted(together(bus, before)) == {"bus": 1, "person": 1}
 
 
 def behind(
     start: float, speed: float, count: int, begin: float, end: float, edge: float = -np.inf
-) -> list[list[Region]]:
+) -> list[list[Detection]]:
     """What is seen of a thing on its way to the right, past a band, in a picture that begins at an edge."""
     frames = []
     for x in start + speed * np.arange(count):
         parts = (max(x, edge), min(x + SIZE, begin)), (max(x, edge, end), x + SIZE)
-        frames.append([Region("car", (low, 40.0, high, 60.0), 0.9) for low, high in parts if high - low > 3])
+        frames.append([Detection("car", (low, 40.0, high, 60.0), 0.9) for low, high in parts if high - low > 3])
     return frames
 
 
-def seen_beside(one: Region, begin: float, end: float) -> Region | None:
+def seen_beside(one: Detection, begin: float, end: float) -> Detection | None:
     """What is seen of a box that passes behind a band."""
     x1, y1, x2, y2 = one.box
     left, right = (x1, min(x2, begin)), (max(x1, end), x2)
     low, high = left if left[1] - left[0] > right[1] - right[0] else right
-    return Region(one.label, (low, y1, high, y2), one.score) if high - low > 3 else None
+    return Detection(one.label, (low, y1, high, y2), one.score) if high - low > 3 else None
 
 
 def test_of_one_frame_a_second_one_box_is_enough() -> None:
-    frames = [[region("car", 0, 50)], [region("dog", 200, 50)], [region("cat", 0, 150)]]
+    frames = [[detection("car", 0, 50)], [detection("dog", 200, 50)], [detection("cat", 0, 150)]]
     assert counted(frames, fps=1) == {"car": 1, "dog": 1, "cat": 1}
 
 
@@ -169,13 +171,13 @@ def test_frames_of_about_one_a_second_are_followed(late: float) -> None:
 
 
 def test_all_count_in_one_frame() -> None:
-    assert counted([[region("car", 0, 50), region("car", 60, 50, 0.85)]]) == {"car": 2}
+    assert counted([[detection("car", 0, 50), detection("car", 60, 50, 0.85)]]) == {"car": 2}
 
 
 def test_frames_may_have_nothing_and_boxes_no_area_or_score() -> None:
     assert counted([[], []]) == {}
     assert counted([]) == {}
-    assert counted([[Region("car", (5.0, 5.0, 5.0, 5.0), 0.0)]] * 9) == {"car": 1}
+    assert counted([[Detection("car", (5.0, 5.0, 5.0, 5.0), 0.0)]] * 9) == {"car": 1}
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**32 - 1))

@@ -19,7 +19,7 @@ from PIL import Image, ImageColor
 from transformers import PreTrainedTokenizerFast
 
 from convert.conversion import ConversionOptions, convert
-from florence_tagger.florence.folder import read_folder
+from florence_tagger.florence.manifest import load_manifest
 from florence_tagger.florence.tasks import QUESTIONS
 from florence_tagger.geometry import iou
 from florence_tagger.tagger import Tagger
@@ -27,11 +27,11 @@ from tests.conftest import ROOT, Told
 from tests.variants import STREET
 from training import clips, evaluate, gallery, scenes, sprites, train
 from training.batches import ASKED, BATCH, NOTHING, Batches, cell_targets, world_at
-from training.boxes import claims, covered
-from training.model import END, GRID, SIDE, build_model, build_tokenizer
+from training.matching import claims, covered
 from training.objective import ASKED_TASKS, Objective
 from training.scenes import LABELS, UNSEEN_DESIGN, SceneObject, World, draw_scene, load_sprites
 from training.score import read, score
+from training.tiny_model import END, GRID, SIDE, build_model, build_tokenizer
 
 WORLD = World()
 # What the bundled model reached in docs/training.md, less about one in a hundred: other CPUs round otherwise.
@@ -174,10 +174,10 @@ def test_each_picture_is_asked_for_its_own_label(tokenizer: PreTrainedTokenizerF
     objective = Objective(build_model(tokenizer, seed=0), tokenizer)
     batch = Batches(tokenizer, 100, seed=0)[50]
     for number, task in enumerate(ASKED_TASKS):
-        for question, asked in zip(objective.question_for(number, batch.asked), batch.asked, strict=True):
+        for prompt_text, asked in zip(objective.question_for(number, batch.asked), batch.asked, strict=True):
             label = tokenizer.decode([asked]).strip()
-            assert tokenizer.decode(question) == f"<s>{QUESTIONS[task].format(text=label)}</s>"
-            assert question.tolist() == tokenizer(tokenizer.decode(question), add_special_tokens=False).input_ids
+            assert tokenizer.decode(prompt_text) == f"<s>{QUESTIONS[task].format(text=label)}</s>"
+            assert prompt_text.tolist() == tokenizer(tokenizer.decode(prompt_text), add_special_tokens=False).input_ids
 
 
 def test_what_no_answer_says(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -261,7 +261,7 @@ def test_training_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "whole" / "log.png").stat().st_size > 1000
     assert (checkpoint / "model.safetensors").stat().st_size < 12e6
     convert(ConversionOptions(str(checkpoint), tmp_path / "model"), Told())  # and compares it with PyTorch
-    assert read_folder(tmp_path / "model").image_size == (SIDE, SIDE)
+    assert load_manifest(tmp_path / "model").image_size == (SIDE, SIDE)
     evaluated = CliRunner().invoke(evaluate.main, ["--checkpoint", str(checkpoint), "--scenes", "1"])
     assert evaluated.exit_code == 0, evaluated.output
     assert set(figures(evaluated.stdout)) >= set(BARS)

@@ -18,20 +18,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from florence_tagger.assembly import start_decoders
-from florence_tagger.batching import Batcher
+from florence_tagger.assembly import start_decoder_pool
 from florence_tagger.config import Settings, load_settings
 from florence_tagger.errors import ModelError, NotReadyError
-from florence_tagger.media.decoders import Decoders
 from florence_tagger.media.images import open_picture
-from florence_tagger.media.limits import Sampling
+from florence_tagger.media.sampling import Sampling
+from florence_tagger.media.sandbox.pool import DecoderPool
+from florence_tagger.scheduler import Scheduler
 from florence_tagger.schemas import Prompt, Task
-from florence_tagger.web import process
 from florence_tagger.web.app import create_app
 from florence_tagger.web.envelope import IndexResponse
-from florence_tagger.web.measures import Measures
+from florence_tagger.web.metrics import Metrics
 from florence_tagger.web.parameters import RequestBody
 from florence_tagger.web.request import parse_request
+from florence_tagger.web.routes import process
 from tests.conftest import QUOTED, FakeModel, document, wait_for
 from tests.pictures import pages
 from tests.videos import animation, damaged_frame
@@ -57,12 +57,12 @@ def png() -> bytes:
 PNG = png()
 
 
-DECODERS: dict[int, Decoders] = {}  # by the limit of pixels; shared by all applications
+DECODERS: dict[int, DecoderPool] = {}  # by the limit of pixels; shared by all applications
 
 
-def decoders_for(chosen: Settings) -> Decoders:
+def decoders_for(chosen: Settings) -> DecoderPool:
     if chosen.max_pixels not in DECODERS:
-        DECODERS[chosen.max_pixels] = start_decoders(chosen, (16, 16))
+        DECODERS[chosen.max_pixels] = start_decoder_pool(chosen, (16, 16))
     return DECODERS[chosen.max_pixels]
 
 
@@ -73,19 +73,19 @@ def ended_decoders() -> Iterator[None]:
         DECODERS.popitem()[1].close()
 
 
-def application(model: FakeModel, **given: Any) -> tuple[Flask, Batcher]:
+def application(model: FakeModel, **given: Any) -> tuple[Flask, Scheduler]:
     chosen: Settings = load_settings({"result_cache": 0} | given)
-    measures = Measures()
-    batcher = Batcher(lambda: model, chosen.queue_size, telemetry=measures)
-    assert wait_for(lambda: batcher.ready)
-    return create_app(chosen, decoders_for(chosen), batcher, measures), batcher
+    measures = Metrics()
+    scheduler = Scheduler(lambda: model, chosen.queue_size, telemetry=measures)
+    assert wait_for(lambda: scheduler.ready)
+    return create_app(chosen, decoders_for(chosen), scheduler, measures), scheduler
 
 
 @pytest.fixture
 def client(fake_model: FakeModel) -> Iterator[FlaskClient]:
-    app, batcher = application(fake_model)
+    app, scheduler = application(fake_model)
     yield app.test_client()
-    batcher.close()
+    scheduler.close()
 
 
 def check_envelope(answer: Any) -> None:
@@ -415,7 +415,7 @@ def test_a_failing_model_costs_one_document(
 
 
 def test_limits(fake_model: FakeModel) -> None:
-    app, batcher = application(fake_model, max_documents=2, max_body_mb=0.01, max_document_mb=0.0001, max_pixels=10)
+    app, scheduler = application(fake_model, max_documents=2, max_body_mb=0.01, max_document_mb=0.0001, max_pixels=10)
     client = app.test_client()
     response = post(client, documents=[{}] * 3)
     assert response.status_code == 413
@@ -431,7 +431,7 @@ def test_limits(fake_model: FakeModel) -> None:
     assert "larger than 0.0001 MB" in untreated["large"]
     (untreated,) = post(client, documents=[document(PNG, id="wide")]).json["list_id_not_treated"]
     assert "20 x 10 pixels" in untreated["wide"]
-    batcher.close()
+    scheduler.close()
 
 
 def test_not_ready_then_ready() -> None:
@@ -442,8 +442,8 @@ def test_not_ready_then_ready() -> None:
         assert loading.wait(30)
         return model
 
-    batcher = Batcher(load, 1)
-    client = create_app(load_settings(), decoders_for(load_settings()), batcher).test_client()
+    scheduler = Scheduler(load, 1)
+    client = create_app(load_settings(), decoders_for(load_settings()), scheduler).test_client()
     response = post(client, documents=[document(PNG)])
     assert response.status_code == 503
     assert response.headers["Retry-After"]
@@ -452,7 +452,7 @@ def test_not_ready_then_ready() -> None:
     loading.set()
     assert wait_for(lambda: client.get("/health-check").status_code == 200)
     assert post(client, documents=[document(PNG)]).json["number_documents_treated"] == 1
-    batcher.close()
+    scheduler.close()
 
 
 def test_a_model_that_can_not_be_loaded_is_told() -> None:
@@ -461,21 +461,21 @@ def test_a_model_that_can_not_be_loaded_is_told() -> None:
     def load() -> FakeModel:
         raise ModelError("no such device")
 
-    batcher = Batcher(load, 1, told.append)
+    scheduler = Scheduler(load, 1, told.append)
     assert wait_for(lambda: told)
     assert str(told[0]) == "no such device"
-    assert not batcher.ready
-    batcher.close()
+    assert not scheduler.ready
+    scheduler.close()
 
 
 def test_a_full_queue_refuses_and_a_hanging_model_is_unhealthy(fake_model: FakeModel) -> None:
     fake_model.go.clear()
-    app, batcher = application(fake_model, queue_size=1, hang_seconds=5)
+    app, scheduler = application(fake_model, queue_size=1, hang_seconds=5)
     with ThreadPoolExecutor(2) as pool:
         running = pool.submit(lambda: post(app.test_client(), documents=[document(PNG)]))
         assert fake_model.entered.wait(10)
         waiting = pool.submit(lambda: post(app.test_client(), documents=[document(PNG)] * 3))
-        assert wait_for(lambda: batcher.waiting == 1)
+        assert wait_for(lambda: scheduler.waiting == 1)
         refused = post(app.test_client(), documents=[document(PNG)])
         assert refused.status_code == 503
         assert refused.headers["Retry-After"]
@@ -486,28 +486,28 @@ def test_a_full_queue_refuses_and_a_hanging_model_is_unhealthy(fake_model: FakeM
         fake_model.go.set()
         assert running.result().json["number_documents_treated"] == 1
         assert waiting.result().json["number_documents_treated"] == 3
-    batcher.close()
+    scheduler.close()
 
 
 def test_the_deadline_of_a_request(fake_model: FakeModel) -> None:
     fake_model.go.clear()
-    app, batcher = application(fake_model, request_seconds=0.2)
+    app, scheduler = application(fake_model, request_seconds=0.2)
     response = post(app.test_client(), documents=[document(PNG, id="a"), document(PNG, id="b")])
     assert response.status_code == 200
     assert [next(iter(one)) for one in response.json["list_id_not_treated"]] == ["a", "b"]
     assert "0.2 seconds" in response.json["list_id_not_treated"][0]["a"]
     fake_model.go.set()
-    batcher.close()
+    scheduler.close()
 
 
 def test_closing_cancels_what_waits(fake_model: FakeModel) -> None:
     fake_model.go.clear()
-    app, batcher = application(fake_model, queue_size=5)
+    app, scheduler = application(fake_model, queue_size=5)
     with ThreadPoolExecutor(2) as pool:
         request = pool.submit(lambda: post(app.test_client(), documents=[document(PNG, id=str(i)) for i in range(3)]))
-        assert wait_for(lambda: batcher.waiting == 2)
-        closing = pool.submit(batcher.close)
-        assert wait_for(lambda: batcher.waiting == 0)
+        assert wait_for(lambda: scheduler.waiting == 2)
+        closing = pool.submit(scheduler.close)
+        assert wait_for(lambda: scheduler.waiting == 0)
         fake_model.go.set()
         closing.result(10)
         answer = request.result(10).json
@@ -532,7 +532,7 @@ def test_a_fault_of_ours_shows_no_trace(
     def broken(*args: Any) -> Any:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr("florence_tagger.web.process.answer", broken)
+    monkeypatch.setattr("florence_tagger.web.routes.process.answer", broken)
     with caplog.at_level(logging.ERROR):
         response = post(client, documents=[])
     assert response.status_code == 500
@@ -541,7 +541,7 @@ def test_a_fault_of_ours_shows_no_trace(
 
 
 def test_the_api_key(fake_model: FakeModel) -> None:
-    app, batcher = application(fake_model, api_key="schlüssel")
+    app, scheduler = application(fake_model, api_key="schlüssel")
     client = app.test_client()
     for path in ("/process", "/work/status"):
         method = "POST" if path == "/process" else "GET"
@@ -552,26 +552,26 @@ def test_the_api_key(fake_model: FakeModel) -> None:
     response = client.post("/process", json={"documents": []}, headers={"X-API-Key": over_the_wire})
     assert response.status_code == 200
     assert client.get("/health-check").status_code == 200
-    batcher.close()
+    scheduler.close()
 
 
 def test_a_large_request_leaves_places_for_others(fake_model: FakeModel) -> None:
     fake_model.go.clear()
-    app, batcher = application(fake_model, queue_size=10)
+    app, scheduler = application(fake_model, queue_size=10)
     with ThreadPoolExecutor(2) as pool:
         large = pool.submit(lambda: post(app.test_client(), documents=[document(PNG)] * 50))
-        assert wait_for(lambda: batcher.waiting == 7)
+        assert wait_for(lambda: scheduler.waiting == 7)
         small = pool.submit(lambda: post(app.test_client(), documents=[document(PNG)]))
-        assert wait_for(lambda: batcher.waiting == 8)
+        assert wait_for(lambda: scheduler.waiting == 8)
         fake_model.go.set()
         assert small.result().json["number_documents_treated"] == 1
         assert large.result().json["number_documents_treated"] == 50
-    batcher.close()
+    scheduler.close()
 
 
 def test_more_requests_than_places_are_refused_and_health_still_answers(fake_model: FakeModel) -> None:
     fake_model.go.clear()
-    app, batcher = application(fake_model, http_threads=4)
+    app, scheduler = application(fake_model, http_threads=4)
     with ThreadPoolExecutor(2) as pool:
         accepted = [pool.submit(lambda: post(app.test_client(), documents=[document(PNG)])) for _ in range(2)]
         assert wait_for(lambda: len(app.test_client().get("/work/status").json) == 2)
@@ -579,36 +579,36 @@ def test_more_requests_than_places_are_refused_and_health_still_answers(fake_mod
         fake_model.go.set()
         assert all(request.result().status_code == 200 for request in accepted)
     assert post(app.test_client(), documents=[]).status_code == 200
-    batcher.close()
+    scheduler.close()
 
 
 def test_nothing_is_taken_after_closing(client: FlaskClient, fake_model: FakeModel) -> None:
-    batcher = Batcher(lambda: fake_model, 1)
-    assert wait_for(lambda: batcher.ready)
-    batcher.close()
+    scheduler = Scheduler(lambda: fake_model, 1)
+    assert wait_for(lambda: scheduler.ready)
+    scheduler.close()
     with pytest.raises(NotReadyError, match="stopping"):
-        batcher.submit(open_picture(PNG, (16, 16), 1000), timeout=10)
+        scheduler.submit(open_picture(PNG, (16, 16), 1000), timeout=10)
 
 
 def test_a_copy_outlives_the_request_that_had_it_first(fake_model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client of the first goes while its pages wait; the other request then looks at the file itself."""
     fake_model.go.clear()
-    app, batcher = application(fake_model, result_cache=10)
+    app, scheduler = application(fake_model, result_cache=10)
     gone = Event()
     monkeypatch.setattr(process, "is_gone", lambda environ: "leaves" in environ["QUERY_STRING"] and gone.is_set())
     sent = {"documents": [document(pages(20))]}
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(lambda: app.test_client().post("/process?leaves", json=sent))
-        assert wait_for(lambda: batcher.waiting == 7)  # its other pages wait for these
+        assert wait_for(lambda: scheduler.waiting == 7)  # its other pages wait for these
         second = pool.submit(lambda: post(app.test_client(), **sent))
-        assert wait_for(lambda: batcher.reserved == 1)
+        assert wait_for(lambda: scheduler.reserved == 1)
         gone.set()
         assert first.result(10).status_code == 499
         fake_model.go.set()
         assert second.result(10).json["data"][0]["source"]["content"] == [{"cat": 20}]
     statuses = [job["status"] for job in app.test_client().get("/work/status").json.values()]
     assert statuses == ["done", "cancelled"]
-    batcher.close()
+    scheduler.close()
 
 
 def test_refusals_do_not_drive_out_what_was_treated(client: FlaskClient) -> None:
@@ -745,17 +745,17 @@ def test_the_host_is_not_repeated(client: FlaskClient, host: str) -> None:
 def test_a_missing_key_is_told_at_the_start(fake_model: FakeModel, caplog: pytest.LogCaptureFixture) -> None:
     for key in ("", "secret"):
         caplog.clear()
-        _, batcher = application(fake_model, api_key=key)
-        batcher.close()
+        _, scheduler = application(fake_model, api_key=key)
+        scheduler.close()
         assert ("No API key is set (FLORENCE_API_KEY)" in caplog.text) == (not key)
         assert "secret" not in caplog.text
 
 
 def test_a_key_that_is_no_utf_8(fake_model: FakeModel) -> None:
-    app, batcher = application(fake_model, api_key="\udcff")  # as Python has the byte 255 of the environment
+    app, scheduler = application(fake_model, api_key="\udcff")  # as Python has the byte 255 of the environment
     assert app.test_client().get("/metrics").status_code == 401
     assert app.test_client().get("/metrics", headers={"X-API-Key": "\xff"}).status_code == 200
-    batcher.close()
+    scheduler.close()
 
 
 JSON = st.recursive(
@@ -775,9 +775,9 @@ ENVELOPES = st.fixed_dictionaries(
 def shared_client() -> Iterator[FlaskClient]:
     model = FakeModel()
     model.go.set()
-    app, batcher = application(model)
+    app, scheduler = application(model)
     yield app.test_client()
-    batcher.close()
+    scheduler.close()
 
 
 @given(body=JSON | ENVELOPES)

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from florence_tagger.geometry import area
-from training.model import END, GRID, LOCATIONS, SIDE, START
 from training.scenes import LABELS, SceneObject, World, draw_scene
+from training.tiny_model import END, GRID, LOCATIONS, SIDE, START
 
 BATCH = 16
 ASKED = 8  # pictures of a batch with a second question: it costs an encoder's run, and is the easier one

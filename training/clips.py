@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from training.boxes import covered
-from training.command import SEED, Command, folder_for
 from training.grounds import Canvas, draw_ground
+from training.matching import covered
+from training.options import SEED, Command, folder_for
 from training.scenes import (
     LABELS,
     Rectangle,

@@ -20,17 +20,17 @@ from transformers import PreTrainedTokenizerFast
 
 from convert.checkpoint import read_checkpoint
 from convert.conversion import ConversionOptions, convert, stages_of
-from convert.progress import Bar, megabytes
+from convert.progress_bars import Bar, megabytes
 from convert.quiet import quiet_libraries
-from convert.reference import Reference
-from florence_tagger.benchmark.processes import service
+from convert.transformers_reference import Reference
+from florence_tagger.bench.processes import service
 from florence_tagger.config import load_settings
 from florence_tagger.schemas import Task
 from florence_tagger.tagger import Tagger
 from training.batches import CHOOSING, CROWDED, HELD_OUT, QUESTIONS, SPARSE, UNSEEN, VIDEOS, ask
 from training.clips import draw_clip, write_video
-from training.command import Command
 from training.objective import ASKED_TASKS
+from training.options import Command
 from training.scenes import UNSEEN_DESIGN, Scene, SceneObject, World, draw_scene
 from training.score import read, score
 from training.train import CHECKPOINT, COMMITTED, RUN
@@ -55,8 +55,8 @@ def draw(folder: Path, world: World, number: int, *seed: int) -> list[tuple[Path
 
 def found_in(tagger: Tagger, path: Path) -> list[SceneObject]:
     """What is found in a picture, in pixels."""
-    (sighting,) = tagger.detect(path).sightings
-    return [SceneObject(region.label, region.box) for region in sighting.detection.regions]
+    (frame_result,) = tagger.detect(path).frames
+    return [SceneObject(detection.label, detection.box) for detection in frame_result.detections]
 
 
 def asked_for_one(tagger: Tagger, drawn: Sequence[tuple[Path, Scene]], task: Task) -> Iterator[tuple[str, str]]:
@@ -79,9 +79,9 @@ def counted_in_videos(tagger: Tagger, place: Path, number: int) -> tuple[str, st
     for index in track(range(number), "short videos", transient=True):
         path, frames = place / f"{index:04d}.mp4", draw_clip(rng, World(), SECONDS * FPS)
         write_video(path, frames, FPS)
-        for sighting in tagger.detect(path).sightings:
-            labels = (region.label for region in sighting.detection.regions)
-            right.append(Counter(labels) == Counter(frames[round((sighting.time_s or 0) * FPS)].counts))
+        for frame_result in tagger.detect(path).frames:
+            labels = (detection.label for detection in frame_result.detections)
+            right.append(Counter(labels) == Counter(frames[round((frame_result.time_s or 0) * FPS)].counts))
     return f"{len(right)} frames of {number} short videos: counted exactly", f"{statistics.mean(right):.1%}"
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from florence_tagger.config import DEFAULT_MODEL
-from florence_tagger.media.drawing import draw_regions
+from florence_tagger.media.drawing import draw_detections
 from florence_tagger.tagger import Tagger
 from training.batches import GALLERY, HELD_OUT
-from training.command import SEED, Command
+from training.options import SEED, Command
 from training.scenes import UNSEEN_DESIGN, Scene, World, draw_scene
 
 HEIGHT, GAP, FRAME, CAPTION, LETTER = 288, 12, 4, 18, 7  # pixels
@@ -30,10 +30,10 @@ def cell(scene: Scene, tagger: Tagger) -> Image.Image:
     file = BytesIO()
     large = Image.fromarray(scene.pixels).resize((round(HEIGHT * width / height), HEIGHT), Image.Resampling.LANCZOS)
     large.save(file, "PNG")
-    (sighting,) = tagger.detect(file.getvalue()).sightings
-    regions = sighting.detection.regions
-    drawn = draw_regions(np.asarray(large), regions)
-    mistakes = differences(Counter(region.label for region in regions), Counter(scene.counts))
+    (frame_result,) = tagger.detect(file.getvalue()).frames
+    detections = frame_result.detections
+    drawn = draw_detections(np.asarray(large), detections)
+    mistakes = differences(Counter(detection.label for detection in detections), Counter(scene.counts))
     framed = Image.new("RGB", (drawn.width + 2 * FRAME, HEIGHT + 2 * FRAME + CAPTION), "white")
     framed.paste(WRONG if mistakes else RIGHT, (0, 0, framed.width, HEIGHT + 2 * FRAME))
     framed.paste(drawn, (FRAME, FRAME))

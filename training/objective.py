@@ -11,8 +11,8 @@ from transformers import Florence2ForConditionalGeneration, PreTrainedTokenizerF
 from florence_tagger.florence.tasks import QUESTIONS
 from florence_tagger.schemas import Task
 from training.batches import BOX_TOKENS, NOTHING, Batch, token, word
-from training.model import DEVIATION, END, IMAGE_TOKENS, LOCATIONS, MEAN, PAD, WIDTH
 from training.scenes import LABELS
+from training.tiny_model import DEVIATION, END, IMAGE_TOKENS, LOCATIONS, MEAN, PAD, WIDTH
 
 LABEL_WEIGHT = 2.0  # of labels and ends, against locations
 LEFT_WEIGHT = 1.5  # of the left side of a box, which picks the next object
@@ -44,7 +44,7 @@ class Objective(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(WIDTH, 2 * (len(LABELS) + 1) + 4) for _ in range(2))
         self.first_location = token(tokenizer, "<loc_0>")
         self.asked = word(tokenizer, LABELS[0])
-        self.question = self._question(tokenizer, Task.OBJECT_DETECTION)
+        self.prompt_text = self._question(tokenizer, Task.OBJECT_DETECTION)
         self.questions = [self._question(tokenizer, task) for task in ASKED_TASKS]
 
     @staticmethod
@@ -55,8 +55,8 @@ class Objective(nn.Module):
 
     def question_for(self, task: int, words: Tensor) -> Tensor:
         """The tokens (A, T) of an asking task's question, each for the label whose word within a text is given."""
-        question = self.questions[task]
-        return torch.where(question == self.asked, words[:, None], question)
+        prompt_text = self.questions[task]
+        return torch.where(prompt_text == self.asked, words[:, None], prompt_text)
 
     def forward(self, batch: Batch, step: int, sigma: float, dense_only: bool) -> tuple[Tensor, Losses]:
         """The loss, and its parts; `sigma` is how wide the target of a location is, in bins."""
@@ -64,7 +64,7 @@ class Objective(nn.Module):
         dense = self._dense(0, features, batch)
         if dense_only:
             return dense, Losses(nan, nan, nan, dense.item())
-        encoded = self._encode(features, self.question.expand(len(features), -1))
+        encoded = self._encode(features, self.prompt_text.expand(len(features), -1))
         labels, locations, said = self._answer(encoded, batch.answers, sigma)
         again = self._dense(1, encoded, batch)
         asked = self.question_for(step % len(ASKED_TASKS), batch.asked)
@@ -72,8 +72,8 @@ class Objective(nn.Module):
         loss = said + FOUND_WEIGHT * found + FEATURES_WEIGHT * dense + ENCODED_WEIGHT * again
         return loss, Losses(labels.item(), locations.item(), found.item(), dense.item())
 
-    def _encode(self, features: Tensor, question: Tensor) -> Tensor:
-        words = self.model.get_input_embeddings()(question)
+    def _encode(self, features: Tensor, prompt_text: Tensor) -> Tensor:
+        words = self.model.get_input_embeddings()(prompt_text)
         encoder = self.model.model.language_model.encoder
         encoded: Tensor = encoder(inputs_embeds=torch.cat([features.to(words.dtype), words], 1))[0]
         return encoded

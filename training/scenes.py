@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from florence_tagger.schemas import Box
-from training.boxes import covered
-from training.command import SEED, Command, folder_for
 from training.grounds import Canvas, draw_ground
+from training.matching import covered
+from training.options import SEED, Command, folder_for
 
 Pixels = NDArray[np.uint8]
 Sprites = Mapping[str, Sequence[Pixels]]
@@ -33,7 +33,7 @@ ANGLES = tuple(range(-12, 13, 3))
 VISIBLE_ALPHA = 60
 ATTEMPTS = 25
 PATIENT_ATTEMPTS = 9
-LEAST_SIDE = 6  # pixels
+MIN_SIDE = 6  # pixels
 BLUR = 0.0016, 0.0036  # standard deviation, shares of the height
 
 
@@ -175,7 +175,7 @@ def find_place(rng: Generator, world: World, canvas: Canvas, sprite: Pixels, tak
             size = world.smallest * world.side * rng.uniform(1.0, 1.3)
         scale = size / max(height, width)
         aspect = np.exp(rng.uniform(-0.13, 0.13))
-        w, h = max(LEAST_SIDE, round(width * scale * aspect)), max(LEAST_SIDE, round(height * scale / aspect))
+        w, h = max(MIN_SIDE, round(width * scale * aspect)), max(MIN_SIDE, round(height * scale / aspect))
         if w >= columns - 1 or h >= rows - 1:
             continue
         x, y = int(rng.integers(0, columns - w + 1)), int(rng.integers(0, rows - h + 1))

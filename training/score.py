@@ -11,13 +11,13 @@ from transformers import Florence2ForConditionalGeneration, PreTrainedTokenizerF
 from florence_tagger.florence.tasks import QUESTIONS
 from florence_tagger.schemas import Task
 from training.batches import BOX_TOKENS, token
-from training.boxes import claims
-from training.model import END, IMAGE_TOKENS, LOCATIONS
+from training.matching import claims
 from training.objective import normalised
 from training.scenes import LABELS, SceneObject
+from training.tiny_model import END, IMAGE_TOKENS, LOCATIONS
 
 TOGETHER = 50  # pictures
-MOST_TOKENS = 120
+MAX_TOKENS = 120
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ def answer(
     model: Florence2ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pictures: Tensor
 ) -> list[list[SceneObject]]:
     """What the model finds in pictures, uint8 (N, SIDE, SIDE, 3), greedily."""
-    question = f"{'<image>' * IMAGE_TOKENS}<s>{QUESTIONS[Task.OBJECT_DETECTION]}</s>"
-    ids = torch.tensor([tokenizer(question, add_special_tokens=False).input_ids])
+    prompt_text = f"{'<image>' * IMAGE_TOKENS}<s>{QUESTIONS[Task.OBJECT_DETECTION]}</s>"
+    ids = torch.tensor([tokenizer(prompt_text, add_special_tokens=False).input_ids])
     found = []
     for part in torch.split(pictures, TOGETHER):
         said = model.generate(
             input_ids=ids.expand(len(part), -1),
             pixel_values=normalised(part),
-            max_new_tokens=MOST_TOKENS,
+            max_new_tokens=MAX_TOKENS,
             num_beams=1,
             no_repeat_ngram_size=0,
             do_sample=False,

@@ -17,7 +17,7 @@ import click
 import resvg_py
 from PIL import Image
 
-from training.command import Command
+from training.options import Command
 from training.scenes import SPRITE_FOLDER
 
 DESIGNS = {

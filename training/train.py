@@ -23,14 +23,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Florence2ForConditionalGeneration, PreTrainedTokenizerFast
 
-from convert.progress import counting_bar
+from convert.progress_bars import counting_bar
 from convert.quiet import quiet_libraries
 from training.batches import BATCH, CHOOSING, Batches, model_input
-from training.command import SEED, Command
-from training.model import build_model, build_processor, build_tokenizer
 from training.objective import Losses, Objective
+from training.options import SEED, Command
 from training.scenes import Scene, World, draw_scene
 from training.score import Score, answer, score
+from training.tiny_model import build_model, build_processor, build_tokenizer
 
 RATE, WARM_UP, KEPT_RATE = 1e-3, 200, 0.02
 DECAY, BETAS, LARGEST_GRADIENT = 0.02, (0.9, 0.98), 1.0

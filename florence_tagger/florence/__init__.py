@@ -1,1 +1,1 @@
-"""Florence-2 on OpenVINO, without torch or transformers: a frame in, regions out."""
+"""Florence-2 on OpenVINO, without torch or transformers: a frame in, detections out."""

@@ -23,7 +23,7 @@ NOTHING_FINITE = "The model gave no token a finite probability."
 
 
 @dataclass(frozen=True)
-class Query:
+class StepInput:
     """What a search asks of the model: how each of its B rows (beams) goes on.
 
     Attributes:
@@ -40,7 +40,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Candidates:
+class TopK:
     """The likeliest next tokens of B rows, K for each, the likeliest first: log-probabilities and ids, both (B, K).
 
     K is twice the number of beams or more. A token that may not come next has the log-probability -inf.
@@ -49,9 +49,9 @@ class Candidates:
     log_probs: FloatArray
     token_ids: IntArray
 
-    def take(self, row: int) -> "Candidates":
+    def take(self, row: int) -> "TopK":
         """Those of one row, (K)."""
-        return Candidates(self.log_probs[row], self.token_ids[row])
+        return TopK(self.log_probs[row], self.token_ids[row])
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Decoded:
 
     token_ids: tuple[int, ...]
     truncated: bool
-    candidates: tuple[Candidates, ...] = field(compare=False)
+    candidates: tuple[TopK, ...] = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def certainly(token_ids: Sequence[int]) -> Decoded:
 
 
 # Asks queries, is sent candidates, and returns its answer.
-Search = Generator[Query, Candidates, Decoded]
+Search = Generator[StepInput, TopK, Decoded]
 
 
 def search(settings: GenerationSettings) -> Search:
@@ -165,7 +165,7 @@ def search(settings: GenerationSettings) -> Search:
     Raises:
         ModelError: no token has a finite probability.
     """
-    told: list[Candidates] = []  # at each step
+    told: list[TopK] = []  # at each step
     best = yield from (greedy_search if settings.num_beams == 1 else beam_search)(settings, told)
     token_ids = tuple(best.token_ids[1:].tolist())
     # An end token in the last place may have been forced there.
@@ -179,7 +179,7 @@ def beginning(settings: GenerationSettings) -> Beams:
     return Beams(np.array([[settings.decoder_start_token_id]]), np.zeros((1, 1), np.int64), np.zeros(1, np.float32))
 
 
-def greedy_search(settings: GenerationSettings, told: list[Candidates]) -> Generator[Query, Candidates, Hypothesis]:
+def greedy_search(settings: GenerationSettings, told: list[TopK]) -> Generator[StepInput, TopK, Hypothesis]:
     """Takes the likeliest token until the end token or the most tokens; appends what it is told to `told`."""
     beams, parents = beginning(settings), np.zeros(1, np.int64)
     for _ in range(settings.max_new_tokens):
@@ -193,7 +193,7 @@ def greedy_search(settings: GenerationSettings, told: list[Candidates]) -> Gener
     return hypothesis(beams, 0, settings)
 
 
-def beam_search(settings: GenerationSettings, told: list[Candidates]) -> Generator[Query, Candidates, Hypothesis]:
+def beam_search(settings: GenerationSettings, told: list[TopK]) -> Generator[StepInput, TopK, Hypothesis]:
     """Keeps the `num_beams` likeliest beginnings; the best finished answer. Appends what it is told to `told`.
 
     The search starts with one row instead of `num_beams` equal ones of which all but the first are ruled out: the same
@@ -228,7 +228,7 @@ def hypothesis(beams: Beams, row: int, settings: GenerationSettings) -> Hypothes
     return Hypothesis(beams.token_ids[row], beams.rows[row], score)
 
 
-def best_continuations(scores: FloatArray, candidates: Candidates, most: int) -> Continuations:
+def best_continuations(scores: FloatArray, candidates: TopK, most: int) -> Continuations:
     """The `most` best of what continues rows of `scores` (B), best first and only finite."""
     totals = (scores[:, None] + candidates.log_probs).ravel()
     parents, token_ids = np.arange(totals.size) // candidates.token_ids.shape[1], candidates.token_ids.ravel()
@@ -250,7 +250,7 @@ def is_done(finished: list[Hypothesis], best_running: np.float32, length: int, s
 
 def next_tokens(
     sequences: IntArray, parents: IntArray, settings: GenerationSettings
-) -> Generator[Query, Candidates, Candidates]:
+) -> Generator[StepInput, TopK, TopK]:
     """What may follow `sequences` (B, T), whose rows continue `parents` (B): the model's candidates or a forced token.
 
     As in the reference, bans and forced tokens apply to log-probabilities, which are not normalised again.
@@ -260,7 +260,7 @@ def next_tokens(
     if token_id is not None and length > 1:
         return certain(token_id, rows)  # an end: nothing comes after it, so that the model need not be asked
     banned = tuple(banned_tokens(sequence, settings) for sequence in sequences)
-    candidates = yield Query(sequences[:, -1], parents, length - 1, banned)
+    candidates = yield StepInput(sequences[:, -1], parents, length - 1, banned)
     return candidates if token_id is None else certain(token_id, rows)
 
 
@@ -271,9 +271,9 @@ def forced_token(length: int, settings: GenerationSettings) -> int | None:
     return settings.forced_bos_token_id if length == 1 else None
 
 
-def certain(token_id: int, rows: int) -> Candidates:
+def certain(token_id: int, rows: int) -> TopK:
     """One token as the only candidate of each row."""
-    return Candidates(np.zeros((rows, 1), np.float32), np.full((rows, 1), token_id))
+    return TopK(np.zeros((rows, 1), np.float32), np.full((rows, 1), token_id))
 
 
 def banned_tokens(sequence: IntArray, settings: GenerationSettings) -> IntArray:

@@ -29,7 +29,7 @@ class Workaround:
     """Something that a plugin of OpenVINO gets wrong, and what is done instead.
 
     Attributes:
-        name: of the graph in `gpu/faults.py` that shows it; `tests/test_gpu.py` says when it is gone.
+        name: of the graph in `gpu/plugin_faults.py` that shows it; `tests/test_gpu.py` says when it is gone.
         seen_in: the newest version of OpenVINO that had it.
     """
 
@@ -107,7 +107,7 @@ class RuntimeOptions:
         device: "AUTO" is the GPU if OpenVINO lists one, else the CPU, each graph falling back to the CPU by itself;
             a device's name is that device or an error.
         precision: OpenVINO's inference precision hint for all graphs, of which "f32" means an f32 cache as well; "" for
-            the device's best, see `Runtime`.
+            the device's best, see `Graphs`.
         threads: of inference, 0 for OpenVINO's choice.
         cache_dir: for compiled models, None for no cache.
         pictures: most that are decoded together.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from florence_tagger.florence.decoding import Candidates, IntArray, Query
+from florence_tagger.florence.decoding import IntArray, StepInput, TopK
 from florence_tagger.florence.device_memory import DeviceMemory, infer
 from florence_tagger.florence.packed_graph import MASKED
 from florence_tagger.florence.rows import ENCODER_MASK, Rows, ban_table, lay_out, row_starts, take_apart
@@ -82,7 +82,7 @@ class PackedDecoder:
         if index < len(self._first_rows):
             self._first_rows[index] = last
 
-    def step(self, queries: Sequence[Query]) -> list[Candidates]:
+    def step(self, queries: Sequence[StepInput]) -> list[TopK]:
         """Return the candidates for a query of each picture, in the order of their indices."""
         rows = lay_out(queries, self._first_rows)
         self._cross.bind()

@@ -1,4 +1,4 @@
-"""Token ids to regions: a run of text is a label, each four locations of the run after it are a box.
+"""Token ids to detections: a run of text is a label, each four locations of the run after it are a box.
 
 On what the model normally says this equals the reference's regular expressions (Florence2PostProcessor of
 transformers), polygons included, of which the box around each is taken. What they garble is dropped: locations that no
@@ -12,32 +12,34 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from florence_tagger.florence.decoding import Candidates, Decoded
+from florence_tagger.florence.decoding import Decoded, TopK
 from florence_tagger.florence.tasks import BANNED_PHRASES, REGION
 from florence_tagger.florence.tokenizer import LOCATION_BINS, Kind, Tokenizer
-from florence_tagger.schemas import Box, Region, Task
+from florence_tagger.schemas import Box, Detection, Task
 
-Said = tuple[int, Candidates]  # a token and what it was chosen from
+Said = tuple[int, TopK]  # a token and what it was chosen from
 Labelled = tuple[str, float, Sequence[Said]]  # a label, its probability, and the locations x, y, x, y, … of one region
 
 UNNAMED = ("", 1.0)  # what no text precedes
 NEARBY_BINS = 10  # 1 % of a side: as near as anybody would mark a corner
 
 
-def parse_regions(decoded: Decoded, tokenizer: Tokenizer, task: Task, width: int, height: int) -> tuple[Region, ...]:
-    """The regions that the answer to a task describes, in pixels of a picture of `width` and `height`."""
+def parse_detections(
+    decoded: Decoded, tokenizer: Tokenizer, task: Task, width: int, height: int
+) -> tuple[Detection, ...]:
+    """The detections that the answer to a task describes, in pixels of a picture of `width` and `height`."""
     answer = zip(decoded.token_ids, decoded.candidates, strict=True)
     said = [one for one in answer if tokenizer.kind(one[0]) is not Kind.SEQUENCE]
     in_polygons = any(token_id == tokenizer.polygon_start for token_id, _ in said)
     shapes = polygons if in_polygons and task is Task.OPEN_VOCABULARY_DETECTION else boxes
-    regions = []
+    detections = []
     for label, likely, corners in shapes(said, tokenizer):
         name = REGION if task is Task.REGION_PROPOSAL else label
         if name and not (task is Task.PHRASE_GROUNDING and name in BANNED_PHRASES):
             bins = [token_id - tokenizer.first_location for token_id, _ in corners]
             score = likely * corner_probability(corners, tokenizer)
-            regions.append(Region(name, dequantize(hull(bins), width, height), score))
-    return tuple(regions)
+            detections.append(Detection(name, dequantize(hull(bins), width, height), score))
+    return tuple(detections)
 
 
 def boxes(said: Sequence[Said], tokenizer: Tokenizer) -> Iterator[Labelled]:
@@ -95,7 +97,7 @@ def corner_probability(corners: Sequence[Said], tokenizer: Tokenizer) -> float:
     return float(np.prod(sides) ** (1 / len(sides)))
 
 
-def probability(candidates: Candidates, chosen: NDArray[np.bool_]) -> float:
+def probability(candidates: TopK, chosen: NDArray[np.bool_]) -> float:
     """The probability of some candidates together, at most 1."""
     return min(float(np.exp(candidates.log_probs[chosen]).sum()), 1.0)
 

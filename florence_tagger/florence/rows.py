@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from florence_tagger.florence.decoding import Candidates, FloatArray, IntArray, Query
+from florence_tagger.florence.decoding import FloatArray, IntArray, StepInput, TopK
 
 ENCODER_MASK = "encoder_mask"  # the decoder's input that hides what a picture does not have of the encoder's tokens
 
@@ -19,7 +19,7 @@ class Rows:
     """The input of a step for R rows, `width` for each picture.
 
     Attributes:
-        token_ids, positions, parents: int64 (R), as in `Query`; parents are rows of the whole step before.
+        token_ids, positions, parents: int64 (R), as in `StepInput`; parents are rows of the whole step before.
         banned: token ids that may not come next, an array for each row.
     """
 
@@ -33,7 +33,7 @@ class Rows:
         return len(self.token_ids)
 
 
-def lay_out(queries: Sequence[Query], first_rows: Sequence[int]) -> Rows:
+def lay_out(queries: Sequence[StepInput], first_rows: Sequence[int]) -> Rows:
     """Make rows of a query of each picture, whose rows in the step before began at `first_rows`."""
     width = max(len(query.token_ids) for query in queries)
     used = [np.minimum(np.arange(width), len(query.token_ids) - 1) for query in queries]
@@ -47,16 +47,16 @@ def lay_out(queries: Sequence[Query], first_rows: Sequence[int]) -> Rows:
     )
 
 
-def take_apart(queries: Sequence[Query], width: int, log_probs: FloatArray, token_ids: IntArray) -> list[Candidates]:
+def take_apart(queries: Sequence[StepInput], width: int, log_probs: FloatArray, token_ids: IntArray) -> list[TopK]:
     """Return the candidates (R, K) of a step for each of the queries that its rows were made of, copied."""
     rows = [
         slice(first, first + len(query.token_ids))
         for first, query in zip(row_starts(queries, width), queries, strict=True)
     ]
-    return [Candidates(log_probs[part].copy(), token_ids[part].copy()) for part in rows]
+    return [TopK(log_probs[part].copy(), token_ids[part].copy()) for part in rows]
 
 
-def row_starts(queries: Sequence[Query], width: int) -> range:
+def row_starts(queries: Sequence[StepInput], width: int) -> range:
     """Return the first row of each query in a step."""
     return range(0, len(queries) * width, width)
 

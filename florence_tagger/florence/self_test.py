@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from florence_tagger.florence.decoding import Candidates, FloatArray, IntArray, Query
-from florence_tagger.florence.generation import Decoder
+from florence_tagger.florence.batch import Decoder
+from florence_tagger.florence.decoding import FloatArray, IntArray, StepInput, TopK
 from florence_tagger.schemas import UInt8Array
 
 COMPARED = 8  # of each row's candidates, the likeliest
@@ -131,7 +131,7 @@ class Walk:
         self._capacity = capacity
         self._random = np.random.default_rng(seed)
         self._joined = 0
-        self._said: list[Candidates | None] = []  # by the reference, of each picture, in the step before
+        self._said: list[TopK | None] = []  # by the reference, of each picture, in the step before
         self._positions: list[int] = []
 
     def take(self, move: Move) -> Difference:
@@ -172,18 +172,18 @@ class Walk:
             if index < len(of_pictures):
                 of_pictures[index] = last  # type: ignore[assignment]
 
-    def _ask(self, index: int, move: Move) -> Query:
+    def _ask(self, index: int, move: Move) -> StepInput:
         """Return how a picture's rows go on: from any of the rows before, with any of their likeliest tokens."""
         said = self._said[index]
         if said is None:
-            return Query(np.array([2]), np.zeros(1, np.int64), 0, (np.empty(0, np.int64),))
+            return StepInput(np.array([2]), np.zeros(1, np.int64), 0, (np.empty(0, np.int64),))
         parents = self._random.integers(0, len(said.token_ids), move.width)
         token_ids = said.token_ids[parents, self._random.integers(0, 3, move.width)]
         banned = tuple(np.repeat(likely, move.repeats) for likely in said.token_ids[parents][:, : move.bans])
-        return Query(token_ids, parents, self._positions[index], banned)
+        return StepInput(token_ids, parents, self._positions[index], banned)
 
 
-def compare(query: Query, tested: Candidates, reference: Candidates) -> Difference:
+def compare(query: StepInput, tested: TopK, reference: TopK) -> Difference:
     """Return what two decoders' candidates (B, K) for the same query differ in."""
     rows = range(len(query.token_ids))
     worst = max(difference_of_row(tested.take(row), reference.take(row)) for row in rows)
@@ -191,7 +191,7 @@ def compare(query: Query, tested: Candidates, reference: Candidates) -> Differen
     return Difference(worst, banned)
 
 
-def difference_of_row(tested: Candidates, reference: Candidates) -> float:
+def difference_of_row(tested: TopK, reference: TopK) -> float:
     """Return how far the log-probabilities of the reference's likeliest tokens are apart, at most; NaN is infinite.
 
     A token that is not among those tested is as likely as the last of them at most.
@@ -203,7 +203,7 @@ def difference_of_row(tested: Candidates, reference: Candidates) -> float:
     return max(one if np.isfinite(one) else np.inf for one in apart)
 
 
-def count_banned(tested: Candidates, banned: IntArray) -> int:
+def count_banned(tested: TopK, banned: IntArray) -> int:
     """Return how many of the candidates are banned and not impossible."""
     return int(np.count_nonzero(np.isin(tested.token_ids, banned) & (tested.log_probs > -np.inf)))
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from florence_tagger.florence.decoding import Candidates, FloatArray, Query
+from florence_tagger.florence.decoding import FloatArray, StepInput, TopK
 from florence_tagger.florence.rows import ENCODER_MASK, ban_table, lay_out, row_starts, take_apart, token_axis
 
 STALE_TOKENS = 64  # of the cache that no picture has any use for, before they are dropped
@@ -117,7 +117,7 @@ class StatefulDecoder:
             self._slots[index] = last
             self._cross.move(len(self._slots), index)
 
-    def step(self, queries: Sequence[Query]) -> list[Candidates]:
+    def step(self, queries: Sequence[StepInput]) -> list[TopK]:
         """Return the candidates for a query of each picture, in the order of their indices."""
         self._drop_stale()
         self._attend_to(len(queries))

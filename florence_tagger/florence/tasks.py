@@ -33,12 +33,12 @@ BANNED_PHRASES = frozenset(
 )
 
 
-def question(prompt: Prompt) -> str:
+def prompt_text(prompt: Prompt) -> str:
     """A prompt in words."""
     return QUESTIONS[prompt.task].format(text=prompt.text.strip())
 
 
-def settings_for(task: Task, own: GenerationSettings) -> GenerationSettings:
+def generation_settings_for(task: Task, own: GenerationSettings) -> GenerationSettings:
     """How to decode the answer to a task.
 
     Open-vocabulary detection repeats its label at every box: without repeated 3-grams a label of three or more tokens

@@ -14,7 +14,8 @@ from PIL import Image
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.images import NO_PIXELS, frames_of
 from florence_tagger.media.jpeg import jpeg_header
-from florence_tagger.media.limits import Limits, Sampling, check_pixels
+from florence_tagger.media.limits import DecodeOptions, check_pixels
+from florence_tagger.media.sampling import Sampling
 from florence_tagger.media.timings import DURATIONS
 from florence_tagger.schemas import Frame
 
@@ -23,7 +24,7 @@ CHUNKS_START = 12
 SHORTEST_MS = 10  # what browsers make of a frame that has no duration
 
 
-def pillow_frames(picture: Image.Image, file: IO[bytes], limits: Limits, sampling: Sampling) -> Iterator[Frame]:
+def pillow_frames(picture: Image.Image, file: IO[bytes], limits: DecodeOptions, sampling: Sampling) -> Iterator[Frame]:
     """The sampled frames of an animation, which Pillow decodes one after the other."""
     durations = [max(duration, SHORTEST_MS) / 1000 for duration in DURATIONS[str(picture.format)](file)]
     times = [0.0, *accumulate(durations)][: getattr(picture, "n_frames", 1)]

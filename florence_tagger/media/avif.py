@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from florence_tagger.media.boxes import Box, boxes_in
+from florence_tagger.media.isobmff import Box, boxes_in
 
 FULL = 4  # bytes of version and flags at the start of some boxes
 MARKS = {"B": 0x80, "H": 0x8000}  # of a property that is essential, by the form of its number

@@ -12,8 +12,8 @@ from pathlib import Path
 import pybase64
 
 from florence_tagger.errors import DocumentError
-from florence_tagger.faults import system_words
 from florence_tagger.media.formats import HEAD_BYTES, find_format
+from florence_tagger.wording import system_words
 
 _SPACE = str.maketrans("", "", string.whitespace)
 URL_SAFE = b"-_"  # what stands for + and / in base64url (RFC 4648, 5)

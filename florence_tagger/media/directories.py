@@ -21,9 +21,9 @@ INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17
 
 ORDERS = {b"II": "<", b"MM": ">"}
 CLASSIC, BIG = 42, 43
-MOST_ENTRIES = 1000  # of a directory; real ones have some dozens
-MOST_VALUES = 1_000_000  # of an entry: the strips of the largest pages
-MOST_OWN = 1000  # directories in others that are looked at
+MAX_ENTRIES = 1000  # of a directory; real ones have some dozens
+MAX_VALUES = 1_000_000  # of an entry: the strips of the largest pages
+MAX_OWN = 1000  # directories in others that are looked at
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Directory:
     def data(self, tag: int) -> bytes:
         """The bytes of a tag's values; none where it is not there, too long, or not within the file."""
         entry = self.entries.get(tag)
-        if entry is None or entry.number > MOST_VALUES or entry.place + entry.size > size_of(self.file):
+        if entry is None or entry.number > MAX_VALUES or entry.place + entry.size > size_of(self.file):
             return b""
         return read_at(self.file, entry.place, entry.size)
 
@@ -130,7 +130,7 @@ def read_directory(file: IO[bytes], layout: Layout, place: int) -> Directory:
     counter, offset = ("Q", "Q") if layout.big else ("H", "I")
     start = place + struct.calcsize("=" + counter)
     number = unpacked(file, layout.order + counter, place)
-    if number > MOST_ENTRIES:
+    if number > MAX_ENTRIES:
         raise EOFError("more entries than a directory has")
     size = struct.calcsize(form)
     table = read_at(file, start, number * size)
@@ -157,13 +157,13 @@ def chain(file: IO[bytes], layout: Layout, place: int | None = None) -> Iterator
 def tree(directories: Iterable[Directory]) -> Iterator[Directory]:
     """Directories, each before those that it names as its own, and theirs."""
     waiting, seen = deque(directories), set[int]()
-    while waiting and len(seen) < MOST_OWN:
+    while waiting and len(seen) < MAX_OWN:
         directory = waiting.popleft()
         if directory.place in seen:
             continue
         seen.add(directory.place)
         yield directory
-        for place in directory.numbers(SUB_DIRECTORIES)[:MOST_OWN]:
+        for place in directory.numbers(SUB_DIRECTORIES)[:MAX_OWN]:
             with suppress(EOFError):  # they hold what a page has besides itself
                 waiting.append(read_directory(directory.file, directory.layout, place))
 

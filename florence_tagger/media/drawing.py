@@ -5,20 +5,20 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from florence_tagger.schemas import Box, Region, UInt8Array
+from florence_tagger.schemas import Box, Detection, UInt8Array
 
 # Okabe and Ito's, which all kinds of colour vision tell apart (https://jfly.uni-koeln.de/color/).
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#000000")
 INK = {"#0072B2": "white", "#000000": "white"}  # on these; black on the others
 
 
-def draw_regions(
+def draw_detections(
     pixels: UInt8Array,
-    regions: Sequence[Region],
+    detections: Sequence[Detection],
     tiles: Sequence[Box] = (),
     colours: Mapping[str, str] | None = None,
 ) -> Image.Image:
-    """A picture, uint8 RGB (H, W, 3), with `regions` and, in fine lines, the `tiles` drawn on it.
+    """A picture, uint8 RGB (H, W, 3), with `detections` and, in fine lines, the `tiles` drawn on it.
 
     Labels have the `colours` that are given, or those of `colours_of`.
     """
@@ -26,15 +26,15 @@ def draw_regions(
     pen = ImageDraw.Draw(picture)
     size = text_size(picture)
     font = ImageFont.load_default(size)
-    colours = colours or colours_of(region.label for region in regions)
+    colours = colours or colours_of(detection.label for detection in detections)
     for tile in tiles:
         pen.rectangle(tile, outline="#808080")
-    for region in regions:
-        colour = colours[region.label]
-        pen.rectangle(region.box, outline=colour, width=max(2, size // 6))
-        name = name_of(region)
+    for detection in detections:
+        colour = colours[detection.label]
+        pen.rectangle(detection.box, outline=colour, width=max(2, size // 6))
+        name = name_of(detection)
         room = picture.width - font.getlength(name) - 4
-        x, y = max(min(region.box[0], room), 0), max(region.box[1] - size * 1.3, 0)
+        x, y = max(min(detection.box[0], room), 0), max(detection.box[1] - size * 1.3, 0)
         pen.rectangle(pen.textbbox((x + 2, y), name, font), fill=colour, outline=colour, width=2)
         pen.text((x + 2, y), name, INK.get(colour, "black"), font)
     return picture
@@ -58,9 +58,9 @@ def text_size(picture: Image.Image) -> int:
     return max(12, max(picture.size) // 60)
 
 
-def name_of(region: Region) -> str:
-    """Return what is written at a region: its label, with the number of its track where it has one."""
-    return region.label if region.track is None else f"{region.label} {region.track}"
+def name_of(detection: Detection) -> str:
+    """Return what is written at a detection: its label, with the number of its track where it has one."""
+    return detection.label if detection.track is None else f"{detection.label} {detection.track}"
 
 
 def colours_of(labels: Iterable[str]) -> dict[str, str]:

@@ -16,11 +16,11 @@ SYNC = b"\x47"  # ISO/IEC 13818-1, 2.4.3.2: the first byte of a packet of a tran
 SPACINGS = {188: -188, 192: -188, 204: -204}
 TRANSPORT_END = 188 * 192 * 204  # bytes, a multiple of all
 PICTURES = re.compile(rb"\0\0\x01[\xe0-\xef\xfd]")  # a packet of a stream of pictures
-PES_HEAD, MOST_PES = 6, 65_541  # 2.4.3.6: bytes up to its length, and the most of a packet
+PES_HEAD, MAX_PES = 6, 65_541  # 2.4.3.6: bytes up to its length, and the most of a packet
 PES = re.compile(rb"\0\0\x01[\xbd\xc0-\xef]")  # of sound, pictures and private streams
 ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")  # the object with all packets, then its size
 ASF_HEAD = 1_000_000  # bytes within which it begins
-PICTURE_END, MOST_PADDING = re.compile(rb"\xff\xd9[\0\xff\s]*\Z"), 4096  # of a JPEG, and bytes behind it
+PICTURE_END, MAX_PADDING = re.compile(rb"\xff\xd9[\0\xff\s]*\Z"), 4096  # of a JPEG, and bytes behind it
 GIF_HEADER, GIF_EXTENSION, GIF_PICTURE = 13, b"\x21", b"\x2c"  # https://www.w3.org/Graphics/GIF/spec-gif89a.txt
 
 
@@ -62,7 +62,7 @@ def transport_ends_early(file: IO[bytes]) -> bool:
 
 def program_ends_early(file: IO[bytes]) -> bool:
     """Of a program stream: the last packet would go on behind its end."""
-    end = last_bytes(file, MOST_PES)
+    end = last_bytes(file, MAX_PES)
     start = max((found.start() for found in PES.finditer(end)), default=len(end))
     if start + PES_HEAD > len(end):
         return start < len(end)
@@ -83,7 +83,7 @@ def asf_ends_early(file: IO[bytes]) -> bool:
 
 def motion_jpeg_ends_early(file: IO[bytes]) -> bool:
     """Of JPEGs end to end: the last one has no end."""
-    return PICTURE_END.search(last_bytes(file, MOST_PADDING)) is None
+    return PICTURE_END.search(last_bytes(file, MAX_PADDING)) is None
 
 
 def gif_ends_early(file: IO[bytes]) -> bool:

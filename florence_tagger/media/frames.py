@@ -13,7 +13,8 @@ from florence_tagger.errors import DocumentError
 from florence_tagger.media.animations import check_webp, is_motion_jpeg, pillow_frames
 from florence_tagger.media.formats import AVIF, HEAD_BYTES, HEIC, JPEG, MOTION_JPEG, WEBP, Format, find_format
 from florence_tagger.media.images import opened, still, stills
-from florence_tagger.media.limits import Limits, Sampling
+from florence_tagger.media.limits import DecodeOptions
+from florence_tagger.media.sampling import Sampling
 from florence_tagger.media.similarity import block_means, near_identical
 from florence_tagger.media.video import av1_picture, video_frames
 from florence_tagger.schemas import Frame
@@ -22,7 +23,7 @@ from florence_tagger.schemas import Frame
 ANIMATED = {"GIF": "gif", "PNG": "apng", "AVIF": "mov", "WEBP": ""}
 
 
-def open_frames(file: IO[bytes], limits: Limits, sampling: Sampling) -> Iterator[Frame]:
+def open_frames(file: IO[bytes], limits: DecodeOptions, sampling: Sampling) -> Iterator[Frame]:
     """Decode what is looked at of a file, when it is asked for: its picture, its pages, or a sample over its time.
 
     Raises:
@@ -33,7 +34,7 @@ def open_frames(file: IO[bytes], limits: Limits, sampling: Sampling) -> Iterator
             yield frame
 
 
-def sampled_frames(file: IO[bytes], limits: Limits, sampling: Sampling) -> Generator[Frame]:
+def sampled_frames(file: IO[bytes], limits: DecodeOptions, sampling: Sampling) -> Generator[Frame]:
     """Decode as `open_frames` does, with the last frame of a video in any case."""
     found = find_format(file.read(HEAD_BYTES))
     file.seek(0)
@@ -44,7 +45,7 @@ def sampled_frames(file: IO[bytes], limits: Limits, sampling: Sampling) -> Gener
     return picture_frames(file, found, limits, sampling)
 
 
-def frame_at(content: bytes, place: int, limits: Limits, sampling: Sampling) -> Frame:
+def frame_at(content: bytes, place: int, limits: DecodeOptions, sampling: Sampling) -> Frame:
     """A frame of a file that can be trusted, here and now; `place` is its number from 0.
 
     Raises:
@@ -59,7 +60,7 @@ def frame_at(content: bytes, place: int, limits: Limits, sampling: Sampling) -> 
     return frame
 
 
-def picture_frames(file: IO[bytes], found: Format, limits: Limits, sampling: Sampling) -> Generator[Frame]:
+def picture_frames(file: IO[bytes], found: Format, limits: DecodeOptions, sampling: Sampling) -> Generator[Frame]:
     """The frames of a file of one of the formats for pictures; of AV1 what Pillow refuses FFmpeg may read."""
     frames = pillow_picture_frames(file, found, limits, sampling)
     try:
@@ -75,7 +76,9 @@ def picture_frames(file: IO[bytes], found: Format, limits: Limits, sampling: Sam
     yield from frames
 
 
-def pillow_picture_frames(file: IO[bytes], found: Format, limits: Limits, sampling: Sampling) -> Generator[Frame]:
+def pillow_picture_frames(
+    file: IO[bytes], found: Format, limits: DecodeOptions, sampling: Sampling
+) -> Generator[Frame]:
     """The frames of a file that Pillow can at least open."""
     if found.decoder not in ANIMATED:
         yield from stills(file, found, limits)

@@ -31,7 +31,7 @@ from florence_tagger.media.avif import readable_avif
 from florence_tagger.media.formats import HEAD_BYTES, TIFF, Format, find_format
 from florence_tagger.media.jpeg import read_jpeg
 from florence_tagger.media.jpeg2000 import read_jpeg_2000
-from florence_tagger.media.limits import OWN_SIZE, Limits, check_pixels
+from florence_tagger.media.limits import OWN_SIZE, DecodeOptions, check_pixels
 from florence_tagger.media.orientation import (
     TURNED,
     UPRIGHT,
@@ -131,7 +131,7 @@ def open_picture(content: bytes, image_size: tuple[int, int], max_pixels: int) -
     found = find_format(content[:HEAD_BYTES])
     if found.kind == "video":
         raise DocumentError(f"The file is a video ({found.name}), not a picture.")
-    with closing(stills(BytesIO(content), found, Limits(image_size, max_pixels))) as frames:
+    with closing(stills(BytesIO(content), found, DecodeOptions(image_size, max_pixels))) as frames:
         return next(frames)
 
 
@@ -140,7 +140,7 @@ def open_rgb(content: bytes, max_pixels: int) -> Image.Image:
     return Image.fromarray(open_picture(content, OWN_SIZE, max_pixels).pixels)
 
 
-def stills(file: IO[bytes], found: Format, limits: Limits) -> Generator[Frame]:
+def stills(file: IO[bytes], found: Format, limits: DecodeOptions) -> Generator[Frame]:
     """The frames of a file that shows all at once: its picture, or its pages.
 
     Raises:
@@ -159,7 +159,7 @@ def stills(file: IO[bytes], found: Format, limits: Limits) -> Generator[Frame]:
 
 
 @contextmanager
-def opened(file: IO[bytes], form: str, limits: Limits) -> Iterator[Image.Image]:
+def opened(file: IO[bytes], form: str, limits: DecodeOptions) -> Iterator[Image.Image]:
     """A file of a format by Pillow's name, its header read and its size checked.
 
     Raises:
@@ -184,7 +184,7 @@ def damage(said: str) -> str:
     return next((words for part, words in DAMAGES.items() if part in said), DAMAGED_SOMEHOW)
 
 
-def still(picture: Image.Image, limits: Limits, orientation: int = UPRIGHT) -> Iterator[Frame]:
+def still(picture: Image.Image, limits: DecodeOptions, orientation: int = UPRIGHT) -> Iterator[Frame]:
     """The frames of a picture that is one; `orientation` is that of a picture that does not give it itself."""
     size = picture.size
     if limits.reduced and isinstance(picture, JpegImageFile):
@@ -199,7 +199,7 @@ def still(picture: Image.Image, limits: Limits, orientation: int = UPRIGHT) -> I
     return frames_of(shown, Frame(NO_PIXELS, *size), limits)
 
 
-def pages(file: IO[bytes], limits: Limits) -> Iterator[Frame]:
+def pages(file: IO[bytes], limits: DecodeOptions) -> Iterator[Frame]:
     """The frames of a TIFF, which are its pages.
 
     Raises:
@@ -210,7 +210,7 @@ def pages(file: IO[bytes], limits: Limits) -> Iterator[Frame]:
             yield from frames_of(page, Frame(NO_PIXELS, *page.size, page=number), limits, place)
 
 
-def frames_of(picture: Image.Image, frame: Frame, limits: Limits, place: int = 0) -> Iterator[Frame]:
+def frames_of(picture: Image.Image, frame: Frame, limits: DecodeOptions, place: int = 0) -> Iterator[Frame]:
     """The frames that a picture is looked at in: the whole, then its tiles, each cut when it is asked for.
 
     Args:

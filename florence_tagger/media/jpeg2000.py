@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImagePalette
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
-from florence_tagger.media.boxes import boxes_in
 from florence_tagger.media.directories import size_of
+from florence_tagger.media.isobmff import boxes_in
 from florence_tagger.schemas import UInt8Array
 
 HEADER_BYTES = 1_000_000  # of the header of a file, of which a palette has 5,000 at most

@@ -14,7 +14,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
 
 from florence_tagger.errors import DocumentError
-from florence_tagger.media.timeline import MOST_HIDDEN, Timeline
+from florence_tagger.media.timeline import MAX_HIDDEN, Timeline
 
 # Of a frame that needs no other; some decoders do not say.
 KEY_TYPES = (PictureType.NONE, PictureType.I)
@@ -169,7 +169,7 @@ class Player:
                 yield self._time_of(frame), frame
                 self.broken = False
         if not self._timeline.exact:
-            self.lost |= self._first is not None or self._count < len(self._timeline.shown) - MOST_HIDDEN
+            self.lost |= self._first is not None or self._count < len(self._timeline.shown) - MAX_HIDDEN
         yield None
 
     def _time_of(self, frame: VideoFrame) -> int:
@@ -188,6 +188,6 @@ class Player:
         """
         if self._first is None or frame.pts is None or (self._timeline.exact and frame.pts < self._first):
             return
-        if self._timeline.exact or frame.pts == self._first or self._count > MOST_HIDDEN:
+        if self._timeline.exact or frame.pts == self._first or self._count > MAX_HIDDEN:
             self.lost |= frame.pts != self._first or frame.pict_type not in KEY_TYPES
             self._first = None

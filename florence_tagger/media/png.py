@@ -21,7 +21,7 @@ CRITICAL = (b"IHDR", b"PLTE", b"IDAT")
 ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 ANIMATION_SIZES = (8, 26)  # of acTL and fcTL; a picture without either is a still one
 TRANSPARENT_SIZES = {0: (2,), 2: (6,), PALETTE: range(1, 257)}  # of tRNS, by the type of colour
-MOST_PROFILE = 1_000_000  # bytes of EXIF in a text
+MAX_PROFILE = 1_000_000  # bytes of EXIF in a text
 PROFILES = (b"Raw profile type exif", b"Raw profile type APP1")  # as ImageMagick calls EXIF data in a text
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
@@ -128,6 +128,6 @@ def text_of(chunk: Chunk) -> tuple[bytes, bytes]:
     elif chunk.name == b"zTXt":
         rest = rest[1:]
     try:
-        return keyword, zlib.decompressobj().decompress(rest, MOST_PROFILE) if packed else rest
+        return keyword, zlib.decompressobj().decompress(rest, MAX_PROFILE) if packed else rest
     except zlib.error:
         return keyword, b""

@@ -47,8 +47,8 @@ CANON_BOX, CANON_HEAD = b"CMT1", 1_000_000  # of a CR3: its first directory; byt
 START = re.compile(rb"\xff\xd8\xff")
 SHOWN = (0xC0, 0xC1, 0xC2)  # frames of JPEGs that all programs show; others, as the lossless one, are a sensor's data
 LOSSLESS = 0xC3
-MOST_STARTS, MOST_SEGMENTS = 10_000, 100  # of JPEGs, and of one before its frame, that are looked at
-MOST_DIRECTORIES = 100  # in a row; raw photos have three or four
+MAX_STARTS, MAX_SEGMENTS = 10_000, 100  # of JPEGs, and of one before its frame, that are looked at
+MAX_DIRECTORIES = 100  # in a row; raw photos have three or four
 PART = 2  # of the photo's longer side, that a preview must have
 
 Size = tuple[int, int]
@@ -146,7 +146,7 @@ def directories_of(file: IO[bytes]) -> list[Directory]:
     layout = layout_of(file.read(16))
     found: list[Directory] = []
     with suppress(EOFError):
-        found.extend(islice(chain(file, layout), MOST_DIRECTORIES) if layout else ())
+        found.extend(islice(chain(file, layout), MAX_DIRECTORIES) if layout else ())
     return list(tree(found))
 
 
@@ -212,7 +212,7 @@ def canon_photo(file: IO[bytes]) -> Photo:
 
 def previews(content: bytes, sensor: tuple[tuple[int, int], ...]) -> Iterator[Preview]:
     """The JPEGs in a raw photo that are no sensor's data."""
-    for start in islice(START.finditer(content), MOST_STARTS):
+    for start in islice(START.finditer(content), MAX_STARTS):
         place = start.start()
         marker, width, height, _ = frame_in(content, place)
         if marker in SHOWN and width and height and not any(0 <= place - first < size for first, size in sensor):
@@ -222,7 +222,7 @@ def previews(content: bytes, sensor: tuple[tuple[int, int], ...]) -> Iterator[Pr
 def frame_in(content: bytes, place: int) -> tuple[int, int, int, int]:
     """Marker, width, height and number of samples of the frame of a JPEG; zeros where none is found."""
     place += 2
-    for _ in range(MOST_SEGMENTS):
+    for _ in range(MAX_SEGMENTS):
         if content[place : place + 1] != b"\xff" or len(content) < place + 10:
             break
         marker, size = struct.unpack_from(">BH", content, place + 1)

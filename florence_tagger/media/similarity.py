@@ -10,7 +10,7 @@ BLOCK = 8  # pixels of the model's input; the smallest things it can count are l
 # Of 255, the most that a block's mean may change in any channel. In a still scene with a camera's noise it changes by
 # up to 7 in H.264 at CRF 28, and by up to 8 at CRF 33; where the smallest drawing appears that the bundled model
 # counts, of 13 to 18 pixels, it changes by more in 995 of 1,000 cases at least (tests/test_sampling.py has both).
-MOST_CHANGE = 10.0
+MAX_CHANGE = 10.0
 
 
 def block_means(pixels: UInt8Array) -> NDArray[np.float32]:
@@ -24,4 +24,4 @@ def block_means(pixels: UInt8Array) -> NDArray[np.float32]:
 
 def near_identical(means: NDArray[np.float32], others: NDArray[np.float32]) -> bool:
     """Whether no block has changed."""
-    return not means.size or float(np.abs(means - others).max()) <= MOST_CHANGE
+    return not means.size or float(np.abs(means - others).max()) <= MAX_CHANGE

@@ -30,7 +30,7 @@ from florence_tagger.media.directories import (
     size_of,
     tree,
 )
-from florence_tagger.media.limits import Limits, check_pixels
+from florence_tagger.media.limits import DecodeOptions, check_pixels
 from florence_tagger.media.orientation import turned
 from florence_tagger.media.samples import JPEGS, PREMULTIPLIED, read_samples
 from florence_tagger.schemas import UInt8Array
@@ -61,12 +61,12 @@ WEBP, UNSIGNED, UNDEFINED = 50001, 1, 4
 COMPARED_SIDE = 256
 ALIKE = 0.9
 LIKE_COLOUR = 10  # of 255, where all of both pages is of one colour
-MOST_BESIDE = 20  # directories for each page that is accepted: thumbnails, masks and lower resolutions
+MAX_BESIDE = 20  # directories for each page that is accepted: thumbnails, masks and lower resolutions
 COPIED_BYTES = 1_000_000  # at a time
 TINY = 64  # pixels a side; what is smaller shows nothing that could be counted twice
 
 
-def tiff_pages(file: IO[bytes], limits: Limits) -> Iterator[tuple[int | None, Image.Image]]:
+def tiff_pages(file: IO[bytes], limits: DecodeOptions) -> Iterator[tuple[int | None, Image.Image]]:
     """The pages of a TIFF as they are displayed, and their numbers from 1; None where there can be no other.
 
     Raises:
@@ -87,7 +87,7 @@ def directories_and_pages(file: IO[bytes], most: int) -> tuple[list[Directory], 
         directories.append(directory)
         if not is_reduced(directory):
             pages.append(directory)
-        if len(pages) > most or len(directories) > MOST_BESIDE * most:
+        if len(pages) > most or len(directories) > MAX_BESIDE * most:
             raise DocumentError(f"The file has more than the {most} pages accepted.")
     pages = pages or full_sizes(directories)
     if not pages:
@@ -107,7 +107,7 @@ def full_sizes(directories: list[Directory]) -> list[Directory]:
     return named or (directories if len(directories) == 1 else [])
 
 
-def without_levels(copy: "PageCopy", pages: list[Directory], limits: Limits) -> Iterator[Image.Image]:
+def without_levels(copy: "PageCopy", pages: list[Directory], limits: DecodeOptions) -> Iterator[Image.Image]:
     """The pictures of pages, without those that are lower resolutions of the one before, as ImageMagick writes."""
     before: UInt8Array | None = None  # the page before, small, where this one may be its lower resolution
     for page, following in zip_longest(pages, pages[1:]):

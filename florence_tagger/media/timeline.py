@@ -24,10 +24,10 @@ LAYERED = ("h264", "hevc")
 
 # So many packets in a row may have no frame to show without harm: those before the first key frame of an open group of
 # pictures depend on a frame that is not there, and encoders hide frames that only others are made from.
-MOST_HIDDEN = 8
+MAX_HIDDEN = 8
 
-LEAST_KNOWN = 0.75  # share of packets that have a time where a container tells of times
-MOST_LEADING = 64  # packets until the first frame comes out, and more: ffmpeg keeps some for each thread
+MIN_KNOWN = 0.75  # share of packets that have a time where a container tells of times
+MAX_LEADING = 64  # packets until the first frame comes out, and more: ffmpeg keeps some for each thread
 
 SHOWN_VP8 = 0x10  # of a packet's first byte: its frame is to be shown (RFC 6386, section 9.1)
 LONGEST_GAP_S = 600  # between frames; a longer one is a fault of the clock that wrote the file
@@ -58,7 +58,7 @@ class Timeline:
     def hides(self, moment: int, time: int) -> bool:
         """Tell whether a frame of some time is too far from a moment to be what is shown then."""
         early, late = sorted((moment, time))
-        return bisect_right(self.shown, late) - bisect_right(self.shown, early) > MOST_HIDDEN
+        return bisect_right(self.shown, late) - bisect_right(self.shown, early) > MAX_HIDDEN
 
 
 def timeline_of(codec: VideoCodecContext, packets: Sequence[VideoPacket]) -> Timeline:
@@ -68,7 +68,7 @@ def timeline_of(codec: VideoCodecContext, packets: Sequence[VideoPacket]) -> Tim
     one are from before the start, too (Matroska).
     """
     given = [packet.pts for packet in packets if packet.pts is not None]
-    known = len(given) >= LEAST_KNOWN * len(packets)
+    known = len(given) >= MIN_KNOWN * len(packets)
     times = filled(packets) if known else decoding_times(packets)
     unordered = codec.name in LAYERED and codec.has_b_frames and given == sorted(given)
     shown = sorted(
@@ -110,7 +110,7 @@ def first_time(codec: VideoCodecContext, packets: Sequence[VideoPacket]) -> int:
     """
     first = packets[0].pts or 0
     with suppress(av.FFmpegError):
-        for packet in packets[:MOST_LEADING]:
+        for packet in packets[:MAX_LEADING]:
             for frame in codec.decode(packet):
                 codec.flush_buffers()
                 return first if frame.pts is None else min(frame.pts, first)

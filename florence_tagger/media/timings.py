@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import IO
 
-from florence_tagger.media.boxes import boxes_in
+from florence_tagger.media.isobmff import boxes_in
 from florence_tagger.media.png import chunks_of
 
 WEBP_CHUNKS = 12  # https://developers.google.com/speed/webp/docs/riff_container
 ANMF_DURATION = 12  # bytes after a frame's start; 24 bits, milliseconds
 
-MOST_FRAMES = 250_000  # as of videos
+MAX_FRAMES = 250_000  # as of videos
 
 Milliseconds = Iterator[float]
 
@@ -46,7 +46,7 @@ def avif_durations(file: IO[bytes]) -> Milliseconds:
     table = box_at(content, b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stts")
     (ticks_a_second,) = struct.unpack_from(">I", header, 20 if header[:1] == b"\1" else 12)
     for number, ticks in struct.iter_unpack(">2I", table[8:]):
-        yield from repeat(1000 * ticks / max(ticks_a_second, 1), min(number, MOST_FRAMES))
+        yield from repeat(1000 * ticks / max(ticks_a_second, 1), min(number, MAX_FRAMES))
 
 
 def box_at(content: bytes, *names: bytes) -> bytes:

@@ -24,9 +24,10 @@ from PIL import Image
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.endings import ends_early
 from florence_tagger.media.images import NO_PIXELS, frames_of
-from florence_tagger.media.limits import Limits, Sampling, check_pixels
-from florence_tagger.media.memory import at_most
+from florence_tagger.media.limits import DecodeOptions, check_pixels
 from florence_tagger.media.playback import decode
+from florence_tagger.media.sampling import Sampling
+from florence_tagger.media.sandbox.rlimits import at_most
 from florence_tagger.media.timeline import VideoPacket, join, timeline_of, without_leaps
 from florence_tagger.schemas import Frame
 
@@ -59,12 +60,12 @@ UPRIGHT = (1, 0, 0, 1)
 # ffmpeg keeps what it reads: packets may be tiny, a million of them in an endless file.
 PROBING = {"probesize": "2500000"}
 PROBING_BYTES = 230_000_000
-MOST_PACKETS = 250_000  # two hours at 30 frames a second; no more are looked at
-MOST_PIXELS = 8192 * 4320  # 8K, the largest that cameras and screens have
-MOST_THREADS = 4  # each keeps frames of its own
+MAX_PACKETS = 250_000  # two hours at 30 frames a second; no more are looked at
+MAX_PIXELS = 8192 * 4320  # 8K, the largest that cameras and screens have
+MAX_THREADS = 4  # each keeps frames of its own
 
 
-def video_frames(file: IO[bytes], container: str, limits: Limits, sampling: Sampling) -> Iterator[Frame]:
+def video_frames(file: IO[bytes], container: str, limits: DecodeOptions, sampling: Sampling) -> Iterator[Frame]:
     """The sampled frames of a video in a container by ffmpeg's name.
 
     Raises:
@@ -99,10 +100,10 @@ def video_frames(file: IO[bytes], container: str, limits: Limits, sampling: Samp
         if broken_off and is_to_the_end(seconds, sampling):
             raise DocumentError("The video is cut off: its last frame is not whole.")
         if cut and is_to_the_end(seconds, sampling):
-            raise DocumentError(f"The video has more than the {MOST_PACKETS:,} frames that are known of.")
+            raise DocumentError(f"The video has more than the {MAX_PACKETS:,} frames that are known of.")
 
 
-def av1_picture(file: IO[bytes], limits: Limits) -> Iterator[Frame]:
+def av1_picture(file: IO[bytes], limits: DecodeOptions) -> Iterator[Frame]:
     """Return the frames of an AVIF's picture, its alpha on white, whatever its boxes say beside where its data are.
 
     Raises:
@@ -126,7 +127,7 @@ def av1_picture(file: IO[bytes], limits: Limits) -> Iterator[Frame]:
     return frames_of(shown, Frame(NO_PIXELS, *shown.size), limits)
 
 
-def with_alpha(frames: Sequence[VideoFrame], limits: Limits) -> tuple[Image.Image, Orientation]:
+def with_alpha(frames: Sequence[VideoFrame], limits: DecodeOptions) -> tuple[Image.Image, Orientation]:
     """Return the picture of one frame, or of a second one, in grey, that has its alpha; and how it is to be shown."""
     if not frames or len(frames) > 2 or len({(frame.width, frame.height) for frame in frames}) > 1:
         raise ValueError("a picture in parts")
@@ -182,7 +183,7 @@ def refuse(*arguments: Any) -> NoReturn:
     raise PermissionError("A video may open no files.")
 
 
-def video_stream(source: InputContainer, limits: Limits) -> tuple[VideoStream, list[VideoPacket], bool]:
+def video_stream(source: InputContainer, limits: DecodeOptions) -> tuple[VideoStream, list[VideoPacket], bool]:
     """Return the video of a file, of several the one with the most frames, its packets, and whether they were cut off.
 
     Headers may not tell how many frames there are, and covers may not be marked.
@@ -196,16 +197,16 @@ def video_stream(source: InputContainer, limits: Limits) -> tuple[VideoStream, l
         check_stream(streams[0], limits)
     packets: dict[int, list[VideoPacket]] = {stream.index: [] for stream in streams}
     number = 0
-    for packet in islice(source.demux(streams), MOST_PACKETS):
+    for packet in islice(source.demux(streams), MAX_PACKETS):
         number += 1
         if packet.size:  # what has no data says that the frame before stays
             packets[packet.stream_index].append(packet)  # type: ignore[arg-type]
     stream = max(streams, key=lambda one: len(packets[one.index]))
     check_stream(stream, limits)
-    return stream, packets[stream.index], number == MOST_PACKETS
+    return stream, packets[stream.index], number == MAX_PACKETS
 
 
-def check_stream(stream: VideoStream, limits: Limits) -> None:
+def check_stream(stream: VideoStream, limits: DecodeOptions) -> None:
     """Raise DocumentError where a stream is of an unknown codec, or too large by its header."""
     codec = stream.codec_context
     if codec is None or codec.codec.name not in CODECS:
@@ -220,16 +221,16 @@ def decoder_of(stream: VideoStream) -> VideoCodecContext:
     if stream.metadata.get("alpha_mode") == "1" and codec.name in WITH_ALPHA:
         codec = VideoCodecContext.create(WITH_ALPHA[codec.name], "r")
     codec.thread_type = "AUTO"
-    codec.thread_count = min(MOST_THREADS, os.cpu_count() or 1)
+    codec.thread_count = min(MAX_THREADS, os.cpu_count() or 1)
     return codec  # type: ignore[no-any-return]
 
 
-def most_pixels(limits: Limits) -> int:
+def most_pixels(limits: DecodeOptions) -> int:
     """The most pixels of a frame: a decoder keeps many of them."""
-    return min(limits.pixels, MOST_PIXELS)
+    return min(limits.pixels, MAX_PIXELS)
 
 
-def to_picture(frame: VideoFrame, scaler: VideoReformatter, limits: Limits) -> Image.Image:
+def to_picture(frame: VideoFrame, scaler: VideoReformatter, limits: DecodeOptions) -> Image.Image:
     """A frame in RGB, or RGBA where it may be transparent; large ones reduced as JPEGs are."""
     alpha = any(component.is_alpha for component in frame.format.components) or frame.format.has_palette
     factor = 1

@@ -21,7 +21,7 @@ from florence_tagger.schemas import UInt8Array
 
 LONGEST_SIDE = 1920  # pixels; a frame of 8K takes the encoder 2.4 GB
 MILLISECOND = Fraction(1, 1000)  # the unit of times in WebM
-MOST_THREADS = 4
+MAX_THREADS = 4
 
 # Of libvpx: constant quality, as fast as for a live stream, and a packet for each frame at once.
 OPTIONS = {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "7", "row-mt": "1", "lag-in-frames": "0"}
@@ -83,7 +83,7 @@ def stream_for(output: OutputContainer, pixels: UInt8Array, rate: Fraction) -> V
     stream.pix_fmt = "yuv420p"
     codec = stream.codec_context
     codec.time_base = MILLISECOND
-    codec.thread_count = min(MOST_THREADS, os.cpu_count() or 1)
+    codec.thread_count = min(MAX_THREADS, os.cpu_count() or 1)
     codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG  # or players guess by the size
     codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
     return stream

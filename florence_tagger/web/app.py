@@ -10,16 +10,16 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Unauthorized, UnsupportedMediaType
 
 from florence_tagger.assembly import build_pipeline
-from florence_tagger.batching import Batcher
 from florence_tagger.config import Settings
-from florence_tagger.errors import BusyError, LateBodyError, NotReadyError, RequestError, TooManyDocumentsError
-from florence_tagger.media.decoders import Decoders
-from florence_tagger.web import health, metrics, openapi, page, process
-from florence_tagger.web.bodies import Room
-from florence_tagger.web.encodings import ACCEPTED
+from florence_tagger.errors import BodyTimeoutError, BusyError, NotReadyError, RequestError, TooManyDocumentsError
+from florence_tagger.media.sandbox.pool import DecoderPool
+from florence_tagger.scheduler import Scheduler
+from florence_tagger.web.body import ByteBudget
+from florence_tagger.web.content_encoding import ACCEPTED
 from florence_tagger.web.envelope import failure
-from florence_tagger.web.measures import Measures
-from florence_tagger.web.service import About, Service, install, places_for
+from florence_tagger.web.metrics import Metrics
+from florence_tagger.web.routes import openapi, page, process, status
+from florence_tagger.web.state import ModelInfo, Service, install, request_slots_for
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ SECURITY_HEADERS = {
 STATUS_OF_ERROR: dict[type[Exception], HTTPStatus] = {
     RequestError: HTTPStatus.BAD_REQUEST,
     TooManyDocumentsError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    LateBodyError: HTTPStatus.REQUEST_TIMEOUT,
+    BodyTimeoutError: HTTPStatus.REQUEST_TIMEOUT,
     NotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
     BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -49,24 +49,23 @@ STATUS_OF_ERROR: dict[type[Exception], HTTPStatus] = {
 
 def create_app(
     settings: Settings,
-    decoders: Decoders,
-    batcher: Batcher,
-    measures: Measures | None = None,
-    about: Callable[[], About] = About,
+    decoders: DecoderPool,
+    scheduler: Scheduler,
+    metrics: Metrics | None = None,
+    about: Callable[[], ModelInfo] = ModelInfo,
 ) -> Flask:
-    """The application on a model that `batcher` loads, for frames that `decoders` make."""
+    """The application on a model that `scheduler` loads, for frames that `decoders` make."""
     app = Flask(__name__, static_folder=None)
     app.url_map.merge_slashes = app.url_map.redirect_defaults = False  # a redirect would repeat the header Host
     app.json.sort_keys = False  # type: ignore[attr-defined]  # jobs are the newest first
-    measures = measures or Measures()
-    pipeline = build_pipeline(settings, decoders, batcher, measures)
-    room = Room(int(settings.queue_mb * 1e6))
-    service = Service(settings, batcher, pipeline, places_for(settings.http_threads), room, measures, about)
+    metrics = metrics or Metrics()
+    pipeline = build_pipeline(settings, decoders, scheduler, metrics)
+    room = ByteBudget(int(settings.queue_mb * 1e6))
+    service = Service(settings, scheduler, pipeline, request_slots_for(settings.http_threads), room, metrics, about)
     install(app, service)
-    measures.add(metrics.readings_of(service))
+    metrics.add(status.gauges_of(service))
     app.register_blueprint(process.blueprint)
-    app.register_blueprint(health.blueprint)
-    app.register_blueprint(metrics.blueprint)
+    app.register_blueprint(status.blueprint)
     app.register_blueprint(openapi.blueprint_for(settings))
     app.register_blueprint(page.blueprint)
     if not settings.api_key:
@@ -107,8 +106,8 @@ def failed(status: HTTPStatus, error: str) -> Response:
 
 
 def on_request_error(error: Exception) -> Response:
-    status = next(STATUS_OF_ERROR[kind] for kind in type(error).__mro__ if kind in STATUS_OF_ERROR)
-    return failed(status, str(error))
+    code = next(STATUS_OF_ERROR[kind] for kind in type(error).__mro__ if kind in STATUS_OF_ERROR)
+    return failed(code, str(error))
 
 
 def on_http_error(error: HTTPException) -> Response:

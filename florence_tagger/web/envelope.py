@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from florence_tagger.counting import above, as_content, count_document, highest, label_probabilities, labels_kept
 from florence_tagger.errors import DocumentError
 from florence_tagger.pipeline import Outcome
-from florence_tagger.schemas import DocumentResult, Region, Sighting
+from florence_tagger.schemas import Detection, DocumentResult, FrameResult
 from florence_tagger.web.request import ProcessRequest
 
 
@@ -69,15 +69,15 @@ def answer(request: ProcessRequest, outcomes: Sequence[Outcome]) -> dict[str, An
 
 def treated(document: dict[str, Any], result: DocumentResult, request: ProcessRequest) -> dict[str, Any]:
     """A document with its content replaced by what was found in it, everything else as it came."""
-    sightings = above(result.sightings, request.min_score)
-    source = document["source"] | {"content": found_in(sightings, request)}
+    frame_results = above(result.frames, request.min_score)
+    source = document["source"] | {"content": found_in(frame_results, request)}
     if request.return_boxes:
-        places = [place_of(frame, sighting) for frame, sighting in enumerate(sightings)]
-        tiles = [{"tiles": [list(tile) for tile in one.tiles]} if one.tiles else {} for one in sightings]
+        places = [place_of(frame, frame_result) for frame, frame_result in enumerate(frame_results)]
+        tiles = [{"tiles": [list(tile) for tile in one.tiles]} if one.tiles else {} for one in frame_results]
         source["detections"] = [
-            detection_of(region) | place
-            for place, sighting in zip(places, sightings, strict=True)
-            for region in sighting.detection.regions
+            detection_of(detection) | place
+            for place, frame_result in zip(places, frame_results, strict=True)
+            for detection in frame_result.detections
         ]
         source["frames"] = [
             place | cut for place, cut in zip(places, tiles, strict=True)
@@ -89,28 +89,28 @@ def treated(document: dict[str, Any], result: DocumentResult, request: ProcessRe
     return document | {"source": source}
 
 
-def detection_of(region: Region) -> dict[str, Any]:
-    """A region as an answer lists it, with the number of its track where it has one."""
-    track = {} if region.track is None else {"track": region.track}
-    return {"label": region.label, "score": region.score, "box": list(region.box)} | track
+def detection_of(detection: Detection) -> dict[str, Any]:
+    """A detection as an answer lists it, with the number of its track where it has one."""
+    track = {} if detection.track is None else {"track": detection.track}
+    return {"label": detection.label, "score": detection.score, "box": list(detection.box)} | track
 
 
-def found_in(sightings: Sequence[Sighting], request: ProcessRequest) -> list[dict[str, Any]]:
+def found_in(frame_results: Sequence[FrameResult], request: ProcessRequest) -> list[dict[str, Any]]:
     """Counts in the order of the alphabet, or labels and their probabilities, the most probable first."""
     most = labels_kept(request.num_labels, request.rules)
     if request.output == "probabilities":
-        probabilities = label_probabilities(sightings, request.rules.classes)
+        probabilities = label_probabilities(frame_results, request.rules.classes)
         return [{"label": label, "probability": probabilities[label]} for label in highest(probabilities, most)]
-    return as_content(count_document(sightings, request.rules), most)
+    return as_content(count_document(frame_results, request.rules), most)
 
 
-def place_of(frame: int, sighting: Sighting) -> dict[str, Any]:
+def place_of(frame: int, frame_result: FrameResult) -> dict[str, Any]:
     """Where in a document a frame is: its frame from 0, the page from 1 or the time in seconds."""
     place: dict[str, Any] = {"frame": frame}
-    if sighting.page is not None:
-        place["page"] = sighting.page
-    if sighting.time_s is not None:
-        place["time_s"] = round(sighting.time_s, 3)
+    if frame_result.page is not None:
+        place["page"] = frame_result.page
+    if frame_result.time_s is not None:
+        place["time_s"] = round(frame_result.time_s, 3)
     return place
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-MOST_JOBS = 100  # of each status that ended, so that refusals do not drive out what was treated
+MAX_JOBS = 100  # of each status that ended, so that refusals do not drive out what was treated
 
 Status = Literal["waiting", "running", "done", "failed", "cancelled"]
 
@@ -38,10 +38,10 @@ class Job:
     device: str = ""
 
 
-class Jobs:
+class JobRegistry:
     """The jobs of this process, for any thread."""
 
-    def __init__(self, most: int = MOST_JOBS) -> None:
+    def __init__(self, most: int = MAX_JOBS) -> None:
         self._most = most
         self._jobs: dict[str, Job] = {}
         self._since: dict[str, float] = {}  # those that have not ended

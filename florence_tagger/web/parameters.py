@@ -17,10 +17,10 @@ from pydantic import (
 )
 
 from florence_tagger.config import TilesField
-from florence_tagger.counting import DEFAULT_LABELS, MOST_LABELS
-from florence_tagger.media.limits import Sampling
-from florence_tagger.prompts import MOST_TEXT, task_named
-from florence_tagger.rules import MOST_CLASSES, MOST_NAME
+from florence_tagger.counting import DEFAULT_LABELS, MAX_LABELS
+from florence_tagger.media.sampling import Sampling
+from florence_tagger.prompts import MAX_TEXT, task_named
+from florence_tagger.rules import MAX_CLASSES, MAX_NAME
 from florence_tagger.schemas import Task, Tiles, VideoCount
 
 BLANK = r"[ \t\r\n]"  # BLANKS as an expression
@@ -31,7 +31,7 @@ NUMERALS = {
     int: rf"^{BLANK}*[0-9]+{BLANK}*$",
     float: rf"^{BLANK}*([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?{BLANK}*$",
 }
-MOST_NUMERAL = 20  # characters
+MAX_NUMERAL = 20  # characters
 
 # A picture of one pixel: the examples in the documentation can be sent as they are.
 EXAMPLE_FILE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
@@ -80,7 +80,7 @@ def add_leniencies(schema: dict[str, Any]) -> None:
 def strings_for(exact: dict[str, Any]) -> list[dict[str, Any]]:
     """The strings that are understood in the place of what a schema describes: numerals, and the empty one."""
     if numeral := {"integer": NUMERALS[int], "number": NUMERALS[float]}.get(exact["type"]):
-        return [{"type": "string", "pattern": f"^$|{numeral}", "maxLength": MOST_NUMERAL}]
+        return [{"type": "string", "pattern": f"^$|{numeral}", "maxLength": MAX_NUMERAL}]
     return [] if exact["type"] == "string" and "enum" not in exact else [{"const": ""}]
 
 
@@ -101,13 +101,13 @@ class RequestBody(BaseModel):
     num_labels: int = Field(
         DEFAULT_LABELS,
         ge=0,
-        le=MOST_LABELS,
+        le=MAX_LABELS,
         description="At most so many labels for a document, those with the highest counts; 0 is all.",
     )
     num_classes: int = Field(
         DEFAULT_LABELS,
         ge=0,
-        le=MOST_LABELS,
+        le=MAX_LABELS,
         description="Another name of num_labels; where both are given they must be equal.",
     )
     prompt: Annotated[
@@ -118,15 +118,15 @@ class RequestBody(BaseModel):
     )
     text: Annotated[str, AfterValidator(written)] = Field(
         "",
-        max_length=MOST_TEXT,
+        max_length=MAX_TEXT,
         description="What to look for, of the tasks that need it: "
         + " and ".join(task for task in Task if task.takes_text)
         + ". Several things have <and> between them.",
     )
-    classes: list[Annotated[str, Field(max_length=MOST_NAME, pattern=NOT_BLANK), AfterValidator(written)]] = Field(
+    classes: list[Annotated[str, Field(max_length=MAX_NAME, pattern=NOT_BLANK), AfterValidator(written)]] = Field(
         default_factory=list,
         min_length=1,
-        max_length=MOST_CLASSES,
+        max_length=MAX_CLASSES,
         description="Only these are counted, each is in the answer, with 0 where there is none, and num_labels leaves "
         "none out. Case, white space and plurals are nothing to them. Of tasks that need a text they are the text.",
         examples=[["car", "person"]],
@@ -177,7 +177,7 @@ def number_in(value: Any, kind: Any) -> Any:
     kind = int if kind == TilesField else kind
     if kind not in NUMERALS:
         return value
-    if isinstance(value, str) and len(value) <= MOST_NUMERAL and re.search(NUMERALS[kind], value):
+    if isinstance(value, str) and len(value) <= MAX_NUMERAL and re.search(NUMERALS[kind], value):
         return kind(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)  # JSON Schema calls 5.0 an integer

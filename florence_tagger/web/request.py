@@ -14,18 +14,18 @@ from pydantic import ValidationError
 from florence_tagger.bounds import accepted
 from florence_tagger.counting import DEFAULT_LABELS
 from florence_tagger.errors import DocumentError, RequestError, TooManyDocumentsError
-from florence_tagger.faults import json_words
 from florence_tagger.media.content import is_encoded_file
 from florence_tagger.media.formats import HEAD_BYTES, find_format
-from florence_tagger.media.limits import Sampling
+from florence_tagger.media.sampling import Sampling
 from florence_tagger.prompts import prompt_for
 from florence_tagger.schemas import Prompt, Rules, Tiles
 from florence_tagger.web.parameters import RequestBody, body_type, schema_of
+from florence_tagger.wording import json_words
 
-MOST_VALUES = 500  # a document may have, on average over as many as are accepted; Detect's have a dozen
+MAX_VALUES = 500  # a document may have, on average over as many as are accepted; Detect's have a dozen
 # Objects and lists in one another: what is deeper might be read, and treated, and then not be written again.
-MOST_DEPTH = 200
-TOO_DEEP = f"The body is nested too deeply: {MOST_DEPTH} objects and lists in one another are accepted."
+MAX_DEPTH = 200
+TOO_DEEP = f"The body is nested too deeply: {MAX_DEPTH} objects and lists in one another are accepted."
 
 NO_REQUEST = 'The body must be a JSON object with a list "documents", each with its file in base64 in source.content.'
 
@@ -65,7 +65,7 @@ def parse_request(body: bytes | bytearray, max_documents: int, sampling: Samplin
         TooManyDocumentsError: more documents than `max_documents`.
     """
     try:
-        check_values(body, MOST_VALUES * max_documents)
+        check_values(body, MAX_VALUES * max_documents)
         values = parse_json(body)
     except RequestError as exc:
         if mistaken := mistaken_for(bytes(body[:HEAD_BYTES])):
@@ -137,9 +137,9 @@ def mistaken_for(head: bytes) -> str:
 
 
 def check_depth(values: Any) -> None:
-    """RequestError where more objects and lists than MOST_DEPTH are in one another."""
+    """RequestError where more objects and lists than MAX_DEPTH are in one another."""
     level = containers_in([values])
-    for _ in range(MOST_DEPTH):
+    for _ in range(MAX_DEPTH):
         level = [inner for one in level for inner in containers_in(one)]
     if level:
         raise RequestError(TOO_DEEP)

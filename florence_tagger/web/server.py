@@ -14,23 +14,23 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
-from florence_tagger.assembly import start_decoders
-from florence_tagger.batching import Batcher, Model
+from florence_tagger.assembly import start_decoder_pool
 from florence_tagger.config import SAMPLES, Settings
 from florence_tagger.errors import STARTED_ANEW, NotReadyError
-from florence_tagger.florence.folder import ModelFolder
-from florence_tagger.media.decoders import Decoders
+from florence_tagger.florence.manifest import ModelManifest
+from florence_tagger.media.sandbox.pool import DecoderPool
+from florence_tagger.scheduler import Model, Scheduler
 from florence_tagger.web.app import create_app
 from florence_tagger.web.logs import Logs
-from florence_tagger.web.measures import Measures
-from florence_tagger.web.service import About
+from florence_tagger.web.metrics import Metrics
+from florence_tagger.web.state import ModelInfo
 from florence_tagger.web.worker import Worker
 
 logger = logging.getLogger(__name__)
 
 SAMPLE = SAMPLES / "street.png"
 M_ARENA_MAX = -8  # mallopt(3)
-MOST_DESCRIPTORS = 16_384  # that are used, however many the system gives
+MAX_DESCRIPTORS = 16_384  # that are used, however many the system gives
 OWN_DESCRIPTORS = 200  # for all that is no connection: decoders, files of the model, event queues
 HUNG = 70  # exit code of a worker whose model hangs; gunicorn starts another one
 ANSWERING_SECONDS = 2  # in which the requests of a model that hangs are answered
@@ -39,12 +39,12 @@ ANSWERING_SECONDS = 2  # in which the requests of a model that hangs are answere
 class Server(BaseApplication):  # type: ignore[misc]
     """Serves a model folder until it is told to stop."""
 
-    def __init__(self, settings: Settings, folder: ModelFolder) -> None:
+    def __init__(self, settings: Settings, folder: ModelManifest) -> None:
         self.settings = settings
         self.folder = folder
-        self.decoders: Decoders | None = None
-        self.batcher: Batcher | None = None
-        self._about = About(f"{folder.name} ({folder.sha256[:12]})")
+        self.decoders: DecoderPool | None = None
+        self.scheduler: Scheduler | None = None
+        self._about = ModelInfo(f"{folder.name} ({folder.sha256[:12]})")
         self._hung_since: float | None = None
         super().__init__()
 
@@ -74,23 +74,23 @@ class Server(BaseApplication):  # type: ignore[misc]
     def load(self) -> Flask:
         """The application, in the worker; its model loads in the background."""
         share_one_heap()
-        self.decoders = start_decoders(self.settings, self.folder.image_size)  # before there is a model
-        measures = Measures()
-        self.batcher = Batcher(self.load_model, self.settings.queue_size, give_up, measures)
-        return create_app(self.settings, self.decoders, self.batcher, measures, lambda: self._about)
+        self.decoders = start_decoder_pool(self.settings, self.folder.image_size)  # before there is a model
+        measures = Metrics()
+        self.scheduler = Scheduler(self.load_model, self.settings.queue_size, give_up, measures)
+        return create_app(self.settings, self.decoders, self.scheduler, measures, lambda: self._about)
 
     def load_model(self) -> Model:
         """Loads the model and tells how to use it."""
-        from florence_tagger.florence.detector import load_detector  # OpenVINO must not be loaded before the fork
+        from florence_tagger.florence.model import load_model  # OpenVINO must not be loaded before the fork
 
         started = time.monotonic()
-        detector = load_detector(self.folder, self.settings)
-        devices = ", ".join(f"{name} on {device}" for name, device in detector.devices.items())
+        florence2 = load_model(self.folder, self.settings)
+        devices = ", ".join(f"{name} on {device}" for name, device in florence2.devices.items())
         seconds = time.monotonic() - started
         self._about = replace(self._about, device=devices)
         logger.info("%s is ready after %.1f s: %s", self._about.model, seconds, devices)
         print(invitation(self.settings), flush=True)
-        return detector
+        return florence2
 
     def watch(self) -> None:
         """Ends the worker where the model has not come back for too long: nothing else frees what it is stuck in.
@@ -101,15 +101,15 @@ class Server(BaseApplication):  # type: ignore[misc]
         if self._hung_since is not None:
             if time.monotonic() - self._hung_since > ANSWERING_SECONDS:
                 end_worker(HUNG)
-        elif self.batcher is not None and self.batcher.busy_seconds > self.settings.hang_seconds:
-            logger.critical("The model has not answered for %.0f s; it is started anew.", self.batcher.busy_seconds)
+        elif self.scheduler is not None and self.scheduler.busy_seconds > self.settings.hang_seconds:
+            logger.critical("The model has not answered for %.0f s; it is started anew.", self.scheduler.busy_seconds)
             self._hung_since = time.monotonic()
-            self.batcher.abandon(NotReadyError(STARTED_ANEW))
+            self.scheduler.abort_all(NotReadyError(STARTED_ANEW))
 
     def close(self) -> None:
         """Ends the model's thread, what waits for it being answered as not treated, and the decoder processes."""
-        if self.batcher is not None:
-            self.batcher.close()
+        if self.scheduler is not None:
+            self.scheduler.close()
         if self.decoders is not None:
             self.decoders.close()
 
@@ -127,7 +127,7 @@ def share_one_heap() -> None:
 def raise_descriptors() -> int:
     """Takes as many descriptors as the system gives without asking, for this process and its children; how many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted
