@@ -1,5 +1,6 @@
 """Boxes from frame to frame -> tracks: made-up boxes whose tracks are known, and independent oracles for both parts."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -9,7 +10,19 @@ from hypothesis import strategies as st
 
 from florence_tagger.counting import count_document
 from florence_tagger.schemas import Detection, FrameResult, Rules, VideoCount
-from florence_tagger.tracking import MEASURED, STARTING, TURNING, Motion, assign, track
+from florence_tagger.tracking import (
+    MEASURED,
+    MOST_MISFIT,
+    STARTING,
+    TURNING,
+    USUAL_SPEED,
+    Motion,
+    Piece,
+    assign,
+    misfit,
+    off_way,
+    track,
+)
 
 DISTINCT = Rules(video_count=VideoCount.DISTINCT)
 SIZE = 20.0
@@ -99,6 +112,44 @@ def test_what_goes_behind_something_is_cut_and_stays_one() -> None:
     assert counted(frames) == {"car": 1}
 
 
+@pytest.mark.parametrize("speed", [3.5, 5.0, 7.0])  # 1.4 to 2.8 sides a second
+@pytest.mark.parametrize("start", [-60.0, -20.0, 0.0])
+def test_what_comes_in_beside_something_is_one(speed: float, start: float) -> None:
+    assert counted(behind(start, speed, 60, begin=20.0, end=50.0, edge=0.0)) == {"car": 1}
+
+
+@pytest.mark.parametrize("speed", [0.6, 1.0])
+def test_what_shows_on_both_sides_of_something_is_one_and_has_one_box_a_frame(speed: float) -> None:
+    frames = behind(0.0, speed, 90, begin=30.0, end=40.0)
+    assert any(len(found) == 2 for found in frames)
+    tracks = track(video(frames))
+    assert count_document(tracks, DISTINCT) == {"car": 1}
+    assert all(sum(one.track == 1 for one in found.detections) <= 1 for found in tracks)
+
+
+@pytest.mark.parametrize(("apart", "speed"), [(25.0, 3.0), (60.0, 3.0), (25.0, 0.5)])
+def test_what_follows_something_alike_out_of_the_same_place_is_another(apart: float, speed: float) -> None:
+    first, second = (behind(start, speed, 60, begin=60.0, end=90.0) for start in (20.0, 20.0 - apart))
+    assert counted(together(first, second)) == {"car": 2}
+
+
+def test_pieces_of_other_labels_are_one_only_one_after_the_other() -> None:
+    bus = [[Detection("bus", (5.0 * index, 0.0, 5.0 * index + 60, 60.0), 0.9)] for index in range(24)]
+    before = [[detection("person", 5.0 * index + 30, 30.0)] if 12 <= index < 20 else [] for index in range(24)]
+    assert counted(together(bus, before)) == {"bus": 1, "person": 1}
+
+
+def behind(
+    start: float, speed: float, count: int, begin: float, end: float, edge: float = -np.inf
+) -> list[list[Detection]]:
+    """What is seen of a thing on its way to the right, past a band, in a picture that begins at an edge."""
+    frames = []
+    for x in start + speed * np.arange(count):
+        parts = (max(x, edge), min(x + SIZE, begin)), (max(x, edge, end), x + SIZE)
+        frames.append([Detection("car", (low, 40.0, high, 60.0), 0.9) for low, high in parts if high - low > 3])
+    return frames
+
+
 def seen_beside(one: Detection, begin: float, end: float) -> Detection | None:
     """What is seen of a box that passes behind a band."""
     x1, y1, x2, y2 = one.box
@@ -110,6 +161,13 @@ def seen_beside(one: Detection, begin: float, end: float) -> Detection | None:
 def test_of_one_frame_a_second_one_box_is_enough() -> None:
     frames = [[detection("car", 0, 50)], [detection("dog", 200, 50)], [detection("cat", 0, 150)]]
     assert counted(frames, fps=1) == {"car": 1, "dog": 1, "cat": 1}
+
+
+@pytest.mark.parametrize("late", [0.0, 0.01])
+def test_frames_of_about_one_a_second_are_followed(late: float) -> None:
+    frames = video(passing(6), fps=1)
+    tracks = track([replace(one, time_s=(1 + late) * (one.time_s or 0.0)) for one in frames])
+    assert count_document(tracks, DISTINCT) == {"car": 1}
 
 
 def test_all_count_in_one_frame() -> None:
@@ -148,3 +206,40 @@ def test_motion_is_the_filter_of_the_textbook() -> None:
         state, covariance = state + gain[:, 0] * (observed - state[0]), (np.eye(2) - gain @ look) @ covariance
     assert [ours.centre[0], ours.velocity[0]] == pytest.approx(state.tolist())
     assert [ours.own, ours.both, ours.moving] == pytest.approx([*covariance[0], covariance[1, 1]])
+
+
+def piece(times: list[float], middles: list[tuple[float, float]], label: str = "car") -> Piece:
+    """Square boxes around points."""
+    places = np.array(middles)
+    return Piece(np.array(times), places - SIZE / 2, places + SIZE / 2, np.full(2, SIZE), label)
+
+
+def test_off_way_is_ridge_regression_for_whole_boxes() -> None:
+    rng = np.random.default_rng(1)
+    times, places = np.sort(rng.uniform(0, 2, 9)), rng.uniform(0, 100, (9, 2))
+    found = piece(times.tolist(), [(x, y) for x, y in places.tolist()])
+    slow = MEASURED / USUAL_SPEED
+    design = np.vstack([np.stack([np.ones(9), times - times.mean()], axis=1), [[0.0, slow]]])
+    _, rest, _, _ = np.linalg.lstsq(design, np.vstack([places, np.zeros((1, 2))]))
+    assert off_way(found, np.full(2, SIZE)) == pytest.approx(rest.sum() / (MEASURED * SIZE) ** 2)
+
+
+def test_a_cut_box_fits_wherever_its_object_covers_it() -> None:
+    times, size = [0.0, 0.1, 0.2, 0.3], np.full(2, SIZE)
+    whole = piece(times, [(0.0, 0.0), (5.0, 0.0), (10.0, 0.0), (15.0, 0.0)])
+    low, high = whole.low.copy(), whole.high.copy()
+    low[0, 0], high[3, 0] = low[0, 0] + 12, high[3, 0] - 12
+    assert off_way(replace(whole, low=low, high=high), size) == pytest.approx(off_way(whole, size), abs=0.5)
+    low[0, 0], high[0, 0] = low[0, 0] - 60, high[0, 0] - 60
+    assert off_way(replace(whole, low=low, high=high), size) > MOST_MISFIT
+
+
+def test_pieces_of_one_way_fit_and_those_of_two_do_not() -> None:
+    first = piece([0.0, 0.125, 0.25, 0.375, 0.5], [(5.0 * step, 50.0) for step in range(5)])
+    later = [1.0, 1.125, 1.25, 1.375, 1.5]
+    same = piece(later, [(40 + 5.0 * step, 50.0) for step in range(5)])
+    beside = piece(later, [(40 + 5.0 * step, 70.0) for step in range(5)])
+    back = piece(later, [(20 - 5.0 * step, 50.0) for step in range(5)])
+    assert misfit(first, same) < 1
+    assert misfit(first, beside) > MOST_MISFIT
+    assert misfit(first, back) > MOST_MISFIT
