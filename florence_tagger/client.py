@@ -4,15 +4,16 @@ It uses httpx, and no proxy, key or certificate of the environment but the syste
 """
 
 import base64
+import json
 import os
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from socket import SHUT_RDWR, socket
 from threading import Event, Lock
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import httpx
@@ -124,15 +125,21 @@ class Client:
         options |= {"merge_iou": merge_iou, "video_count": video_count, "tiles": tiles}
         options |= {"classes": None if classes is None else list(classes)}
         deadline = time.monotonic() + RETRY_SECONDS
-        response = self.send("POST", "/process", json={"documents": [document], **options})
+        body = {"documents": [document], **options}
+        response = self.post(body)
         while response.status_code == HTTPStatus.SERVICE_UNAVAILABLE and time.monotonic() < deadline:
             self._closed.wait(PAUSE_SECONDS)
-            response = self.send("POST", "/process", json={"documents": [document], **options})
+            response = self.post(body)
         try:
             return read_answer(response.status_code, json_object(response))
         except (LookupError, TypeError, ValueError, AttributeError) as exc:
             status = response.status_code
             raise TaggerError(f"{self.url} gave no answer of florence_tagger's (status {status})") from exc
+
+    def post(self, body: Any, headers: Mapping[str, str] = MappingProxyType({})) -> httpx.Response:
+        """Send a request to /process, whose `body` is anything that JSON can write; errors as of `send`."""
+        content = json.dumps(body).encode()  # httpx would refuse half characters and NaN, which the service answers
+        return self.send("POST", "/process", content=content, headers={"Content-Type": "application/json", **headers})
 
     def send(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request and return its response, whatever its status; `options` as of `httpx.Client.request`.

@@ -219,8 +219,8 @@ class RunningServer:
         return Client(self.url, timeout_seconds=60)
 
     def post(self, body: Any, **options: Any) -> httpx.Response:
-        """Send a request to `/process`; `options` as of `httpx.Client.request`."""
-        return self.client.send("POST", "/process", json=body, **options)
+        """Send a request to `/process`; `options` as of `Client.post`."""
+        return self.client.post(body, **options)
 
     def get(self, path: str) -> httpx.Response:
         """Request a path."""
