@@ -810,8 +810,8 @@ def test_a_body_of_nothing_but_small_values_is_not_read(client: FlaskClient) -> 
 
 @pytest.mark.parametrize("name", ["model (int8)", "Modell für Zähler", "模型\r\nSet-Cookie: a=b", "100 %"])
 def test_a_header_can_carry_any_name(name: str) -> None:
-    carried = process.quoted(name)
+    carried = process.quote_header(name)
     assert carried.isascii()
     assert carried.isprintable()
     assert unquote(carried) == name
-    assert process.quoted("model (int8)") == "model (int8)", "readable where it can be"
+    assert process.quote_header("model (int8)") == "model (int8)", "readable where it can be"
