@@ -17,6 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each place may import from those of lower rank; stages have one rank, so that they can't import each other.
 RANKS = {
     "bounds": 0,
+    "kalman": 0,
     "errors": 0,
     "wording": 0,
     "schemas": 0,
@@ -24,11 +25,13 @@ RANKS = {
     "prompts": 1,
     "plurals": 0,
     "geometry": 1,
+    "association": 1,
     "labels": 1,
     "rules": 1,
     "telemetry": 1,
     "context": 1,
     "tiling": 2,
+    "stitching": 2,
     "media": 3,
     "florence": 3,
     "scheduler": 3,
@@ -83,7 +86,7 @@ OWNERS = {
     "click": ("cli.py",),
     "rich": ("count/writers.py", "count/progress.py", "bench/measurements.py"),
     "cachetools": ("cache.py",),
-    "lap": ("tracking.py",),
+    "lap": ("association.py",),
     "yaml": ("labels.py",),
     "prometheus_client": ("web/metrics.py",),
 }

@@ -8,21 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from florence_tagger.association import assign
 from florence_tagger.counting import count_document
+from florence_tagger.kalman import INITIAL_VELOCITY_NOISE, MEASUREMENT_NOISE, PROCESS_NOISE, KalmanState
 from florence_tagger.schemas import Detection, FrameResult, Rules, VideoCount
-from florence_tagger.tracking import (
-    MEASURED,
-    MOST_MISFIT,
-    STARTING,
-    TURNING,
-    USUAL_SPEED,
-    Motion,
-    Piece,
-    assign,
-    misfit,
-    off_way,
-    track,
+from florence_tagger.stitching import (
+    MAX_STITCHING_COST,
+    VELOCITY_NOISE,
+    Tracklet,
+    line_residual,
+    stitching_cost,
 )
+from florence_tagger.tracking import track
 
 DISTINCT = Rules(video_count=VideoCount.DISTINCT)
 SIZE = 20.0
@@ -133,7 +130,7 @@ def test_what_follows_something_alike_out_of_the_same_place_is_another(apart: fl
     assert counted(together(first, second)) == {"car": 2}
 
 
-def test_pieces_of_other_labels_are_one_only_one_after_the_other() -> None:
+def test_tracklets_of_other_labels_are_stitched_only_one_after_the_other() -> None:
     bus = [[Detection("bus", (5.0 * index, 0.0, 5.0 * index + 60, 60.0), 0.9)] for index in range(24)]
     before = [[detection("person", 5.0 * index + 30, 30.0)] if 12 <= index < 20 else [] for index in range(24)]
     assert counted(together(bus, before)) == {"bus": 1, "person": 1}
@@ -182,64 +179,69 @@ def test_frames_may_have_nothing_and_boxes_no_area_or_score() -> None:
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**32 - 1))
 def test_assign_is_the_cheapest_of_all_assignments(rows: int, columns: int, seed: int) -> None:
-    costs, most = np.random.default_rng(seed).uniform(0, 10, (rows, columns)), 6.0
-    padded = np.hstack([costs, np.full((rows, rows), most)])  # a column of its own for a row that has none
+    costs, max_cost = np.random.default_rng(seed).uniform(0, 10, (rows, columns)), 6.0
+    padded = np.hstack([costs, np.full((rows, rows), max_cost)])  # one more column for each row without a match
     best = min(sum(padded[range(rows), order]) for order in permutations(range(columns + rows), rows))
-    chosen = assign(costs, most)
-    ours = sum(most if column < 0 else costs[row, column] for row, column in enumerate(chosen))
-    taken = [column for column in chosen if column >= 0]
-    assert len(set(taken)) == len(taken)
-    assert all(costs[row, column] <= most for row, column in enumerate(chosen) if column >= 0)
-    assert ours == pytest.approx(best)
+    matches = assign(costs, max_cost)
+    total = sum(max_cost if column < 0 else costs[row, column] for row, column in enumerate(matches))
+    matched = [column for column in matches if column >= 0]
+    assert len(set(matched)) == len(matched)
+    assert all(costs[row, column] <= max_cost for row, column in enumerate(matches) if column >= 0)
+    assert total == pytest.approx(best)
 
 
-def test_motion_is_the_filter_of_the_textbook() -> None:
-    seconds, size, seen = 0.3, 20.0, np.array([12.0, -3.0])
-    ours = Motion.starting(np.zeros(2), size).after(seconds, size).corrected(seen, size)
-    ours = ours.after(seconds, size).corrected(2 * seen, size)
-    state, covariance = np.zeros(2), np.diag([(MEASURED * size) ** 2, (STARTING * size) ** 2])
-    move, look = np.array([[1, seconds], [0, 1]]), np.array([[1.0, 0.0]])
-    noise = (TURNING * size) ** 2 * np.array([[seconds**3 / 3, seconds**2 / 2], [seconds**2 / 2, seconds]])
-    for observed in (seen[0], 2 * seen[0]):
-        state, covariance = move @ state, move @ covariance @ move.T + noise
-        gain = covariance @ look.T / (look @ covariance @ look.T + (MEASURED * size) ** 2)
-        state, covariance = state + gain[:, 0] * (observed - state[0]), (np.eye(2) - gain @ look) @ covariance
-    assert [ours.centre[0], ours.velocity[0]] == pytest.approx(state.tolist())
-    assert [ours.own, ours.both, ours.moving] == pytest.approx([*covariance[0], covariance[1, 1]])
+def test_kalman_state_is_that_of_the_textbook_filter() -> None:
+    seconds, size, measured = 0.3, 20.0, np.array([12.0, -3.0])
+    ours = KalmanState.initial(np.zeros(2), size).predict(seconds, size).update(measured, size)
+    ours = ours.predict(seconds, size).update(2 * measured, size)
+    state = np.zeros(2)
+    covariance = np.diag([(MEASUREMENT_NOISE * size) ** 2, (INITIAL_VELOCITY_NOISE * size) ** 2])
+    transition, observation = np.array([[1, seconds], [0, 1]]), np.array([[1.0, 0.0]])
+    noise = (PROCESS_NOISE * size) ** 2 * np.array([[seconds**3 / 3, seconds**2 / 2], [seconds**2 / 2, seconds]])
+    for x in (measured[0], 2 * measured[0]):
+        state, covariance = transition @ state, transition @ covariance @ transition.T + noise
+        innovation_covariance = observation @ covariance @ observation.T + (MEASUREMENT_NOISE * size) ** 2
+        gain = covariance @ observation.T / innovation_covariance
+        state, covariance = state + gain[:, 0] * (x - state[0]), (np.eye(2) - gain @ observation) @ covariance
+    assert [ours.center[0], ours.velocity[0]] == pytest.approx(state.tolist())
+    variances = [ours.center_variance, ours.covariance, ours.velocity_variance]
+    assert variances == pytest.approx([*covariance[0], covariance[1, 1]])
 
 
-def piece(times: list[float], middles: list[tuple[float, float]], label: str = "car") -> Piece:
-    """Square boxes around points."""
-    places = np.array(middles)
-    return Piece(np.array(times), places - SIZE / 2, places + SIZE / 2, np.full(2, SIZE), label)
+def tracklet(times: list[float], centers: list[tuple[float, float]], label: str = "car") -> Tracklet:
+    """Return a tracklet of square boxes around points."""
+    points = np.array(centers)
+    return Tracklet(np.array(times), points - SIZE / 2, points + SIZE / 2, np.full(2, SIZE), label)
 
 
-def test_off_way_is_ridge_regression_for_whole_boxes() -> None:
+def test_line_residual_is_that_of_ridge_regression_for_full_boxes() -> None:
     rng = np.random.default_rng(1)
-    times, places = np.sort(rng.uniform(0, 2, 9)), rng.uniform(0, 100, (9, 2))
-    found = piece(times.tolist(), [(x, y) for x, y in places.tolist()])
-    slow = MEASURED / USUAL_SPEED
-    design = np.vstack([np.stack([np.ones(9), times - times.mean()], axis=1), [[0.0, slow]]])
-    _, rest, _, _ = np.linalg.lstsq(design, np.vstack([places, np.zeros((1, 2))]))
-    assert off_way(found, np.full(2, SIZE)) == pytest.approx(rest.sum() / (MEASURED * SIZE) ** 2)
+    times, centers = np.sort(rng.uniform(0, 2, 9)), rng.uniform(0, 100, (9, 2))
+    full = tracklet(times.tolist(), [(x, y) for x, y in centers.tolist()])
+    ridge = MEASUREMENT_NOISE / VELOCITY_NOISE
+    design = np.vstack([np.stack([np.ones(9), times - times.mean()], axis=1), [[0.0, ridge]]])
+    _, residuals, _, _ = np.linalg.lstsq(design, np.vstack([centers, np.zeros((1, 2))]))
+    expected = residuals.sum() / (MEASUREMENT_NOISE * SIZE) ** 2
+    assert line_residual(full, np.full(2, SIZE)) == pytest.approx(expected)
 
 
 def test_a_cut_box_fits_wherever_its_object_covers_it() -> None:
-    times, size = [0.0, 0.1, 0.2, 0.3], np.full(2, SIZE)
-    whole = piece(times, [(0.0, 0.0), (5.0, 0.0), (10.0, 0.0), (15.0, 0.0)])
-    low, high = whole.low.copy(), whole.high.copy()
+    times, sides = [0.0, 0.1, 0.2, 0.3], np.full(2, SIZE)
+    full = tracklet(times, [(0.0, 0.0), (5.0, 0.0), (10.0, 0.0), (15.0, 0.0)])
+    low, high = full.low.copy(), full.high.copy()
     low[0, 0], high[3, 0] = low[0, 0] + 12, high[3, 0] - 12
-    assert off_way(replace(whole, low=low, high=high), size) == pytest.approx(off_way(whole, size), abs=0.5)
+    residual = line_residual(full, sides)
+    assert line_residual(replace(full, low=low, high=high), sides) == pytest.approx(residual, abs=0.5)
     low[0, 0], high[0, 0] = low[0, 0] - 60, high[0, 0] - 60
-    assert off_way(replace(whole, low=low, high=high), size) > MOST_MISFIT
+    assert line_residual(replace(full, low=low, high=high), sides) > MAX_STITCHING_COST
 
 
-def test_pieces_of_one_way_fit_and_those_of_two_do_not() -> None:
-    first = piece([0.0, 0.125, 0.25, 0.375, 0.5], [(5.0 * step, 50.0) for step in range(5)])
+def test_tracklets_on_one_line_are_stitched_and_those_on_two_are_not() -> None:
+    first = tracklet([0.0, 0.125, 0.25, 0.375, 0.5], [(5.0 * step, 50.0) for step in range(5)])
     later = [1.0, 1.125, 1.25, 1.375, 1.5]
-    same = piece(later, [(40 + 5.0 * step, 50.0) for step in range(5)])
-    beside = piece(later, [(40 + 5.0 * step, 70.0) for step in range(5)])
-    back = piece(later, [(20 - 5.0 * step, 50.0) for step in range(5)])
-    assert misfit(first, same) < 1
-    assert misfit(first, beside) > MOST_MISFIT
-    assert misfit(first, back) > MOST_MISFIT
+    same = tracklet(later, [(40 + 5.0 * step, 50.0) for step in range(5)])
+    beside = tracklet(later, [(40 + 5.0 * step, 70.0) for step in range(5)])
+    back = tracklet(later, [(20 - 5.0 * step, 50.0) for step in range(5)])
+    assert stitching_cost(first, same) < 1
+    assert stitching_cost(first, beside) > MAX_STITCHING_COST
+    assert stitching_cost(first, back) > MAX_STITCHING_COST
