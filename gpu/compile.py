@@ -31,14 +31,28 @@ from gpu.simulation import BUILD, CHIPS, SIMULATION, Chip, Driver, set_up_driver
 
 def compile_for(driver: Driver, chip: Chip, variant: Variant, seconds: float) -> Result:
     """Return what comes of a model on a chip in at most some seconds, by a process now or by one that did not fail."""
-    key = fingerprint(driver, chip, variant.folder)
-    kept = BUILD / "results" / f"{chip.name}-{variant.geometry}-{variant.precision}.json"
-    outcome = json.loads(kept.read_text()) if kept.is_file() else {}
-    if outcome.get("fingerprint") != key:
-        outcome = {"fingerprint": key, **run(driver, chip, variant.folder, seconds)}
-        if not outcome["failure"]:
-            keep(kept, outcome)
+    if (before := compiled_before(driver, chip, variant)) is not None:
+        return before
+    outcome = {"fingerprint": fingerprint(driver, chip, variant.folder), **run(driver, chip, variant.folder, seconds)}
+    if not outcome["failure"]:
+        keep(kept_at(chip, variant), outcome)
     return read_result(chip.name, variant.name, outcome["lines"], outcome["failure"])
+
+
+def compiled_before(driver: Driver, chip: Chip, variant: Variant) -> Result | None:
+    """Return what came of a model on a chip before, None where that is not kept or something has changed since."""
+    kept = kept_at(chip, variant)
+    if not kept.is_file() or not (variant.folder / MANIFEST).is_file():
+        return None
+    outcome = json.loads(kept.read_text())
+    if outcome["fingerprint"] != fingerprint(driver, chip, variant.folder):
+        return None
+    return read_result(chip.name, variant.name, outcome["lines"], outcome["failure"])
+
+
+def kept_at(chip: Chip, variant: Variant) -> Path:
+    """Return the file that keeps what came of a model on a chip."""
+    return BUILD / "results" / f"{chip.name}-{variant.geometry}-{variant.precision}.json"
 
 
 def keep(path: Path, outcome: dict[str, Any]) -> None:
@@ -97,6 +111,16 @@ def compile_all(chips: Sequence[Chip], variants: Sequence[Variant], seconds: flo
         yield result
 
 
+def with_kept(results: Sequence[Result], chips: Sequence[Chip], variants: Sequence[Variant]) -> list[Result]:
+    """Return of all these chips and models what came of them, one of the results or one that is kept."""
+    driver, now = set_up_driver(), {(result.model, result.chip): result for result in results}
+    found = (
+        now.get((variant.name, chip.name)) or compiled_before(driver, chip, variant)
+        for variant, chip in product(variants, chips)
+    )
+    return [result for result in found if result is not None]
+
+
 def summary(result: Result) -> str:
     """Return a result in a line."""
     return "; ".join(findings(result)) or "all is as it should be"
@@ -115,27 +139,31 @@ def made_with(driver: Driver) -> str:
 @click.option("--geometry", "geometries", multiple=True, type=click.Choice(GEOMETRIES), help="All, unless told.")
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(list(PRECISIONS)), help="All, unless told.")
 @click.option("--seconds", default=1200.0, show_default=True, help="Most for a model on a chip.")
+@click.option("--kept", is_flag=True, help="Compile nothing: what was compiled before, and has not changed since.")
 @click.option("--update", type=click.Path(path_type=Path, exists=True), help="Page whose tables are made anew.")
 def main(
     chips: tuple[str, ...],
     geometries: tuple[str, ...],
     precisions: tuple[str, ...],
     seconds: float,
+    kept: bool,
     update: Path | None,
 ) -> None:
     """Compiles all graphs with Intel's driver, which simulates the chips, and prints what comes of it as tables.
 
-    --update goes with all chips and models. Ends with 1 where a graph does not compile, has operations that the plugin
-    does not know, or moves large tensors in a step of the decoder.
+    --update writes the tables of all chips and models that were compiled, now or before, and names those that were not.
+    Ends with 1 where a graph does not compile, has operations that the plugin does not know, or moves large tensors in
+    a step of the decoder.
     """
-    if update and (chips or geometries or precisions):
-        raise click.UsageError("--update is for the tables of all chips and models.")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # what was started ends with it
     wanted_chips = [chip for chip in CHIPS if not chips or chip.name in chips]
     variants = [one for one in VARIANTS if one.geometry in (geometries or GEOMETRIES)]
     variants = [one for one in variants if one.precision in (precisions or PRECISIONS)]
     try:
-        results = list(compile_all(wanted_chips, variants, seconds))
+        results = [] if kept else list(compile_all(wanted_chips, variants, seconds))
+        if update:
+            wanted_chips, variants = list(CHIPS), list(VARIANTS)
+        results = with_kept(results, wanted_chips, variants)
         text = tables(results, wanted_chips, variants, made_with(set_up_driver()))
         if update:
             update.write_text(replace_section(update.read_text(), BEGIN, END, text))

@@ -68,18 +68,14 @@ def chip_table(results: Sequence[Result], chips: Sequence[Chip]) -> str:
 def time_table(results: Sequence[Result], chips: Sequence[Chip], models: Sequence[str]) -> str:
     """Return a row for each model, a column for each chip."""
     found = {(result.model, result.chip): result for result in results}
-    cells = [
-        (model, *(cost(found.get((model, chip.name))) for chip in chips))
-        for model in models
-        if any(result.model == model for result in results)
-    ]
+    cells = [(model, *(cost(found.get((model, chip.name))) for chip in chips)) for model in models]
     return table(("model", *(f"`{chip.name}`" for chip in chips)), cells)
 
 
 def cost(result: Result | None) -> str:
     """Return what compiling took."""
     if result is None:
-        return "not tried"
+        return "not compiled"
     if result.failure:
         return f"**{result.failure}**"
     seconds = " + ".join(duration(result.compiled, graph) for graph in GRAPHS)

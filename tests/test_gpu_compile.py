@@ -184,12 +184,20 @@ def test_what_is_unchanged_is_not_compiled_again(tmp_path: Path, monkeypatch: py
     assert compile_for(newer, CHIPS[0], BUNDLED, 60) == first, "a failure was kept"
 
 
-def test_a_part_of_the_tables_is_not_written_over_all_of_them(tmp_path: Path) -> None:
+def test_tables_are_of_all_that_is_kept_and_name_what_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = driver("".join(f"print('''{LINE.replace('vision', graph)}''')\n" for graph in GRAPHS))
+    one.versions["libigc2"] = "3"
+    monkeypatch.setattr(compiling, "BUILD", tmp_path)
+    monkeypatch.setattr(compiling, "set_up_driver", lambda: one)
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # this process keeps its own handler
+    compile_for(one, CHIP["ptl"], BUNDLED, 60)
     (page := tmp_path / "page.md").write_text(BEGIN + END)
-    outcome = CliRunner().invoke(compiling.main, ["--chip", "lnl", "--update", str(page)])
-    assert outcome.exit_code == 2
-    assert "--update is for the tables of all chips and models" in outcome.output
-    assert page.read_text() == BEGIN + END
+    command = ("--chip", "lnl", "--geometry", "bundled", "--precision", "fp16", "--update", str(page))
+    for options, compiled in ((("--kept",), ["ptl"]), ((), ["lnl", "ptl"])):
+        assert CliRunner().invoke(compiling.main, (*options, *command)).exit_code == 0
+        seen = [chip.name in compiled for chip in CHIPS]
+        row = ("1 + 1 + 1 s, 0.0 GB, 0 MB" if here else "not compiled" for here in seen)
+        assert cells(page.read_text()) >= {("bundled fp16", *row), ("large int4", *["not compiled"] * len(CHIPS))}
 
 
 def test_a_machine_without_apt_is_told_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
