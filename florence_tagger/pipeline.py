@@ -162,8 +162,10 @@ class PipelineRequest:
         except TimeoutError:
             seconds = self.pipeline.limits.request_seconds
             return DocumentError(f"Not finished within the {seconds:g} seconds of a request.", Reason.LATE)
-        except (CancelledError, NotReadyError) as exc:
-            return DocumentError(str(exc) or STOPPING, Reason.STOPPING)
+        except CancelledError:
+            return DocumentError(STOPPING, Reason.STOPPING)
+        except NotReadyError as exc:
+            return DocumentError(str(exc), Reason.STOPPING)
         except DocumentError as exc:
             return exc
         except Exception:

@@ -23,7 +23,6 @@ ALLOWED = {
     ("florence_tagger/web/app.py", "on_request_error"): "is registered for our own",
     ("florence_tagger/web/worker.py", "handle_error"): "writes to the log",
     ("florence_tagger/media/images.py", "translate_errors"): "finds our words for what Pillow says",
-    ("florence_tagger/pipeline.py", "as_outcome"): "has looked which of ours it is",
     ("florence_tagger/florence/devices.py", "reason_of"): "is for the log, and seen below wherever it is for more",
     ("florence_tagger/wording.py", "error_words"): "is given the system's and our own",
 }
