@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     )
     device: str = Field(
         "AUTO",
-        description="OpenVINO device: `CPU`, `GPU`, `GPU.1`, … exactly; AUTO is the GPU if there is one, else the CPU.",
+        description="OpenVINO device: `CPU`, `GPU`, `GPU.1`, …; AUTO is the GPU if there is one, else the CPU.",
     )
     precision: Literal["", "f32", "bf16", "f16"] = Field(
         "", description="Inference precision.", json_schema_extra=default("the device's best")
@@ -52,105 +52,109 @@ class Settings(BaseSettings):
         None,
         ge=0,
         le=1000,
-        description="No run of so many tokens occurs twice in an answer; 0 is off.",
+        description="Length of token runs that must not occur twice in an answer; 0 is off.",
         json_schema_extra=default("the checkpoint's"),
     )
     max_new_tokens: int | None = Field(
         None,
         ge=1,
         le=100_000,
-        description="Most tokens of an answer, about 5 for each object.",
+        description="Maximum tokens of an answer; an object takes about 5.",
         json_schema_extra=default("the checkpoint's"),
     )
     inference_threads: int = Field(
         0,
         ge=0,
         le=1024,
-        description="Threads of inference on the CPU.",
-        json_schema_extra=default("0, which is OpenVINO's choice"),
+        description="Inference threads on the CPU.",
+        json_schema_extra=default("0: OpenVINO's choice"),
     )
-    batch_size: int = Field(8, ge=1, le=64, description="Most frames whose answers are decoded together.")
+    batch_size: int = Field(8, ge=1, le=64, description="Maximum frames whose answers are decoded together.")
     http_threads: int = Field(
-        80, ge=4, le=1024, description="Threads of the server; a tenth of them is kept for refusals and other routes."
+        80,
+        ge=4,
+        le=1024,
+        description="Threads of the server; a tenth of them is reserved for refusals and other routes.",
     )
     queue_size: int = Field(
-        64, ge=1, le=100_000, description="Most frames that wait for the model, at most 8 of a request."
+        64, ge=1, le=100_000, description="Maximum frames that wait for the model, at most 8 of them from one request."
     )
     queue_mb: float = Field(
-        512, gt=0, le=1e6, description="Most MB of bodies that are held; one request alone may have more."
+        512, gt=0, le=1e6, description="Maximum MB of request bodies in memory; a single request alone may exceed it."
     )
     cache_dir: Path | None = Field(
         None, description="Folder for compiled models, for faster starts.", json_schema_extra=default("off")
     )
     aliases: Path | None = Field(
         None,
-        description='JSON or YAML file of names that are counted as another label, as in `{"car": ["taxi"]}`.',
+        description='JSON or YAML file with names to count as another label, as in `{"car": ["taxi"]}`.',
         json_schema_extra=default("none"),
     )
     result_cache: int = Field(
         4096,
         ge=0,
         le=1_000_000,
-        description="Files whose answers are kept for when the same bytes come again; 0 is off.",
+        description="Number of files whose results are cached, for copies of them; 0 is off.",
     )
     api_key: str = Field(
         "",
-        description="Key that requests must have in their header `X-API-Key`.",
-        json_schema_extra=default("none: whoever reaches the port is served"),
+        description="Key that requests must send in the header `X-API-Key`.",
+        json_schema_extra=default("none: requests need no key"),
     )
-    max_body_mb: float = Field(256, gt=0, le=1e5, description="Largest body of a request, MB.")
+    max_body_mb: float = Field(256, gt=0, le=1e5, description="Maximum size of a request body, MB.")
     body_seconds: float = Field(
-        60, gt=0, le=86_400, description="Seconds within which a request's headers and body must have arrived."
+        60, gt=0, le=86_400, description="Seconds in which the headers and body of a request must arrive."
     )
-    max_documents: int = Field(1000, ge=1, le=1_000_000, description="Most documents in a request.")
-    max_document_mb: float = Field(64, gt=0, le=1e5, description="Largest file, MB.")
+    max_documents: int = Field(1000, ge=1, le=1_000_000, description="Maximum documents in a request.")
+    max_document_mb: float = Field(64, gt=0, le=1e5, description="Maximum size of a file, MB.")
     max_pixels: int = Field(
-        100_000_000, ge=1, le=10_000_000_000, description="Most pixels of a picture, page or frame."
+        100_000_000, ge=1, le=10_000_000_000, description="Maximum pixels of a picture, page or frame."
     )
-    max_pages: int = Field(100, ge=1, le=100_000, description="Most pages of a TIFF file.")
+    max_pages: int = Field(100, ge=1, le=100_000, description="Maximum pages of a TIFF file.")
     video_fps: float = Field(
-        1, gt=0, le=1000, description="Frames of a second of video that are looked at; requests may ask for fewer."
+        1, gt=0, le=1000, description="Frames sampled per second of video; requests may ask for fewer."
     )
     video_max_frames: int = Field(
-        32, ge=1, le=10_000, description="Most frames of a video that are looked at; requests may ask for fewer."
+        32, ge=1, le=10_000, description="Maximum frames sampled from a video; requests may ask for fewer."
     )
     video_max_seconds: float = Field(
-        3600, gt=0, le=1e6, description="Seconds of a video, from its start, that are looked at; likewise."
+        3600,
+        gt=0,
+        le=1e6,
+        description="Seconds from the start of a video that are sampled; requests may ask for fewer.",
     )
     tiles: TilesField = Field(
         1,
-        description="Tiles a side that pictures are looked at in; auto looks at the whole first. Requests may ask for "
-        "others.",
+        description="Tiles per side of each picture; auto decides by the detections in the whole picture. Requests may "
+        "ask for others.",
     )
     reduced_decoding: bool = Field(
         True,
-        description="Large JPEGs and frames are decoded at a scale that is still twice the model's input on each side.",
+        description="Decode large JPEGs and frames at a reduced scale, still twice the model's input on each side.",
     )
-    document_seconds: float = Field(60, gt=0, le=86_400, description="Most seconds of decoding for a document.")
+    document_seconds: float = Field(60, gt=0, le=86_400, description="Maximum seconds for decoding a document.")
     decoder_processes: int = Field(
         0,
         ge=0,
         le=64,
-        description="Processes that decode.",
-        json_schema_extra=default("0, which is one for each core, at most 8"),
+        description="Number of decoder processes.",
+        json_schema_extra=default("0: one per core, at most 8"),
     )
-    decoder_memory_mb: float = Field(
-        600, ge=50, le=1e6, description="Most memory that decoding a document may take, MB."
-    )
+    decoder_memory_mb: float = Field(600, ge=50, le=1e6, description="Maximum memory for decoding a document, MB.")
     request_seconds: float = Field(
-        600, gt=0, le=86_400, description="Seconds after which a request is answered with what is done."
+        600, gt=0, le=86_400, description="Seconds after which a request is answered with the documents that are done."
     )
     hang_seconds: float = Field(
         300,
         gt=0,
         le=86_400,
-        description="Seconds at one frame or step after which the model hangs and the worker is started anew.",
+        description="Seconds after which a frame or step counts as a hang, and the worker is restarted.",
     )
     stop_seconds: float = Field(
-        30, ge=3, le=3600, description="Seconds that requests have to finish once the service is told to stop."
+        30, ge=3, le=3600, description="Seconds that running requests have to finish when the service is stopped."
     )
     log_format: Literal["text", "json"] = Field(
-        "text", description="Form of the log's lines: text for people, json for programs."
+        "text", description="Format of log lines: text for people, json for programs."
     )
 
     @field_validator("api_key")

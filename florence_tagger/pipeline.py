@@ -150,13 +150,10 @@ class PipelineRequest:
 
     def process(self, content: Content | DocumentError) -> Outcome:
         """Detect and count the objects of one document, or say why not; ClientDisconnectedError if it is canceled."""
+        if isinstance(content, DocumentError):
+            return DocumentError(str(content), Reason.CONTENT)
         try:
-            if isinstance(content, DocumentError):
-                return DocumentError(str(content), Reason.CONTENT)
-            result = self.detect(content)
-            if result.truncated:
-                logger.warning("An answer was cut off at the most tokens: objects may be missing.")
-            return self.refinement.apply(result)
+            return self.refinement.apply(self.detect(content))
         except ClientDisconnectedError:
             raise
         except TimeoutError:
@@ -174,12 +171,14 @@ class PipelineRequest:
 
     def detect(self, content: Content) -> DocumentResult:
         """Return the detections of a document: of its whole pictures, then of the tiles that these call for."""
-        if self.tiles != AUTO:
-            return self._detect_cached(content, (self.tiles,))
-        result = self._detect_cached(content, WHOLE)
-        frames_left = self.sampling.max_frames - len(result.frames)
-        tiles = plan_of(result.frames, frames_left, self.pipeline.decoders.image_size)
-        return result if tiles == WHOLE else self._detect_cached(content, tiles, result.frames)
+        result = self._detect_cached(content, WHOLE if self.tiles == AUTO else (self.tiles,))
+        if self.tiles == AUTO:
+            frames_left = self.sampling.max_frames - len(result.frames)
+            tiles = plan_of(result.frames, frames_left, self.pipeline.decoders.image_size)
+            result = result if tiles == WHOLE else self._detect_cached(content, tiles, result.frames)
+        if result.truncated:
+            logger.warning("An answer was cut off at the most tokens: objects may be missing.")
+        return result
 
     def _detect_cached(
         self, content: Content, tiles: tuple[int, ...], known: Sequence[FrameResult] = ()
