@@ -32,7 +32,7 @@ from florence_tagger.schemas import (
     Tiles,
 )
 from florence_tagger.telemetry import Stage, Telemetry
-from florence_tagger.tiling import WHOLE, looks_at, merge_tiles, plan_of
+from florence_tagger.tiling import UNTILED, max_frames_per_picture, merge_tiles, plan_tiles
 
 logger = logging.getLogger(__name__)
 
@@ -171,11 +171,11 @@ class PipelineRequest:
 
     def detect(self, content: Content) -> DocumentResult:
         """Return the detections of a document: of its whole pictures, then of the tiles that these call for."""
-        result = self._detect_cached(content, WHOLE if self.tiles == AUTO else (self.tiles,))
+        result = self._detect_cached(content, UNTILED if self.tiles == AUTO else (self.tiles,))
         if self.tiles == AUTO:
             frames_left = self.sampling.max_frames - len(result.frames)
-            tiles = plan_of(result.frames, frames_left, self.pipeline.decoders.image_size)
-            result = result if tiles == WHOLE else self._detect_cached(content, tiles, result.frames)
+            tiles = plan_tiles(result.frames, frames_left, self.pipeline.decoders.image_size)
+            result = result if tiles == UNTILED else self._detect_cached(content, tiles, result.frames)
         if result.truncated:
             logger.warning("An answer was cut off at the most tokens: objects may be missing.")
         return result
@@ -256,5 +256,5 @@ def within_budget(sampling: Sampling, tiles: Tiles) -> Sampling:
 
     If the whole frames decide on the tiles, half of the budget is kept for these.
     """
-    frames = 2 if tiles == AUTO else looks_at(tiles)
+    frames = 2 if tiles == AUTO else max_frames_per_picture(tiles)
     return replace(sampling, max_frames=max(sampling.max_frames // frames, 1))

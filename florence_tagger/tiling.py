@@ -1,7 +1,7 @@
-"""A picture to overlapping tiles, and what was found in them to what is in the picture. Geometry alone.
+"""Geometry of tiles: a picture's size -> overlapping tiles, and the tiles' detections -> those of the picture.
 
-A tile shows small things larger to the model. Each tile overlaps its neighbours, so that what one cuts another shows in
-full. What no tile shows in full is taken from a look at the whole picture.
+Objects are larger in a tile than in the model's input for the full picture. Each tile overlaps its neighbors, so that
+an object that one tile cuts is complete in another. Objects that no tile contains are taken from the full picture.
 """
 
 import math
@@ -16,299 +16,312 @@ from numpy.typing import NDArray
 from florence_tagger.geometry import area, iou, share_within, sides_of
 from florence_tagger.schemas import MAX_TILES, Box, Detection, FrameResult
 
-WHOLE = (1,)  # tiles a side of each picture of a document, the last for all further ones: none is cut
+UNTILED = (1,)  # tiles per side of each picture of a document, the last for all further pictures: no picture is tiled
 
-# Sizes are longer sides, as shares of the side of a square of the picture's area.
-OVERLAP = 0.25  # of a tile's side, with each neighbour
+# Sizes are longer sides, relative to the side of a square with the picture's area.
+OVERLAP = 0.25  # of a tile's side, with each neighbor
 
-EDGE = 0.02  # of a tile's side: a box that ends so near to the tile's edge may be cut by it
-INSIDE = 0.99  # the least share of a box in a tile that shows it in full
-LARGE = 0.5  # of a tile's side: of what is larger, the whole picture has the better view
-SURE = 0.5  # the least score of what the whole picture is believed against the tiles
-PART = 0.7  # the least share of a box in a large one that it may be a part of
-GROUP = 0.6  # the least share of a box of the whole picture's that is but a group of small things
-SMALL = 0.12  # of the picture's side: of what is smaller, tiles have the better view
-RASTER = 20  # points a side that the share of a box is told by
-UNSEEN = 0.04  # of the picture's side: what is smaller the whole picture may not name
-SAME = 0.4  # the least IoU of two boxes of one object, in what both tiles show
-WITHIN = 0.6  # the least share of a cut piece in another piece of the same object
+EDGE_MARGIN = 0.02  # of a tile's side: the tile may cut a box that ends this close to its edge
+MIN_INSIDE_SHARE = 0.99  # of a box's area in a tile that contains it
+MAX_RESOLVED_SIDE = 0.5  # of a tile's side: the full picture shows larger objects better
+MIN_FULL_SCORE = 0.5  # of a detection in the full picture that overrides the tiles
+MIN_PART_SHARE = 0.7  # of a box's area in a larger box of which it may be a part
+MIN_GROUP_SHARE = 0.6  # of a box's area that small objects cover: the box is a group of them
+SMALL_SIZE = 0.12  # tiles show smaller objects better
+RASTER_POINTS = 20  # per side, for the share of a box that others cover
+MIN_NAMED_SIZE = 0.04  # the full picture may miss smaller objects
+MIN_IOU = 0.4  # of two boxes of one object, within the area that both tiles show
+MIN_SMALLER_OVERLAP = 0.6  # intersection over smaller area, of a cut box and another box of the object
 
-# The rule of "auto": a picture is cut where half of its boxes are smaller than SMALL.
-COMFORTABLE = 0.185  # it is cut so that their median is at least as large in a tile
-TRUNCATED_TILES = 2  # a side, at least, where the answer was cut off
-WORTHWHILE = 1.7  # times the pixels of a tile, that a picture must have to be cut
+# With "auto", a picture is tiled if half of its boxes are smaller than SMALL_SIZE.
+TARGET_SIZE = 0.185  # minimum of their median size in a tile
+TRUNCATED_TILES = 2  # per side, minimum for a truncated answer
+MIN_PIXEL_RATIO = 1.7  # of the picture to a tile, below which it is not tiled
 
 Boxes = NDArray[np.float64]  # (N, 4)
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was found in a tile; box and detections in pixels of the picture."""
+class Crop:
+    """A tile or the full picture with its detections, all boxes in pixels of the picture."""
 
-    tile: Box
+    box: Box
     detections: tuple[Detection, ...]
 
-    def shows(self, box: Box, whole: Box) -> bool:
-        """Whether all of a box is in the tile, and not cut by it; `whole` is the picture's."""
-        return share_within(box, self.tile) >= INSIDE and not is_cut(box, self.tile, whole)
+    def contains(self, box: Box, picture: Box) -> bool:
+        """Return whether the crop contains a box without cutting it; `picture` is the box of the full picture."""
+        return share_within(box, self.box) >= MIN_INSIDE_SHARE and not is_cut(box, self.box, picture)
 
-    def views(self, box: Box, whole: Box) -> bool:
-        """Whether the tile shows a box in full, and not too near."""
-        (width, height), (across, down) = sides_of(box), sides_of(self.tile)
-        return width <= LARGE * across and height <= LARGE * down and self.shows(box, whole)
+    def resolves(self, box: Box, picture: Box) -> bool:
+        """Return whether the crop contains a box that is not too large for it."""
+        (width, height), (crop_width, crop_height) = sides_of(box), sides_of(self.box)
+        fits = width <= MAX_RESOLVED_SIDE * crop_width and height <= MAX_RESOLVED_SIDE * crop_height
+        return fits and self.contains(box, picture)
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A detection, the tile it was found in, and whether an edge of that may cut it."""
+class Candidate:
+    """A detection before merging.
+
+    Attributes:
+        crop: box of the crop with this detection.
+        is_cut: an edge of the crop may cut the detection.
+    """
 
     detection: Detection
-    tile: Box
-    cut: bool = False
+    crop: Box
+    is_cut: bool = False
 
 
-# ---- cutting ---------------------------------------------------------------------------------------------------------
-
-
-def grid(width: int, height: int, side: int, least: tuple[int, int]) -> tuple[tuple[int, int, int, int], ...]:
-    """Return the tiles of a picture, row by row: boxes of one size that cover it; none where it is not cut.
+def grid(width: int, height: int, side: int, min_size: tuple[int, int]) -> tuple[tuple[int, int, int, int], ...]:
+    """Return the tiles of a picture, row by row: boxes of one size that cover it; none if it is not tiled.
 
     Args:
-        width, height: of the picture, pixels.
-        side: tiles a side; fewer where they would have fewer than `least` pixels.
-        least: (height, width) of the model's input, to which no tile is enlarged.
+        width: of the picture, pixels.
+        height: of the picture, pixels.
+        side: tiles per side; fewer if they would be smaller than `min_size`.
+        min_size: (height, width) of the model's input, to which no tile is enlarged.
     """
-    tile_width, columns = spread(width, side, least[1])
-    tile_height, rows = spread(height, side, least[0])
+    tile_width, columns = tile_offsets(width, side, min_size[1])
+    tile_height, rows = tile_offsets(height, side, min_size[0])
     if len(columns) * len(rows) == 1:
         return ()
     return tuple((x, y, x + tile_width, y + tile_height) for y, x in product(rows, columns))
 
 
-def spread(length: int, number: int, least: int) -> tuple[int, list[int]]:
-    """Return the length of overlapping tiles and where each begins, `number` of them or fewer of `least` pixels."""
-    tile = max(math.ceil(length / (number - (number - 1) * OVERLAP)), least)
-    if tile >= length:
+def tile_offsets(length: int, max_tiles: int, min_length: int) -> tuple[int, list[int]]:
+    """Return the length of overlapping tiles, `min_length` pixels or more, and the offset of each."""
+    tile_length = max(math.ceil(length / (max_tiles - (max_tiles - 1) * OVERLAP)), min_length)
+    if tile_length >= length:
         return length, [0]
-    needed = math.ceil((length - OVERLAP * tile) / (tile * (1 - OVERLAP)))
-    steps = min(max(needed, 2), number) - 1
-    return tile, [round(step * (length - tile) / steps) for step in range(steps + 1)]
+    num_tiles = math.ceil((length - OVERLAP * tile_length) / (tile_length * (1 - OVERLAP)))
+    steps = min(max(num_tiles, 2), max_tiles) - 1
+    return tile_length, [round(step * (length - tile_length) / steps) for step in range(steps + 1)]
 
 
-def looks_at(side: int) -> int:
-    """Return how many frames a picture of so many tiles a side takes at most: the whole, and the tiles."""
+def max_frames_per_picture(side: int) -> int:
+    """Return the maximum number of frames of a picture with `side` tiles per side: the full picture and its tiles."""
     return 1 if side == 1 else side**2 + 1
 
 
-# ---- auto ------------------------------------------------------------------------------------------------------------
-
-
-def plan_of(frame_results: Sequence[FrameResult], budget: int, least: tuple[int, int]) -> tuple[int, ...]:
-    """Return the tiles a side for each picture of a document, by what was found in all of it.
+def plan_tiles(frame_results: Sequence[FrameResult], frame_budget: int, min_size: tuple[int, int]) -> tuple[int, ...]:
+    """Return the tiles per side for each picture of a document, based on the detections in the full pictures.
 
     Args:
-        frame results: of the whole pictures.
-        budget: frames of a video that may be looked at beyond these, those with the most in them first; pages have no
+        frame_results: of the full pictures.
+        frame_budget: maximum number of tiles of a video; frames with the most detections come first. Pages have no
             such limit.
-        least: (height, width) of the model's input.
+        min_size: (height, width) of the model's input.
     """
-    plan = [tiles_for(frame_result, least) for frame_result in frame_results]
-    fullest = sorted(range(len(plan)), key=lambda place: -len(frame_results[place].detections))
-    for place in fullest:
-        if frame_results[place].time_s is not None:
-            while plan[place] > 1 and plan[place] ** 2 > budget:
-                plan[place] -= 1
-            budget -= plan[place] ** 2 if plan[place] > 1 else 0
-    return WHOLE if set(plan) == {1} else tuple(plan)
+    plan = [tiles_per_side(frame_result, min_size) for frame_result in frame_results]
+    fullest = sorted(range(len(plan)), key=lambda index: -len(frame_results[index].detections))
+    for index in fullest:
+        if frame_results[index].time_s is not None:
+            while plan[index] > 1 and plan[index] ** 2 > frame_budget:
+                plan[index] -= 1
+            frame_budget -= plan[index] ** 2 if plan[index] > 1 else 0
+    return UNTILED if set(plan) == {1} else tuple(plan)
 
 
-def tiles_for(frame_result: FrameResult, least: tuple[int, int]) -> int:
-    """Return the tiles a side that a look at a whole picture calls for; `least` as of `plan_of`."""
-    sides = TRUNCATED_TILES if frame_result.truncated else 1
+def tiles_per_side(frame_result: FrameResult, min_size: tuple[int, int]) -> int:
+    """Return the tiles per side that the result of a full picture requires; `min_size` as of `plan_tiles`."""
+    side = TRUNCATED_TILES if frame_result.truncated else 1
     size = median_size(frame_result)
-    if size < SMALL:
-        zoom = COMFORTABLE / size  # of n tiles, n - (n - 1) * OVERLAP
-        sides = min(max(math.ceil((zoom - OVERLAP) / (1 - OVERLAP)), sides), MAX_TILES)
-    tiles = grid(frame_result.width, frame_result.height, sides, least)
-    worthwhile = tiles and frame_result.width * frame_result.height >= WORTHWHILE * area(tiles[0])
-    return sides if worthwhile else 1
+    if size < SMALL_SIZE:
+        zoom = TARGET_SIZE / size  # of n tiles, n - (n - 1) * OVERLAP
+        side = min(max(math.ceil((zoom - OVERLAP) / (1 - OVERLAP)), side), MAX_TILES)
+    tiles = grid(frame_result.width, frame_result.height, side, min_size)
+    is_enlarged = tiles and frame_result.width * frame_result.height >= MIN_PIXEL_RATIO * area(tiles[0])
+    return side if is_enlarged else 1
 
 
 def median_size(frame_result: FrameResult) -> float:
-    """Return the median size of what was found in a picture; 1 where nothing was."""
+    """Return the median size of the detections in a picture; 1 if there are none."""
     unit = math.sqrt(frame_result.width * frame_result.height)
     sizes = [max(sides_of(detection.box)) / unit for detection in frame_result.detections]
     return max(median(sizes), 1e-3) if sizes else 1.0
 
 
-# ---- merging ---------------------------------------------------------------------------------------------------------
-
-
-def in_picture(detections: Sequence[Detection], tile: Box, width: int, height: int) -> tuple[Detection, ...]:
-    """Move detections of a tile, in pixels as if it were the picture, to where they are in the picture."""
+def to_picture(detections: Sequence[Detection], tile: Box, width: int, height: int) -> tuple[Detection, ...]:
+    """Map detections of a tile, with the tile scaled to `width` x `height`, to pixels of the picture."""
     x, y = tile[:2]
-    across, down = (tile[2] - x) / width, (tile[3] - y) / height
+    scale_x, scale_y = (tile[2] - x) / width, (tile[3] - y) / height
     return tuple(
-        replace(one, box=(x + x1 * across, y + y1 * down, x + x2 * across, y + y2 * down))
-        for one in detections
-        for x1, y1, x2, y2 in [one.box]
+        replace(detection, box=(x + x1 * scale_x, y + y1 * scale_y, x + x2 * scale_x, y + y2 * scale_y))
+        for detection in detections
+        for x1, y1, x2, y2 in [detection.box]
     )
 
 
 def merge_tiles(
-    whole: FrameResult, tiles: Sequence[Box], in_tiles: Sequence[FrameResult], by_label: bool
+    full: FrameResult, tiles: Sequence[Box], tile_results: Sequence[FrameResult], by_label: bool
 ) -> FrameResult:
-    """Return the result of a picture from those of the whole and of each of its tiles; `by_label` as of `merge`."""
+    """Merge the result of the full picture with that of each of its tiles; `by_label` as of `merge`."""
     if not tiles:
-        return whole
-    looks = [
-        Look(tile, in_picture(result.detections, tile, whole.width, whole.height))
-        for tile, result in zip(tiles, in_tiles, strict=True)
+        return full
+    crops = [
+        Crop(tile, to_picture(result.detections, tile, full.width, full.height))
+        for tile, result in zip(tiles, tile_results, strict=True)
     ]
     return replace(
-        whole,
-        detections=merge(Look((0, 0, whole.width, whole.height), whole.detections), looks, by_label),
-        truncated=any(result.truncated for result in in_tiles),
-        tokens=whole.tokens + sum(result.tokens for result in in_tiles),
+        full,
+        detections=merge(Crop((0, 0, full.width, full.height), full.detections), crops, by_label),
+        truncated=any(result.truncated for result in tile_results),
+        tokens=full.tokens + sum(result.tokens for result in tile_results),
         tiles=tuple(tiles),
     )
 
 
-def merge(whole: Look, looks: Sequence[Look], by_label: bool = True) -> tuple[Detection, ...]:
-    """Return what is in a picture by a look at the whole and one at each tile, each object once.
+def merge(full: Crop, crops: Sequence[Crop], by_label: bool = True) -> tuple[Detection, ...]:
+    """Return the detections of a picture, each object once, from those of the full picture and of its tiles.
 
-    Two boxes of different tiles are one object where the tiles agree on it: in what both tiles show, the boxes are
-    about the same, or one is a cut piece that lies in the other. Of these the one that is whole and most certain stays;
-    pieces of an object that no look shows in full become the box around them.
+    Two boxes of different tiles are one object if the tiles agree on it: within the area that both tiles show, the
+    boxes are about the same, or one box is cut and lies in the other. The complete box with the highest score is kept.
+    If an object is cut in every tile, its boxes become the box around them.
 
     Args:
-        by_label: objects of different labels are different.
+        full: the full picture.
+        crops: the tiles.
+        by_label: boxes with different labels are different objects.
     """
-    pieces = sorted(pieces_of(whole, looks), key=rank)
-    labels = np.array([piece.detection.label if by_label else "" for piece in pieces])
-    boxes = np.array([piece.detection.box for piece in pieces]).reshape(-1, 4)
-    shown = np.array([piece.tile for piece in pieces]).reshape(-1, 4)
-    kept = np.zeros(len(pieces), bool)
-    for place, piece in enumerate(pieces):
-        others = np.flatnonzero(kept & (labels == labels[place]) & touching(boxes, boxes[place]))
-        others = others[(shown[others] != shown[place]).any(axis=1)]
-        likeness = agreement(boxes[place], shown[place], boxes[others], shown[others], piece.cut)
-        if not likeness.any():
-            kept[place] = True
-        elif pieces[other := others[likeness.argmax()]].cut:  # and so is this one, which comes after it
-            boxes[other], shown[other] = hull(boxes[other], boxes[place]), hull(shown[other], shown[place])
+    candidates = sorted(candidates_of(full, crops), key=merge_order)
+    labels = np.array([candidate.detection.label if by_label else "" for candidate in candidates])
+    boxes = np.array([candidate.detection.box for candidate in candidates]).reshape(-1, 4)
+    shown = np.array([candidate.crop for candidate in candidates]).reshape(-1, 4)
+    kept = np.zeros(len(candidates), bool)
+    for index, candidate in enumerate(candidates):
+        others = np.flatnonzero(kept & (labels == labels[index]) & overlaps(boxes, boxes[index]))
+        others = others[(shown[others] != shown[index]).any(axis=1)]
+        ious = match_ious(boxes[index], shown[index], boxes[others], shown[others], candidate.is_cut)
+        if not ious.any():
+            kept[index] = True
+        elif candidates[match := others[ious.argmax()]].is_cut:  # the current one, which is later in order, is cut too
+            boxes[match] = enclosing_box(boxes[match], boxes[index])
+            shown[match] = enclosing_box(shown[match], shown[index])
     return tuple(
-        replace(pieces[place].detection, box=tuple(boxes[place].tolist())) for place in np.flatnonzero(kept).tolist()
+        replace(candidates[index].detection, box=tuple(boxes[index].tolist()))
+        for index in np.flatnonzero(kept).tolist()
     )
 
 
-def rank(piece: Piece) -> tuple[bool, float]:
-    """Order whole pieces by their scores before cut ones by their areas."""
-    return piece.cut, -area(piece.detection.box) if piece.cut else -piece.detection.score
+def merge_order(candidate: Candidate) -> tuple[bool, float]:
+    """Return a sort key: complete boxes by descending score, then cut ones by descending area."""
+    box, score = candidate.detection.box, candidate.detection.score
+    return candidate.is_cut, -area(box) if candidate.is_cut else -score
 
 
-def pieces_of(whole: Look, looks: Sequence[Look]) -> Iterator[Piece]:
-    """Yield what counts of each look: the whole picture has a say in what is large, the tiles in all else."""
-    found = [
-        (look, Piece(detection, look.tile, is_cut(detection.box, look.tile, whole.tile)))
-        for look in looks
-        for detection in look.detections
+def candidates_of(full: Crop, crops: Sequence[Crop]) -> Iterator[Candidate]:
+    """Yield the detections to merge: large objects from the full picture, all others from the tiles."""
+    tiled = [
+        (crop, Candidate(detection, crop.box, is_cut(detection.box, crop.box, full.box)))
+        for crop in crops
+        for detection in crop.detections
     ]
-    large = large_in(whole, looks, [piece.detection for _, piece in found if not piece.cut])
-    yield from (Piece(detection, whole.tile) for detection in large)
-    for look, piece in found:
-        box = piece.detection.box
-        hidden = [one for one in large if not look.views(one.box, whole.tile)]
-        seen_better = piece.cut and any(other.shows(box, whole.tile) for other in looks if other is not look)
-        if not (seen_better or is_part(piece, hidden, whole)) or is_named(piece.detection, whole):
-            yield piece
+    large = large_detections(full, crops, [candidate.detection for _, candidate in tiled if not candidate.is_cut])
+    yield from (Candidate(detection, full.box) for detection in large)
+    for crop, candidate in tiled:
+        box = candidate.detection.box
+        unresolved = [detection for detection in large if not crop.resolves(detection.box, full.box)]
+        is_complete_elsewhere = candidate.is_cut and any(
+            other.contains(box, full.box) for other in crops if other is not crop
+        )
+        if not (is_complete_elsewhere or is_part(candidate, unresolved, full)) or is_in(candidate.detection, full):
+            yield candidate
 
 
-def large_in(whole: Look, looks: Sequence[Look], uncut: Sequence[Detection]) -> list[Detection]:
-    """Return what the whole picture shows better than the tiles: what is sure, large, and no group of small things.
+def large_detections(full: Crop, crops: Sequence[Crop], complete: Sequence[Detection]) -> list[Detection]:
+    """Return the detections that the full picture shows better than the tiles.
+
+    These have a high score, are too large for every tile, and are not groups of small objects.
 
     Args:
-        uncut: what tiles show in full.
+        full: the full picture.
+        crops: the tiles.
+        complete: detections that no tile cuts.
     """
-    large = (one for one in whole.detections if one.score >= SURE)
-    large = (one for one in large if not any(look.views(one.box, whole.tile) for look in looks))
-    side = math.sqrt(area(whole.tile))
-    small = [one.box for one in uncut if max(sides_of(one.box)) < SMALL * side]
-    return [one for one in large if covered(one.box, small) < GROUP]
+    large = (detection for detection in full.detections if detection.score >= MIN_FULL_SCORE)
+    large = (detection for detection in large if not any(crop.resolves(detection.box, full.box) for crop in crops))
+    side = math.sqrt(area(full.box))
+    small = [detection.box for detection in complete if max(sides_of(detection.box)) < SMALL_SIZE * side]
+    return [detection for detection in large if covered_share(detection.box, small) < MIN_GROUP_SHARE]
 
 
-def covered(box: Box, others: Iterable[Box]) -> float:
-    """Return the share of a box that others cover which lie in it, by a raster of its points."""
-    inner = np.array([other for other in others if share_within(other, box) >= PART]).reshape(-1, 4)
-    middles = (np.arange(RASTER) + 0.5) / RASTER
-    x, y = box[0] + middles * (box[2] - box[0]), box[1] + middles * (box[3] - box[1])
+def covered_share(box: Box, others: Iterable[Box]) -> float:
+    """Return the share of a box that is covered by those of the others that lie in it, on a raster of points."""
+    inner = np.array([other for other in others if share_within(other, box) >= MIN_PART_SHARE]).reshape(-1, 4)
+    points = (np.arange(RASTER_POINTS) + 0.5) / RASTER_POINTS
+    x, y = box[0] + points * (box[2] - box[0]), box[1] + points * (box[3] - box[1])
     columns = (inner[:, :1] <= x) & (x < inner[:, 2:3])
     rows = (inner[:, 1:2] <= y) & (y < inner[:, 3:])
     return float((rows[:, :, None] & columns[:, None, :]).any(axis=0).mean())
 
 
-def is_part(piece: Piece, large: Sequence[Detection], whole: Look) -> bool:
-    """Whether a piece of a tile is but a part of something large that the tile has no good view of.
+def is_part(candidate: Candidate, large: Sequence[Detection], full: Crop) -> bool:
+    """Return whether a tile's detection is only a part of a large object that the tile does not resolve.
 
-    What may be too small for the whole picture to name may be something else before it.
+    A detection with another label that is too small for the full picture may be a separate object in front of it.
     """
-    box, label = piece.detection.box, piece.detection.label
-    around = [one for one in large if share_within(box, one.box) >= PART]
-    unseen = max(sides_of(box)) < UNSEEN * math.sqrt(area(whole.tile))
-    return bool(around) and not (unseen and not piece.cut and all(one.label != label for one in around))
+    box, label = candidate.detection.box, candidate.detection.label
+    around = [detection for detection in large if share_within(box, detection.box) >= MIN_PART_SHARE]
+    is_tiny = max(sides_of(box)) < MIN_NAMED_SIZE * math.sqrt(area(full.box))
+    is_separate = is_tiny and not candidate.is_cut and all(detection.label != label for detection in around)
+    return bool(around) and not is_separate
 
 
-def is_named(detection: Detection, whole: Look) -> bool:
-    """Whether the look at the whole picture names a detection, too."""
-    return any(one.label == detection.label and iou(one.box, detection.box) >= SAME for one in whole.detections)
+def is_in(detection: Detection, crop: Crop) -> bool:
+    """Return whether a crop has a detection with the same label and about the same box."""
+    return any(other.label == detection.label and iou(other.box, detection.box) >= MIN_IOU for other in crop.detections)
 
 
-def agreement(box: Boxes, tile: Boxes, others: Boxes, tiles: Boxes, cut: bool) -> Boxes:
-    """Return how much alike a box and others are in what their tiles both show, (N,), 0 of other objects.
+def match_ious(box: Boxes, tile: Boxes, others: Boxes, other_tiles: Boxes, allow_part: bool) -> Boxes:
+    """Return the IoU of a box with others within the area that their tiles share, (N,), 0 for other objects.
 
     Args:
-        box, tile: (4,).
-        others, tiles: (N, 4).
-        cut: an edge of the tile cuts the box.
+        box: (4,).
+        tile: with the box, (4,).
+        others: (N, 4).
+        other_tiles: with the others, (N, 4).
+        allow_part: intersection over smaller area is enough for a match, because the tile cuts the box.
     """
-    both = clipped(tile, tiles)
-    mine, theirs = clipped(box, both), clipped(others, both)
-    common, smaller = areas(clipped(mine, theirs)), np.minimum(areas(mine), areas(theirs))
-    ious = common / np.maximum(areas(mine) + areas(theirs) - common, 1e-9)
-    same = (ious >= SAME) | (cut & (common >= WITHIN * np.maximum(smaller, 1e-9)))
-    return np.where(same, ious, 0.0)
+    shared = intersections(tile, other_tiles)
+    clipped, other_clipped = intersections(box, shared), intersections(others, shared)
+    common = areas(intersections(clipped, other_clipped))
+    smaller = np.minimum(areas(clipped), areas(other_clipped))
+    ious = common / np.maximum(areas(clipped) + areas(other_clipped) - common, 1e-9)
+    matches = (ious >= MIN_IOU) | (allow_part & (common >= MIN_SMALLER_OVERLAP * np.maximum(smaller, 1e-9)))
+    return np.where(matches, ious, 0.0)
 
 
-# ---- boxes -----------------------------------------------------------------------------------------------------------
+def is_cut(box: Box, tile: Box, picture: Box) -> bool:
+    """Return whether an edge of a tile that is not an edge of the picture may cut a box."""
+    margins = [EDGE_MARGIN * side for side in sides_of(tile)] * 2
+    edges = zip(box, tile, picture, margins, strict=True)
+    return any(
+        tile_edge != picture_edge and abs(box_edge - tile_edge) <= margin
+        for box_edge, tile_edge, picture_edge, margin in edges
+    )
 
 
-def is_cut(box: Box, tile: Box, whole: Box) -> bool:
-    """Whether an edge of its tile that is none of the picture may cut a box."""
-    margins = [EDGE * side for side in sides_of(tile)] * 2
-    edges = zip(box, tile, whole, margins, strict=True)
-    return any(edge != end and abs(place - edge) <= margin for place, edge, end, margin in edges)
-
-
-def touching(boxes: Boxes, box: Boxes) -> NDArray[np.bool_]:
-    """Tell which of boxes, (N, 4), share an area with another, (4,)."""
+def overlaps(boxes: Boxes, box: Boxes) -> NDArray[np.bool_]:
+    """Return which of the boxes, (N, 4), overlap another one, (4,): bool (N,)."""
     starts, ends = boxes[:, :2] < box[2:], boxes[:, 2:] > box[:2]
     both: NDArray[np.bool_] = starts[:, 0] & starts[:, 1] & ends[:, 0] & ends[:, 1]
     return both
 
 
-def clipped(boxes: Boxes, others: Boxes) -> Boxes:
-    """Return what a box, (4,), or each of some, (N, 4), shares with others, (N, 4)."""
+def intersections(boxes: Boxes, others: Boxes) -> Boxes:
+    """Return the intersection of a box, (4,), or of each of several, (N, 4), with others, (N, 4)."""
     return np.concatenate(
         [np.maximum(boxes[..., :2], others[:, :2]), np.minimum(boxes[..., 2:], others[:, 2:])], axis=1
     )
 
 
 def areas(boxes: Boxes) -> Boxes:
-    """Return the areas of boxes (N, 4), 0 of what is none: (N,)."""
+    """Return the areas of boxes, (N, 4): (N,), 0 for empty ones."""
     sides: Boxes = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
     return sides[:, 0] * sides[:, 1]
 
 
-def hull(box: Boxes, other: Boxes) -> Boxes:
-    """Return the box around two."""
+def enclosing_box(box: Boxes, other: Boxes) -> Boxes:
+    """Return the smallest box around two."""
     return np.concatenate([np.minimum(box[:2], other[:2]), np.maximum(box[2:], other[2:])])

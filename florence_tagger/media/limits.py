@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from florence_tagger.errors import DocumentError
-from florence_tagger.tiling import WHOLE
+from florence_tagger.tiling import UNTILED
 
 MAX_SIDE = 65_535  # pixels; JPEG's own limit. Pillow's resize needs memory that grows with the longer side alone
 ORIGINAL_SIZE = (0, 0)  # `image_size` of frames that keep their size; not together with `reduced`
@@ -27,7 +27,7 @@ class DecodeOptions:
     max_pixels: int
     max_pages: int = 100
     reduced: bool = False
-    tiles: tuple[int, ...] = WHOLE
+    tiles: tuple[int, ...] = UNTILED
 
     def tiles_for(self, index: int) -> int:
         """Return the tiles a side of a picture by its index in the document."""

@@ -20,7 +20,7 @@ from florence_tagger.errors import ClientDisconnectedError, DocumentError
 from florence_tagger.media.limits import SandboxLimits
 from florence_tagger.media.sampling import Sampling
 from florence_tagger.schemas import Frame, UInt8Array
-from florence_tagger.tiling import WHOLE
+from florence_tagger.tiling import UNTILED
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class DecoderHandle:
         return self._process.poll() is None
 
     def frames(
-        self, content: bytes, sampling: Sampling, context: RequestContext, tiles: tuple[int, ...] = WHOLE
+        self, content: bytes, sampling: Sampling, context: RequestContext, tiles: tuple[int, ...] = UNTILED
     ) -> Generator[Frame]:
         """Yield the frames of a file, each decoded on request.
 

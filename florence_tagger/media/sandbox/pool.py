@@ -12,7 +12,7 @@ from florence_tagger.media.limits import SandboxLimits
 from florence_tagger.media.sampling import Sampling
 from florence_tagger.media.sandbox.handle import DecoderHandle
 from florence_tagger.schemas import Frame
-from florence_tagger.tiling import WHOLE
+from florence_tagger.tiling import UNTILED
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class DecoderPool:
         content: bytes,
         sampling: Sampling,
         context: RequestContext,
-        tiles: tuple[int, ...] = WHOLE,
+        tiles: tuple[int, ...] = UNTILED,
     ) -> Generator[Frame]:
         """Yield the frames of a file, each decoded on request.
 
