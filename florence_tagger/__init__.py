@@ -17,13 +17,15 @@ if TYPE_CHECKING:
         SettingsError,
         TaggerError,
     )
-    from florence_tagger.schemas import DocumentResult
+    from florence_tagger.schemas import Detection, DocumentResult, FrameResult
     from florence_tagger.tagger import Tagger
 
 __all__ = [
     "Client",
+    "Detection",
     "DocumentError",
     "DocumentResult",
+    "FrameResult",
     "ModelError",
     "NotReadyError",
     "RequestError",
@@ -35,7 +37,9 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Of exported names; all others are in `errors`.
-_MODULES = {"Tagger": "tagger", "Client": "client", "DocumentResult": "schemas"}
+_MODULES = {"Tagger": "tagger", "Client": "client"} | dict.fromkeys(
+    ("Detection", "DocumentResult", "FrameResult"), "schemas"
+)
 
 
 def __getattr__(name: str) -> object:
