@@ -9,7 +9,7 @@ def sides_of(box: Sequence[float]) -> tuple[float, float]:
 
 
 def area(box: Sequence[float]) -> float:
-    """Return the area of a box, 0 of what is none."""
+    """Return the area of a box, 0 for an empty one."""
     width, height = sides_of(box)
     return max(width, 0) * max(height, 0)
 
@@ -20,11 +20,11 @@ def common_area(box: Sequence[float], other: Sequence[float]) -> float:
 
 
 def share_within(box: Sequence[float], other: Sequence[float]) -> float:
-    """Return the share of a box that lies in another; 1 of a box without an area."""
+    """Return the share of a box's area that lies in another box; 1 for a box without an area."""
     return common_area(box, other) / area(box) if area(box) else 1.0
 
 
 def iou(box: Sequence[float], other: Sequence[float]) -> float:
-    """Return the intersection over union of two boxes, 0 of those without an area."""
+    """Return the intersection over union of two boxes, 0 for boxes without an area."""
     common = common_area(box, other)
     return common / max(area(box) + area(other) - common, 1e-12)

@@ -1,6 +1,6 @@
-"""What the model found in a document -> what is counted: aliases, classes, suppression, tracks, in this order.
+"""The model's detections in a document -> those that are counted: by aliases, classes, suppression, tracks, in order.
 
-Results are kept as the model gave them, so that no rule is part of a result's key.
+Cached results are the model's own, so that no rule is part of a cache key.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,9 @@ class Refinement:
     """The rules of a request with the aliases of the settings.
 
     Attributes:
-        classes: those that are asked for, by the normalized labels that they stand for; empty for all labels.
+        rules: of the request.
+        aliases: of the settings.
+        classes: names of the requested classes by their normalized labels; empty for all labels.
     """
 
     rules: Rules
@@ -28,38 +30,46 @@ class Refinement:
 
     @classmethod
     def of(cls, rules: Rules, aliases: Aliases) -> "Refinement":
-        """Return the refinement by some rules; RequestError where two classes are the same thing."""
+        """Return the refinement for some rules.
+
+        Raises:
+            RequestError: two classes have the same label.
+        """
         return cls(rules, aliases, name_classes(rules.classes, aliases))
 
     def apply(self, result: DocumentResult) -> DocumentResult:
-        """Return a document with what is counted, under the labels that it is counted by."""
-        frame_results = each(result.frames, self._counted)
-        if self.rules.video_count is VideoCount.DISTINCT and all(one.time_s is not None for one in frame_results):
+        """Return a document with only the detections that are counted, under the names of their counts."""
+        frame_results = map_detections(result.frames, self._refine)
+        is_video = all(frame_result.time_s is not None for frame_result in frame_results)
+        if self.rules.video_count is VideoCount.DISTINCT and is_video:
             frame_results = track(frame_results)
         return replace(result, frames=frame_results)
 
-    def _counted(self, detections: Detections) -> Detections:
-        """Return what is counted of the detections of a frame."""
-        named = (replace(one, label=label) for one in detections if (label := self._label(one.label)) is not None)
-        return suppress(tuple(named), self.rules.merge_iou)
+    def _refine(self, detections: Detections) -> Detections:
+        """Return the counted ones of a frame's detections."""
+        named = ((detection, self._name(detection.label)) for detection in detections)
+        requested = tuple(replace(detection, label=name) for detection, name in named if name is not None)
+        return suppress(requested, self.rules.merge_iou)
 
-    def _label(self, label: str) -> str | None:
-        """Return what a label is counted by; None where it is not asked for."""
+    def _name(self, label: str) -> str | None:
+        """Return the name under which a label is counted; None for a label that is not requested."""
         folded = self.aliases.fold(label)
         return self.classes.get(normalize(folded)) if self.classes else folded
 
 
-def each(frame_results: Sequence[FrameResult], change: Callable[[Detections], Detections]) -> tuple[FrameResult, ...]:
-    """Return frames with their detections changed."""
-    return tuple(replace(one, detections=change(one.detections)) for one in frame_results)
+def map_detections(
+    frame_results: Sequence[FrameResult], change: Callable[[Detections], Detections]
+) -> tuple[FrameResult, ...]:
+    """Return the frames with `change` applied to the detections of each."""
+    return tuple(replace(frame_result, detections=change(frame_result.detections)) for frame_result in frame_results)
 
 
 def suppress(detections: Detections, merge_iou: float) -> Detections:
-    """Leave out each region that a stronger one, of any label, covers with this intersection over union; 0 is off."""
+    """Apply non-maximum suppression across labels: remove boxes with this IoU with a higher-scored box; 0 is off."""
     if not merge_iou:
         return detections
     kept: list[int] = []
-    for place in sorted(range(len(detections)), key=lambda place: -detections[place].score):
-        if all(iou(detections[place].box, detections[other].box) < merge_iou for other in kept):
-            kept.append(place)
-    return tuple(detections[place] for place in sorted(kept))
+    for index in sorted(range(len(detections)), key=lambda index: -detections[index].score):
+        if all(iou(detections[index].box, detections[other].box) < merge_iou for other in kept):
+            kept.append(index)
+    return tuple(detections[index] for index in sorted(kept))

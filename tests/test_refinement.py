@@ -1,4 +1,4 @@
-"""From what the model found to what is counted: aliases, classes, suppression."""
+"""The model's detections -> those that are counted: aliases, classes, suppression."""
 
 import pytest
 
@@ -11,21 +11,21 @@ from florence_tagger.rules import parse_rules
 from florence_tagger.schemas import Box, Detection, DocumentResult, FrameResult, Rules, VideoCount
 
 ALIASES = Aliases({"car": "car", "vehicle": "car"})
-WHOLE: Box = (0.0, 0.0, 10.0, 10.0)
+SQUARE: Box = (0.0, 0.0, 10.0, 10.0)
 HALF: Box = (0.0, 0.0, 10.0, 5.0)
 AWAY: Box = (20.0, 0.0, 30.0, 10.0)
-FOUND = (Detection("vehicle", WHOLE, 0.9), Detection("Car", AWAY, 0.8), Detection("dog", HALF, 0.7))
+DETECTIONS = (Detection("vehicle", SQUARE, 0.9), Detection("Car", AWAY, 0.8), Detection("dog", HALF, 0.7))
 
 
 def refined(
-    rules: Rules, detections: tuple[Detection, ...] = FOUND, aliases: Aliases = ALIASES
+    rules: Rules, detections: tuple[Detection, ...] = DETECTIONS, aliases: Aliases = ALIASES
 ) -> tuple[FrameResult, ...]:
-    """A picture's detections by some rules."""
+    """Return a picture's detections, refined by some rules."""
     return Refinement.of(rules, aliases).apply(DocumentResult((FrameResult(detections),))).frames
 
 
-def test_without_rules_regions_are_what_the_model_found() -> None:
-    assert refined(Rules(), aliases=Aliases())[0].detections == FOUND
+def test_refinement_without_rules_keeps_all_detections() -> None:
+    assert refined(Rules(), aliases=Aliases())[0].detections == DETECTIONS
 
 
 def test_aliases_are_folded_before_counting() -> None:
@@ -40,11 +40,11 @@ def test_classes_alone_are_counted_each_also_with_0() -> None:
     assert label_probabilities(refined(rules), rules.classes) == {"Vehicles": 0.9, "cat": 0.0}
 
 
-def test_num_labels_cuts_where_no_classes_are_asked_for() -> None:
+def test_num_labels_limits_counts_without_classes() -> None:
     assert max_labels_for(1, Rules()) == 1
 
 
-def test_classes_that_are_one_thing_are_refused() -> None:
+def test_classes_with_the_same_label_are_refused() -> None:
     with pytest.raises(RequestError, match="'car' and 'vehicles'"):
         Refinement.of(Rules(classes=("car", "vehicles")), ALIASES)
 
@@ -53,30 +53,30 @@ def test_classes_that_are_one_thing_are_refused() -> None:
     ("merge_iou", "labels"),
     [(0.0, ["vehicle", "Car", "dog"]), (0.5, ["vehicle", "Car"]), (0.51, ["vehicle", "Car", "dog"])],
 )
-def test_suppress_keeps_the_stronger_of_two_that_overlap(merge_iou: float, labels: list[str]) -> None:
-    for detections in (FOUND, FOUND[::-1]):
+def test_suppress_keeps_the_higher_score_of_two_that_overlap(merge_iou: float, labels: list[str]) -> None:
+    for detections in (DETECTIONS, DETECTIONS[::-1]):
         assert sorted(one.label for one in suppress(detections, merge_iou)) == sorted(labels)
 
 
 def test_suppress_at_1_merges_equal_boxes_alone() -> None:
-    twice = (Detection("car", WHOLE, 0.5), Detection("truck", WHOLE, 0.6), Detection("dog", HALF, 0.9))
+    twice = (Detection("car", SQUARE, 0.5), Detection("truck", SQUARE, 0.6), Detection("dog", HALF, 0.9))
     assert [one.label for one in suppress(twice, 1.0)] == ["truck", "dog"]
 
 
-def test_what_is_not_asked_for_suppresses_nothing() -> None:
+def test_labels_that_are_not_requested_suppress_nothing() -> None:
     rules = Rules(classes=("dog",), merge_iou=0.5)
     assert count_document(refined(rules), rules) == {"dog": 1}
 
 
 def test_iou_of_boxes_without_an_area_is_0() -> None:
     assert iou((1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 1.0)) == 0.0
-    assert iou(WHOLE, HALF) == 0.5
+    assert iou(SQUARE, HALF) == 0.5
 
 
 @pytest.mark.parametrize("page", [None, 1])
 def test_distinct_of_pictures_and_pages_is_their_count(page: int | None) -> None:
     rules = Rules(video_count=VideoCount.DISTINCT)
-    result = DocumentResult((FrameResult(FOUND, page=page),))
+    result = DocumentResult((FrameResult(DETECTIONS, page=page),))
     frame_results = Refinement.of(rules, Aliases()).apply(result).frames
     assert count_document(frame_results, rules) == {"vehicle": 1, "Car": 1, "dog": 1}
     assert all(one.track is None for one in frame_results[0].detections)
@@ -98,7 +98,7 @@ def test_distinct_of_pictures_and_pages_is_their_count(page: int | None) -> None
         ({"video_count": "most"}, "peak or distinct"),
     ],
 )
-def test_parse_rules_says_what_is_accepted(given: dict[str, object], reason: str) -> None:
+def test_parse_rules_reports_accepted_values(given: dict[str, object], reason: str) -> None:
     with pytest.raises(RequestError) as refused:
         parse_rules(**given)  # type: ignore[arg-type]
     assert reason in str(refused.value)
