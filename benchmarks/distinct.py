@@ -107,7 +107,7 @@ def curve(number: int, seed: int, folder: Path) -> dict[float, dict[float, float
     for place, speed in enumerate(SPEEDS):
 
         def draw(rng: np.random.Generator, speed: float = speed) -> Clip:
-            return draw_passing(rng, SECONDS * CURVE_FPS, CURVE_FPS, (speed, speed), OBJECTS, seen_s=1 / speed)
+            return draw_passing(rng, SECONDS * CURVE_FPS, CURVE_FPS, (speed, speed), OBJECTS, visible_s=1 / speed)
 
         found = clips(number, CURVE_FPS, draw, seed, 1, place)
         shares[speed] = {

@@ -1,6 +1,6 @@
-"""Clips of things that pass, with the number of different ones known: they come in, cross, hide for a while and leave.
+"""Clips of a known number of objects that enter, cross, hide for a while and leave.
 
-Each object is seen for `SEEN_S` in all, and never hidden for longer than `HIDDEN_S` between two times that it is seen.
+Each object is visible for at least `VISIBLE_S` in all, and hidden for at most `MAX_HIDDEN_S` at once in between.
 """
 
 from collections import Counter
@@ -12,34 +12,50 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from training.grounds import Canvas, draw_ground
-from training.scenes import LABELS, Pixels, World, apply_camera, blend, choose_sprite, draw_shape, render_sprite
+from training.scenes import (
+    LABELS,
+    Pixels,
+    Rectangle,
+    World,
+    apply_camera,
+    blend,
+    choose_sprite,
+    draw_shape,
+    render_sprite,
+)
 
 PASSING = World(min_size=0.12, max_size=0.26, max_aspect=4 / 3)
-FEWEST, MOST = 4, 12  # objects of a clip
+MIN_OBJECTS, MAX_OBJECTS = 4, 12  # per clip
 ATTEMPTS = 60
-SEEN_S, HIDDEN_S = 1.0, 1.0
-GLIMPSE_S = 0.25  # that an object is seen for each time that it shows
-SEEN = 0.75  # of an object's own pixels, in a frame that it is seen in
+VISIBLE_S, MAX_HIDDEN_S = 1.0, 1.0
+MIN_APPEARANCE_S = 0.25  # for which an object is visible each time it appears
+MIN_VISIBLE_SHARE = 0.75  # of an object's own pixels, in a frame in which it counts as visible
 OPAQUE = 128  # alpha
-PILLARS = (0, 0, 1, 2)  # that a clip may have
-PILLAR_WIDTHS = 0.10, 0.22  # of the picture's
+NUM_PILLARS = (0, 0, 1, 2)  # per clip, each with the same probability
+PILLAR_WIDTHS = 0.10, 0.22  # as shares of the picture's width
 
-Place = tuple[int, int]
+Point = tuple[int, int]
 Pillars = list[slice]  # columns
 
 
 @dataclass(frozen=True)
 class Passer:
-    """An object as it is drawn, (h, w, 4), and the place of its top left corner in each frame, perhaps outside."""
+    """A moving object.
+
+    Attributes:
+        label: of the object.
+        sprite: rendered, (h, w, 4).
+        positions: of its top left corner in each frame, possibly outside the picture.
+    """
 
     label: str
-    drawn: Canvas
-    places: tuple[Place, ...]
+    sprite: Canvas
+    positions: tuple[Point, ...]
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames, uint8 (H, W, 3) RGB, and how many different objects of each label pass in them."""
+    """Frames, uint8 (H, W, 3) RGB, and the number of different objects with each label in all of them."""
 
     frames: tuple[Pixels, ...]
     counts: dict[str, int]
@@ -50,36 +66,47 @@ def draw_passing(
     frames: int,
     fps: float,
     speeds: tuple[float, float] = (0.5, 4.0),
-    objects: tuple[int, int] = (FEWEST, MOST),
+    objects: tuple[int, int] = (MIN_OBJECTS, MAX_OBJECTS),
     world: World = PASSING,
-    seen_s: float = SEEN_S,
+    visible_s: float = VISIBLE_S,
 ) -> Clip:
-    """Draw a clip of objects that move by `speeds` of their longer sides a second, each seen for `seen_s` in all."""
+    """Draw a clip of moving objects, with even sides, as MPEG-4 requires.
+
+    Args:
+        rng: source of all random choices.
+        frames: number of frames.
+        fps: frames per second.
+        speeds: minimum and maximum speed of an object, in its longer sides per second.
+        objects: minimum and maximum number of objects; fewer if no attempt meets the limits of visibility.
+        world: the distribution of objects and grounds.
+        visible_s: minimum time for which each object is visible, in all.
+    """
     height, width = (side - side % 2 for side in draw_shape(rng, world))
     ground = draw_ground(rng, (height, width), world.photographs)
     pillars = choose_pillars(rng, width)
     labels: Sequence[str] = LABELS
-    if rng.random() < 0.6:  # many pass that look alike
+    if rng.random() < 0.6:  # many objects that look alike
         labels = [labels[i] for i in rng.choice(len(labels), int(rng.integers(1, 5)), replace=False)]
     passers: list[Passer] = []
     for _ in range(int(rng.integers(objects[0], objects[1] + 1))):
         for _ in range(ATTEMPTS):
-            more = [*passers, draw_passer(rng, world, labels, (height, width), frames, fps, speeds)]
-            if all(is_fair(seen, fps, seen_s) for seen in shares_seen(more, pillars, (height, width), frames)):
-                passers = more
+            candidates = [*passers, draw_passer(rng, world, labels, (height, width), frames, fps, speeds)]
+            shares = visible_shares(candidates, pillars, (height, width), frames)
+            if all(is_countable(visible, fps, visible_s) for visible in shares):
+                passers = candidates
                 break
-    camera = int(rng.integers(2**32))  # one for all frames
+    camera = int(rng.integers(2**32))  # the same for all frames
     drawn = (draw_frame(np.random.default_rng(camera), world, ground, passers, pillars, i) for i in range(frames))
-    return Clip(tuple(drawn), dict(Counter(one.label for one in passers)))
+    return Clip(tuple(drawn), dict(Counter(passer.label for passer in passers)))
 
 
 def choose_pillars(rng: Generator, width: int) -> Pillars:
-    """Choose upright bands that hide everything; they look like the ground: others would be counted."""
+    """Return upright bands that hide all objects; they look like the ground, so that the model does not count them."""
     pillars = []
-    for _ in range(PILLARS[int(rng.integers(len(PILLARS)))]):
-        wide = round(rng.uniform(*PILLAR_WIDTHS) * width)
-        x = int(rng.integers(width - wide + 1))
-        pillars.append(slice(x, x + wide))
+    for _ in range(NUM_PILLARS[int(rng.integers(len(NUM_PILLARS)))]):
+        pillar_width = round(rng.uniform(*PILLAR_WIDTHS) * width)
+        x = int(rng.integers(width - pillar_width + 1))
+        pillars.append(slice(x, x + pillar_width))
     return pillars
 
 
@@ -92,57 +119,64 @@ def draw_passer(
     fps: float,
     speeds: tuple[float, float],
 ) -> Passer:
-    """An object on a straight way at an even speed, through a point of the picture at some moment of the clip."""
+    """Draw an object on a straight line at constant speed, through a random point at a random time of the clip."""
     label, sprite = choose_sprite(rng, world, labels)
     scale = rng.uniform(world.min_size, world.max_size) * world.side / max(sprite.shape[:2])
     size = np.maximum(1, np.round(np.array(sprite.shape[1::-1]) * scale)).astype(int)
     angle = rng.choice([0, np.pi]) + rng.normal(0, 0.4)
     step = rng.uniform(*speeds) * size.max() / fps * np.array([np.cos(angle), np.sin(angle)])
-    middle = rng.uniform(0, 1, 2) * (np.array(shape[::-1]) - size)
-    moment = rng.uniform(0, frames)
-    places = np.round(middle + (np.arange(frames)[:, None] - moment) * step).astype(int)
-    drawn = render_sprite(rng, sprite, (int(size[0]), int(size[1])), world.recolored)
-    return Passer(label, drawn, tuple((int(x), int(y)) for x, y in places))
+    point = rng.uniform(0, 1, 2) * (np.array(shape[::-1]) - size)
+    frame_at_point = rng.uniform(0, frames)
+    positions = np.round(point + (np.arange(frames)[:, None] - frame_at_point) * step).astype(int)
+    rendered = render_sprite(rng, sprite, (int(size[0]), int(size[1])), world.recolored)
+    return Passer(label, rendered, tuple((int(x), int(y)) for x, y in positions))
 
 
-def shares_seen(
+def visible_shares(
     passers: Sequence[Passer], pillars: Pillars, shape: tuple[int, int], frames: int
 ) -> NDArray[np.float64]:
-    """The share of each object's own pixels that is seen in each frame: float64 (objects, frames)."""
+    """Return the visible share of each object's own pixels in each frame: float64 (objects, frames)."""
     shares = np.zeros((len(passers), frames))
-    for index in range(frames):
+    for frame_index in range(frames):
         front = np.full(shape, -1)
-        for number, one in enumerate(passers):
-            cut = part_of(one, index, shape)
-            if cut is not None:
-                (y1, y2, x1, x2), part = cut
-                front[y1:y2, x1:x2][part[..., 3] > OPAQUE] = number
+        for index, passer in enumerate(passers):
+            clipped = clip_to_picture(passer, frame_index, shape)
+            if clipped is not None:
+                (x1, y1, x2, y2), part = clipped
+                front[y1:y2, x1:x2][part[..., 3] > OPAQUE] = index
         for pillar in pillars:
             front[:, pillar] = -1
-        for number, one in enumerate(passers):
-            shares[number, index] = (front == number).sum() / max((one.drawn[..., 3] > OPAQUE).sum(), 1)
+        for index, passer in enumerate(passers):
+            shares[index, frame_index] = (front == index).sum() / max((passer.sprite[..., 3] > OPAQUE).sum(), 1)
     return shares
 
 
-def is_fair(seen: NDArray[np.float64], fps: float, seen_s: float) -> bool:
-    """Whether an object is seen for long enough, each time that it shows, and hidden for no longer than may be."""
-    when = np.flatnonzero(seen >= SEEN)
-    shows = np.flatnonzero(seen > 0)
-    times = np.split(shows, np.flatnonzero(np.diff(shows) > 1) + 1)
+def is_countable(shares: NDArray[np.float64], fps: float, visible_s: float) -> bool:
+    """Return whether an object is visible for long enough, in all and each time it appears, and not hidden too long.
+
+    Args:
+        shares: visible share in each frame, (frames,).
+        fps: frames per second.
+        visible_s: minimum time for which it is visible.
+    """
+    visible = np.flatnonzero(shares >= MIN_VISIBLE_SHARE)
+    partly_visible = np.flatnonzero(shares > 0)
+    appearances = np.split(partly_visible, np.flatnonzero(np.diff(partly_visible) > 1) + 1)
+    min_frames = min(MIN_APPEARANCE_S, visible_s) * fps
     return (
-        len(when) >= max(seen_s * fps, 1)
-        and bool(np.all(np.diff(when) <= HIDDEN_S * fps))
-        and all((seen[one] >= SEEN).sum() >= min(GLIMPSE_S, seen_s) * fps for one in times)
+        len(visible) >= max(visible_s * fps, 1)
+        and bool(np.all(np.diff(visible) <= MAX_HIDDEN_S * fps))
+        and all((shares[indices] >= MIN_VISIBLE_SHARE).sum() >= min_frames for indices in appearances)
     )
 
 
-def part_of(one: Passer, index: int, shape: tuple[int, int]) -> tuple[tuple[int, int, int, int], Canvas] | None:
-    """What of an object is within the picture in a frame: rows and columns, and the part; None for nothing."""
-    (x, y), (height, width) = one.places[index], one.drawn.shape[:2]
-    y1, y2, x1, x2 = max(y, 0), min(y + height, shape[0]), max(x, 0), min(x + width, shape[1])
+def clip_to_picture(passer: Passer, frame_index: int, shape: tuple[int, int]) -> tuple[Rectangle, Canvas] | None:
+    """Return the box and the pixels of the part of an object that is inside the picture; None if it is outside."""
+    (x, y), (height, width) = passer.positions[frame_index], passer.sprite.shape[:2]
+    x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + width, shape[1]), min(y + height, shape[0])
     if y1 >= y2 or x1 >= x2:
         return None
-    return (y1, y2, x1, x2), one.drawn[y1 - y : y2 - y, x1 - x : x2 - x]
+    return (x1, y1, x2, y2), passer.sprite[y1 - y : y2 - y, x1 - x : x2 - x]
 
 
 def draw_frame(
@@ -151,15 +185,15 @@ def draw_frame(
     ground: Canvas,
     passers: Sequence[Passer],
     pillars: Pillars,
-    index: int,
+    frame_index: int,
 ) -> Pixels:
-    """The ground with what passes in a frame, the later before the earlier, and the pillars before all."""
+    """Draw a frame: the ground, the objects in order, each in front of those before it, and the pillars in front."""
     canvas = ground.copy()
-    for one in passers:
-        cut = part_of(one, index, (canvas.shape[0], canvas.shape[1]))
-        if cut is not None:
-            (y1, y2, x1, x2), part = cut
-            blend(canvas, part, (x1, y1, x2, y2))
+    for passer in passers:
+        clipped = clip_to_picture(passer, frame_index, (canvas.shape[0], canvas.shape[1]))
+        if clipped is not None:
+            box, part = clipped
+            blend(canvas, part, box)
     for pillar in pillars:
         canvas[:, pillar] = ground[:, pillar]
     return apply_camera(rng, canvas, world)
