@@ -84,7 +84,7 @@ def test_long_answers_are_packed_and_keep_only_slots_in_use() -> None:
     difference = lockstep.step(Move(join=2)) + sum((lockstep.step(Move(width=3)) for _ in range(120)), Difference())
     assert not difference.exceeds(F32_TOLERANCE)
     # 121 steps of 6 rows wrote over 700 slots; beams share most of their tokens
-    assert packed.cache.slots < 450
+    assert packed.cache.num_slots < 450
     lockstep.clear()
 
 

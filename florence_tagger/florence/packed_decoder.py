@@ -1,7 +1,7 @@
-"""The decoder on a device with memory of its own: what is large stays there, and nothing of it is copied at each step.
+"""Decoder on a device with separate memory: large tensors stay on the device and are not copied between steps.
 
-The host sends token ids, positions, bans and, for each row, the slots of the cache that it attends to; it gets the
-likeliest tokens. `packed_graph` is the graph, and says why the cache is packed.
+In each step the host sends token ids, positions, banned ids and the cache slots that each row attends to, and receives
+the top-k tokens. `packed_graph` builds the graph and documents why the cache is packed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,21 +17,21 @@ from florence_tagger.florence.device_memory import DeviceMemory, infer
 from florence_tagger.florence.packed_graph import MASKED
 from florence_tagger.florence.rows import ENCODER_MASK, Rows, ban_table, build_rows, row_starts, split_top_k
 
-# Lengths that grow from step to step grow by so many at a time, since kernels are chosen anew for every new shape.
-SLOT_STEP = 32  # of the cache
-ID_STEP = 16  # of ancestors and bans
+# Growing lengths are rounded up to multiples of these, because the plugin selects kernels again for every new shape.
+SLOT_STEP = 32  # cache slots
+ID_STEP = 16  # ancestors and banned ids of a row
 
 OUTPUTS = ("log_probabilities", "token_ids")
 
 
 @dataclass(frozen=True)
 class DecoderGraphs:
-    """The infer requests of a decoder on a device.
+    """Infer requests of a decoder on a device.
 
     Attributes:
-        step: of `packed_graph.pack_cache`.
-        repack: of `packed_graph.repack_graph`.
-        pad: of `packed_graph.pad_graph`.
+        step: infer request of the graph from `packed_graph.pack_cache`.
+        repack: infer request of the graph from `packed_graph.repack_graph`.
+        pad: infer request of the graph from `packed_graph.pad_graph`.
     """
 
     step: Any
@@ -40,16 +40,17 @@ class DecoderGraphs:
 
 
 class PackedDecoder:
-    """The decoder graph and the pictures whose answers are decoded together; see `batch.Decoder`.
+    """Decoder graph and the batch of pictures that it decodes together; see `batch.Decoder`.
 
     Args:
-        graphs: compiled for the device of `memory`.
-        capacity: pictures at a time, at most.
+        graphs: infer requests on the device of `memory`.
+        memory: memory of the device.
+        capacity: maximum number of pictures in the batch.
 
     Attributes:
-        cache: of self-attention.
-        memory: of the device, in which the tensors of pictures must lie.
-        num_candidates: how many next tokens of each row a step gives.
+        cache: self-attention cache.
+        memory: memory of the device, which must hold the pictures' tensors.
+        num_candidates: number of top-k tokens that a step returns for each row.
     """
 
     def __init__(self, graphs: DecoderGraphs, memory: DeviceMemory, capacity: int) -> None:
@@ -65,62 +66,66 @@ class PackedDecoder:
 
     @property
     def input_bytes(self) -> int:
-        """How many bytes the host wrote for the step before, which the device reads where they lie."""
+        """Number of bytes that the host wrote for the previous step, which the device reads in place."""
         return sum(array.nbytes for name, (_, array) in self._arrays.items() if name not in OUTPUTS)
 
     def add(self, cross_attention: Mapping[str, Any]) -> None:
-        """Add a picture behind the others."""
+        """Append a picture to the batch."""
         if not self._first_rows:
             self.cache.reset()
-        self._cross.put(cross_attention)
+        self._cross.add(cross_attention)
         self._first_rows.append(0)
 
     def remove(self, index: int) -> None:
-        """Remove a picture; the last one takes its index."""
+        """Remove a picture; the last picture takes its index."""
         self._cross.remove(index)
         last = self._first_rows.pop()
         if index < len(self._first_rows):
             self._first_rows[index] = last
 
-    def step(self, queries: Sequence[StepInput]) -> list[TopK]:
-        """Return the candidates for a query of each picture, in the order of their indices."""
-        rows = build_rows(queries, self._first_rows)
+    def step(self, step_inputs: Sequence[StepInput]) -> list[TopK]:
+        """Decode one token for every picture and return the top-k tokens, in the order of `step_inputs`.
+
+        Args:
+            step_inputs: one for each picture, in the order of their indices.
+        """
+        rows = build_rows(step_inputs, self._first_rows)
         self._cross.bind()
-        self._send("ancestors", self.cache.prepare(rows))
-        self._send("input_ids", rows.token_ids)
-        self._send("position_ids", rows.positions)
-        self._send("banned_ids", ban_table(rows.banned, round_up(max(map(len, rows.banned)), ID_STEP)))
+        self._set_input("ancestors", self.cache.prepare(rows))
+        self._set_input("input_ids", rows.token_ids)
+        self._set_input("position_ids", rows.positions)
+        self._set_input("banned_ids", ban_table(rows.banned, round_up(max(map(len, rows.banned)), ID_STEP)))
         log_probs, token_ids = (self._array(name, (len(rows), self.num_candidates)) for name in OUTPUTS)
         infer(self._request)
-        self._cross.settle()
-        self.cache.accept()
-        self._first_rows = list(row_starts(queries, rows.width))
-        return split_top_k(queries, rows.width, log_probs, token_ids)
+        self._cross.release_retired()
+        self.cache.commit()
+        self._first_rows = list(row_starts(step_inputs, rows.width))
+        return split_top_k(step_inputs, rows.width, log_probs, token_ids)
 
-    def _send(self, name: str, values: IntArray) -> None:
-        """Hand ids to the graph."""
+    def _set_input(self, name: str, values: IntArray) -> None:
+        """Copy ids to an input of the graph."""
         self._array(name, values.shape)[:] = values
 
     def _array(self, name: str, shape: tuple[int, ...]) -> Any:
-        """Return the array that the graph reads or writes as an input or output, a new one where its shape is."""
+        """Return the host array behind an input or output of the graph; allocate a new one if the shape changed."""
         _, array = self._arrays.get(name, (None, None))
         if array is None or array.shape != shape:
-            share = self.memory.output_to_host if name in OUTPUTS else self.memory.input_from_host
-            tensor, array = self._arrays[name] = share(self._types[name], shape)
+            allocate = self.memory.output_to_host if name in OUTPUTS else self.memory.input_from_host
+            tensor, array = self._arrays[name] = allocate(self._types[name], shape)
             self._request.set_tensor(name, tensor)
         return array
 
 
 class PackedCache:
-    """The self-attention cache of all rows: slots in `main`, and behind them those of the last steps in `recent`.
+    """Self-attention cache of all rows: slots in `main`, followed by the slots of the latest steps in `recent`.
 
-    Each step writes `recent` anew with the slots of its own rows behind it, which costs what is in it. So it is kept
-    short: now and then the slots that any row still attends to, of both, become the new `main`. Between these times a
-    step copies no more than the last few steps added.
+    Each step writes a copy of `recent` with the slots of its own rows appended, so its cost grows with the length of
+    `recent`. To keep `recent` short, the slots of both parts that any row still attends to are repacked into a new
+    `main` from time to time. Between repacks, a step copies only the slots that the latest steps added.
 
     Attributes:
-        slot_bytes: of keys and values of all layers for a token.
-        copied_slots: how many were written since the beginning, new ones among them.
+        slot_bytes: size of one token's keys and values of all layers, bytes.
+        copied_slots: total number of slots written, new slots included.
     """
 
     def __init__(self, graphs: DecoderGraphs, memory: DeviceMemory) -> None:
@@ -136,124 +141,125 @@ class PackedCache:
         self.reset()
 
     @property
-    def slots(self) -> int:
-        """How many slots there are, in use or not."""
+    def num_slots(self) -> int:
+        """Number of slots, unused ones included."""
         return self._main.count + self._recent.count
 
     def reset(self) -> None:
-        """Forget all slots."""
+        """Clear all slots."""
         for slots in (self._main, self._recent):
             slots.clear()
             slots.bind(self._step)
         self._ancestry = Ancestry()
 
     def prepare(self, rows: Rows) -> IntArray:
-        """Make room for a step's rows and return the slots that each attends to, (R, T)."""
+        """Allocate slots for a step's rows and return the slots that each row attends to, (R, T)."""
         self._ancestry.select(rows.parents, rows.positions)
-        if self._is_due(len(rows)):
-            self._pack()
-        grown = self._recent.written(self._recent.count + len(rows))
+        if self._should_repack(len(rows)):
+            self._repack_slots()
+        grown = self._recent.allocate(self._recent.count + len(rows))
         self.copied_slots += length_of(grown[0])
         for index, tensor in enumerate(grown):
             self._step.set_tensor(f"grown.{index}", tensor)
-        return self._ancestry.grow(self.slots)
+        return self._ancestry.grow(self.num_slots)
 
-    def accept(self) -> None:
-        """Take what the step wrote for the cache."""
-        self._recent.flip()
+    def commit(self) -> None:
+        """Make the slots that the step wrote part of the cache."""
+        self._recent.swap()
         self._recent.bind(self._step)
 
-    def _is_due(self, rows: int) -> bool:
-        """Return whether to pack: when copying `recent` has cost as much as packing will.
+    def _should_repack(self, num_rows: int) -> bool:
+        """Return True once copying `recent` has cost as much as repacking costs.
 
-        After s steps that is rows·s² slots, read and written, against four times what is in `main`: with as many
-        slots in `recent` as here, the sum of both is least for each step.
+        Copying costs num_rows·s² slots read and written in s steps; repacking costs four times the slots of `main`. The
+        average cost of a step is minimal at this length of `recent`.
         """
-        return self._recent.count >= 2 * sqrt(max(self._main.count, SLOT_STEP) * rows)
+        return self._recent.count >= 2 * sqrt(max(self._main.count, SLOT_STEP) * num_rows)
 
-    def _pack(self) -> None:
-        """Make `main` of the slots that are in use, and empty `recent`."""
+    def _repack_slots(self) -> None:
+        """Gather the slots in use into a new `main`, and clear `recent`."""
         main, recent = self._ancestry.renumber(self._main.count)
-        for name, kept in (("main", main), ("recent", recent)):
-            self._repack.set_tensor(name, ov.Tensor(kept.astype(np.int32)))
+        for name, slot_ids in (("main", main), ("recent", recent)):
+            self._repack.set_tensor(name, ov.Tensor(slot_ids.astype(np.int32)))
         for slots in (self._main, self._recent):
             slots.bind(self._repack)
         self.copied_slots += len(main) + len(recent)
-        for index, tensor in enumerate(self._main.written(len(main) + len(recent))):
+        for index, tensor in enumerate(self._main.allocate(len(main) + len(recent))):
             self._repack.set_tensor(f"packed.{index}", tensor)
         infer(self._repack)
-        self._main.flip()
+        self._main.swap()
         self._recent.clear()
         for slots in (self._main, self._recent):
             slots.bind(self._step)
 
 
 class Slots:
-    """Keys and values of all layers for a number of slots, twice: one copy is read while the other is written.
+    """Double buffer for keys and values of all layers: one buffer is read while the other is written.
 
     Args:
-        name: of the graphs' inputs.
-        blank: one slot of each, for where there is none.
+        name: prefix of the graphs' inputs.
+        blank: tensors of one slot, which are bound while there are no slots.
+        memory: memory of the device.
     """
 
     def __init__(self, name: str, blank: Sequence[Any], memory: DeviceMemory) -> None:
         self._name, self._blank, self._memory = name, tuple(blank), memory
         self._buffers: list[tuple[Any, ...]] = [self._blank, self._blank]
-        # Requests have views of them, of which the plugin reads once more when they are replaced. All together are no
-        # larger than those that took their place, which are twice as large at least.
-        self._outgrown: list[tuple[Any, ...]] = []
+        # Infer requests hold views of these buffers, and the plugin reads a view once more when it is replaced. A new
+        # buffer is at least twice as large as the previous one, so all retired buffers are no larger than the current.
+        self._retired: list[tuple[Any, ...]] = []
         self._read: tuple[Any, ...] = self._blank
         self._next: tuple[Any, ...] = self._blank
 
     @property
     def count(self) -> int:
-        """How many slots are read."""
+        """Number of readable slots."""
         return length_of(self._read[0])
 
     def clear(self) -> None:
-        """Hold no slot but a blank one, which nothing attends to."""
+        """Remove all slots but a blank one, which no row attends to."""
         self._read = self._blank
 
-    def written(self, count: int) -> tuple[Any, ...]:
-        """Return tensors for so many slots, which are read once they are written and `flip` was called."""
+    def allocate(self, count: int) -> tuple[Any, ...]:
+        """Return tensors of `count` slots to be written; `swap` makes them the readable slots."""
         if length_of(self._buffers[1][0]) < count or self._buffers[1] is self._blank:
-            self._outgrown.append(self._buffers[1])
-            room = round_up(2 * count, SLOT_STEP)
-            self._buffers[1] = tuple(self._memory.empty(with_length(one, room)) for one in self._blank)
-        self._next = tuple(self._memory.view(one, with_length(one, count)) for one in self._buffers[1])
+            self._retired.append(self._buffers[1])
+            capacity = round_up(2 * count, SLOT_STEP)
+            self._buffers[1] = tuple(self._memory.empty(with_length(tensor, capacity)) for tensor in self._blank)
+        self._next = tuple(self._memory.view(tensor, with_length(tensor, count)) for tensor in self._buffers[1])
         return self._next
 
-    def flip(self) -> None:
-        """Read what was written."""
+    def swap(self) -> None:
+        """Make the written slots the readable ones."""
         self._read = self._next
         self._buffers.reverse()
 
     def bind(self, request: Any) -> None:
-        """Give a graph what is read."""
+        """Set the readable slots as inputs of an infer request."""
         for index, tensor in enumerate(self._read):
             request.set_tensor(f"{self._name}.{index}", tensor)
 
 
 class Ancestry:
-    """Which slots of the cache each row attends to: those of the tokens before it, and its own."""
+    """Cache slots that each row attends to: the slots of its previous tokens, and its own slot."""
 
     def __init__(self) -> None:
         self._slots = np.zeros((1, 0), np.int64)
         self._lengths = np.zeros(1, np.int64)
 
     def select(self, parents: IntArray, lengths: IntArray) -> None:
-        """Go on with rows that continue `parents` and have `lengths` tokens before their own, both (R)."""
+        """Select rows that continue `parents` and have `lengths` previous tokens, both (R)."""
         self._slots = self._slots[parents]
         self._lengths = lengths
 
     def renumber(self, border: int) -> tuple[IntArray, IntArray]:
-        """Number the slots in use anew, and return which ones of `main` and `recent` they were.
+        """Renumber the slots in use consecutively, and return their old indices in `main` and in `recent`.
 
-        Both are of one slot at least, and together of a number that does not change often.
-        They are filled up with slot 0, to which no row attends again.
+        Each result has at least one slot, and their total is a multiple of `SLOT_STEP`, so that shapes change rarely.
+        Both are padded with slot 0; no row attends to the padding.
 
         Args:
-            border: the number of slots in `main`.
+            border: number of slots in `main`.
         """
         in_use = self._in_use()
         used = np.unique(self._slots[in_use])
@@ -267,9 +273,9 @@ class Ancestry:
         return main, np.pad(recent, (0, count - len(main) - len(recent)))
 
     def grow(self, first: int) -> IntArray:
-        """Give each row a slot of its own, counted from `first` on; return all its slots, (R, T).
+        """Append a new slot to each row, numbered from `first`, and return the slots of all rows, (R, T).
 
-        Rows that have fewer than others repeat their own slot.
+        Rows with fewer slots than others repeat their own slot.
         """
         width = round_up(int(self._lengths.max()) + 1, ID_STEP)
         if (missing := width - self._slots.shape[1]) > 0:
@@ -283,108 +289,112 @@ class Ancestry:
 
 
 class CrossAttentionCache:
-    """Keys and values of the pictures for cross-attention, one picture behind the other.
+    """Cross-attention keys and values of the batch, one picture after another.
 
-    Pictures whose prompts are shorter than another's are filled up with copies of their first token, which a mask
-    hides.
+    Pictures with shorter prompts are padded with copies of their first token, which a mask hides.
+
+    Args:
+        graphs: infer requests of the decoder.
+        memory: memory of the device.
+        capacity: maximum number of pictures.
     """
 
     def __init__(self, graphs: DecoderGraphs, memory: DeviceMemory, capacity: int) -> None:
         self._request, self._pad, self._memory, self._capacity = graphs.step, graphs.pad, memory, capacity
         self._buffers: dict[str, Any] = {}
-        self._outgrown: list[dict[str, Any]] = []  # to be kept until the graph has run without them
-        self._lengths: list[int] = []  # of each picture, in tokens
-        self._room = 0  # tokens that there is room for
-        self._bound = 0  # pictures that the graph has
+        self._retired: list[dict[str, Any]] = []  # kept until the graph has run without them
+        self._lengths: list[int] = []  # tokens of each picture
+        self._max_length = 0  # tokens of the buffers
+        self._num_bound = 0  # pictures set as inputs of the graph
 
-    def put(self, cross_attention: Mapping[str, Any]) -> None:
-        """Put a picture behind the others."""
+    def add(self, cross_attention: Mapping[str, Any]) -> None:
+        """Append a picture."""
         length = length_of(next(iter(cross_attention.values())))
-        if length > self._room or not self._lengths:
-            self._make_room(length, cross_attention)
+        if length > self._max_length or not self._lengths:
+            self._resize(length, cross_attention)
         for name, value in cross_attention.items():
-            padded = self._padded(value, self._room)
+            padded = self._pad_to(value, self._max_length)
             self._memory.copy_item(padded, 0, self._buffers[name], len(self._lengths))
         self._lengths.append(length)
-        self._bound = 0
+        self._num_bound = 0
 
     def remove(self, index: int) -> None:
-        """Remove a picture; the last one takes its index."""
+        """Remove a picture; the last picture takes its index."""
         last = len(self._lengths) - 1
         if index < last:
             for buffer in self._buffers.values():
                 self._memory.copy_item(buffer, last, buffer, index)
         self._lengths[index] = self._lengths[last]
         del self._lengths[last]
-        self._bound = 0
+        self._num_bound = 0
 
     def bind(self) -> None:
-        """Give the graph the pictures, where they are others than before."""
-        pictures = len(self._lengths)
-        if self._bound == pictures:
+        """Set the pictures as inputs of the graph if they changed."""
+        num_pictures = len(self._lengths)
+        if self._num_bound == num_pictures:
             return
         for name, buffer in self._buffers.items():
-            self._request.set_tensor(name, self._memory.view(buffer, [pictures, *buffer.get_shape()[1:]]))
-        hidden = np.arange(self._room) >= np.array(self._lengths)[:, np.newaxis]
+            self._request.set_tensor(name, self._memory.view(buffer, [num_pictures, *buffer.get_shape()[1:]]))
+        hidden = np.arange(self._max_length) >= np.array(self._lengths)[:, np.newaxis]
         mask = np.where(hidden, np.float32(MASKED), np.float32(0))[:, np.newaxis, np.newaxis]
         self._request.set_tensor(ENCODER_MASK, self._memory.upload(mask))
-        self._bound = pictures
+        self._num_bound = num_pictures
 
-    def settle(self) -> None:
-        """Let go of what a step was the first to do without."""
-        self._outgrown.clear()
+    def release_retired(self) -> None:
+        """Free replaced buffers after a step that did not use them."""
+        self._retired.clear()
 
-    def _make_room(self, length: int, like: Mapping[str, Any]) -> None:
-        """Have room for `length` tokens of each picture; the pictures that are there are kept."""
-        if length == self._room:
+    def _resize(self, length: int, like: Mapping[str, Any]) -> None:
+        """Allocate buffers for `length` tokens of each picture, and copy the current pictures to them."""
+        if length == self._max_length:
             return
-        shapes = {name: [self._capacity, *with_length(one, length)[1:]] for name, one in like.items()}
+        shapes = {name: [self._capacity, *with_length(tensor, length)[1:]] for name, tensor in like.items()}
         buffers = {name: self._memory.empty(shape) for name, shape in shapes.items()}
         for name, buffer in self._buffers.items() if self._lengths else ():
-            padded = self._padded(buffer, length)
+            padded = self._pad_to(buffer, length)
             for index in range(len(self._lengths)):
                 self._memory.copy_item(padded, index, buffers[name], index)
-        self._outgrown.append(self._buffers)
-        self._buffers, self._room = buffers, length
+        self._retired.append(self._buffers)
+        self._buffers, self._max_length = buffers, length
 
-    def _padded(self, value: Any, room: int) -> Any:
-        """Return keys or values with as many tokens as there shall be room for."""
-        if (length := length_of(value)) == room:
+    def _pad_to(self, value: Any, target_length: int) -> Any:
+        """Return keys or values padded to `target_length` tokens."""
+        if (length := length_of(value)) == target_length:
             return value
-        padded = self._memory.empty(with_length(value, room))
+        padded = self._memory.empty(with_length(value, target_length))
         self._pad.set_tensor("source", value)
-        self._pad.set_tensor("repeated", ov.Tensor(np.zeros(room - length, np.int32)))
+        self._pad.set_tensor("repeated", ov.Tensor(np.zeros(target_length - length, np.int32)))
         self._pad.set_tensor("padded", padded)
         infer(self._pad)
         return padded
 
 
 def picture_on_device(picture: Mapping[str, Any], memory: DeviceMemory) -> dict[str, Any]:
-    """Return what a decoder attends to, arrays as the converted encoder gives them, as tensors of a device."""
-    return {name: memory.upload(with_keys_swapped(name, value)) for name, value in picture.items()}
+    """Copy a picture's cross-attention arrays, in the converted encoder's layout, to tensors of a device."""
+    return {name: memory.upload(transpose_keys(name, value)) for name, value in picture.items()}
 
 
 def picture_on_host(picture: Mapping[str, Any], memory: DeviceMemory) -> dict[str, Any]:
-    """Return what a decoder on a device attends to as arrays, as the converted encoder gives them."""
-    return {name: with_keys_swapped(name, memory.download(value)) for name, value in picture.items()}
+    """Copy a picture's cross-attention tensors of a device to arrays in the converted encoder's layout."""
+    return {name: transpose_keys(name, memory.download(value)) for name, value in picture.items()}
 
 
-def with_keys_swapped(name: str, value: Any) -> Any:
-    """Return keys with their last two axes swapped, see `packed_graph.keys_by_token`, and values as they are."""
+def transpose_keys(name: str, value: Any) -> Any:
+    """Return keys with their last two axes swapped, see `packed_graph.keys_by_token`, and values unchanged."""
     return np.ascontiguousarray(value.swapaxes(2, 3)) if name.endswith("key") else value
 
 
 def length_of(tensor: Any) -> int:
-    """Return how many slots or tokens keys or values (…, heads, tokens, head_dim) are of."""
+    """Return the number of slots or tokens of keys or values (…, heads, tokens, head_dim)."""
     return int(tensor.get_shape()[2])
 
 
 def with_length(tensor: Any, length: int) -> list[int]:
-    """Return the shape of keys or values with so many slots or tokens."""
+    """Return the shape of keys or values with `length` slots or tokens."""
     first, heads, _, width = tensor.get_shape()
     return [first, heads, length, width]
 
 
 def round_up(value: int, step: int) -> int:
-    """Return the first multiple of `step` that is not below `value`, one step at least."""
+    """Return `value` rounded up to a multiple of `step`, at least `step`."""
     return max(-(-value // step), 1) * step
