@@ -30,7 +30,7 @@ from florence_tagger.counting import DEFAULT_LABELS
 from florence_tagger.florence.batch import Batch
 from florence_tagger.florence.decoding import Decoded, GenerationSettings, StepInput
 from florence_tagger.florence.devices import RuntimeOptions
-from florence_tagger.florence.graphs import CrossAttention, Graphs, shortened
+from florence_tagger.florence.graphs import CrossAttention, Graphs, truncate
 from florence_tagger.florence.manifest import load_manifest
 from florence_tagger.florence.packed_decoder import picture_on_device, picture_on_host
 from florence_tagger.florence.postprocessing import parse_detections
@@ -207,7 +207,7 @@ def check_plans(report: Report, extent: Extent) -> None:
     for computed, tolerance in (("f32", F32_ERROR * 10), ("f16", 0.5)):
         side = Side("fp16", "GPU", computed)
         encoded = [side.encode(pixels) for pixels in make_pictures(side.manifest.image_size)]
-        on_host = [shortened(side.on_host(one), tokens) for one, tokens in zip(encoded, (0, 4, 1), strict=True)]
+        on_host = [truncate(side.on_host(one), tokens) for one, tokens in zip(encoded, (0, 4, 1), strict=True)]
         pictures = [(side.on_device(one), one) for one in on_host]
         for seed in range(extent.plans):
             lockstep = Lockstep(side.graphs.decoder, exact.graphs.decoder, pictures, CAPACITY, seed)

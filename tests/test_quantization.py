@@ -23,7 +23,7 @@ from florence_tagger.florence.quantization import (
     ACTIVATIONS_SCALE_FACTOR,
     gpu_fault,
     quantized_batch,
-    ranges_a_channel,
+    ranges_per_channel,
     require_gpu_ranges,
 )
 from florence_tagger.media.images import open_picture
@@ -65,8 +65,8 @@ def calibrated_before() -> Any:
 
 
 def test_depthwise_weights_have_one_range_a_channel(calibrated: Any, calibrated_before: Any) -> None:
-    assert [ranges_a_channel(one) for one in operations(calibrated, "GroupConvolution")] == [1] * DEPTHWISE
-    assert [ranges_a_channel(one) for one in operations(calibrated_before, "GroupConvolution")] == [3] * DEPTHWISE
+    assert [ranges_per_channel(one) for one in operations(calibrated, "GroupConvolution")] == [1] * DEPTHWISE
+    assert [ranges_per_channel(one) for one in operations(calibrated_before, "GroupConvolution")] == [3] * DEPTHWISE
 
 
 def ranges(graph: Any) -> Iterator[tuple[Any, Any, int]]:

@@ -1,4 +1,4 @@
-"""Tensors in a GPU's own memory, so that one graph's outputs are another's inputs without leaving the device."""
+"""Tensors in a GPU's memory: one graph's outputs become another's inputs without leaving the device."""
 
 import ctypes
 from collections.abc import Sequence
@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-USM_DEVICE = {"SHARED_MEM_TYPE": "USM_DEVICE_BUFFER"}  # memory with a pointer, which views can share
-USM_HOST = {"SHARED_MEM_TYPE": "USM_HOST_BUFFER"}  # memory of the host that the device can write to
+USM_DEVICE = {"SHARED_MEM_TYPE": "USM_DEVICE_BUFFER"}  # device memory with a pointer that views can share
+USM_HOST = {"SHARED_MEM_TYPE": "USM_HOST_BUFFER"}  # host memory that the device can write to
 
 
 class DeviceMemory:
-    """The memory of a device, for tensors of one element type.
+    """Memory of a device, for tensors of one element type.
 
     Args:
         core: OpenVINO's core.
         device: the device's name, such as `GPU.1`.
-        element_type: the type that the device computes in, f32 or f16.
+        element_type: element type of the tensors, f32 or f16.
     """
 
     def __init__(self, core: Any, device: str, element_type: Any) -> None:
@@ -31,9 +31,9 @@ class DeviceMemory:
     def view(self, tensor: Any, shape: Sequence[int]) -> Any:
         """Return a view of a tensor's first values in another shape.
 
-        The plugin reads and writes such a view in place. It would copy a region of a tensor (`RemoteTensor` with begin
-        and end) at every inference. The tensor must outlive the view: until a request that used it has run with another
-        tensor.
+        The plugin reads and writes the view in place; it would copy a region of a tensor (`RemoteTensor` with begin and
+        end) at every inference. The tensor must outlive the view until each infer request that used the view has run
+        with another tensor.
         """
         handle = tensor.get_params()["MEM_HANDLE"]
         shared = {"SHARED_MEM_TYPE": "USM_USER_BUFFER", "MEM_HANDLE": handle}
@@ -67,7 +67,7 @@ class DeviceMemory:
     def output_to_host(self, element_type: Any, shape: Sequence[int]) -> tuple[Any, Any]:
         """Return a tensor for an output that the device writes to the host's memory, and its values as an array.
 
-        For a tensor of `create_host_tensor` the plugin would copy from a tensor of its own, with an additional wait.
+        For a tensor from `create_host_tensor`, the plugin would copy from an internal tensor, with an additional wait.
         """
         tensor = self._context.create_tensor(element_type, ov.Shape(shape), USM_HOST)
         pointer = int(tensor.get_params()["MEM_HANDLE"].astype(str), 16)

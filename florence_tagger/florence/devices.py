@@ -1,4 +1,4 @@
-"""Where the graphs run: the choice of device, and compiling for it. With `runtime` what serves on OpenVINO."""
+"""Choice of the device, and compilation of graphs for it with OpenVINO."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -17,20 +17,22 @@ logger = logging.getLogger(__name__)
 
 DRIVER_ERROR = "its driver reports an error, and the log has it"
 
-# The one core of the process, kept to its end. The CPU plugin gives the thread that loads it a stack for its signals,
-# and frees that with its core, be it in another thread or after a later core, whose end then leads back to it. The next
-# signal that Python handles in such a thread, a SIGTERM or a SIGCHLD, would end the process with a segmentation fault
-# (src/plugins/intel_cpu/src/sigstack_manager.cpp of OpenVINO).
+# The only core of the process, kept until the process ends. The CPU plugin sets an alternate signal stack for the
+# thread that loads it and frees the stack with its core, even in another thread or after a later core, whose
+# destruction then restores the freed stack. The next signal that Python handles in such a thread, a SIGTERM or a
+# SIGCHLD, would end the process with a segmentation fault (src/plugins/intel_cpu/src/sigstack_manager.cpp of OpenVINO).
 CORE: Any = ov.Core()
 
 
 @dataclass(frozen=True)
 class Workaround:
-    """Something that a plugin of OpenVINO gets wrong, and what is done instead.
+    """Fault of an OpenVINO plugin, and the workaround for it.
 
     Attributes:
-        name: of the graph in `gpu/plugin_faults.py` that shows it; `tests/test_gpu.py` says when it is gone.
-        seen_in: the newest version of OpenVINO that had it.
+        name: name of the graph in `gpu/reproduce.py` that shows the fault; `tests/test_gpu.py` fails once it is fixed.
+        seen_in: newest version of OpenVINO that has the fault.
+        fault: description of the fault.
+        instead: description of the workaround.
     """
 
     name: str
@@ -39,8 +41,8 @@ class Workaround:
     instead: str
 
 
-# What is done for the GPU plugin's sake: for the decoder in `packed_graph`, `packed_decoder` and `device_memory`, for
-# calibrated vision graphs in conversion; `quantization` refuses those that were made without it.
+# Workarounds for the GPU plugin: for the decoder in `packed_graph`, `packed_decoder` and `device_memory`, for
+# calibrated vision graphs in conversion; `quantization` rejects vision graphs that were converted without them.
 WORKAROUNDS = (
     Workaround(
         "rows_shrink",
@@ -64,7 +66,7 @@ WORKAROUNDS = (
         "reset_and_the_same_shapes",
         "2026.4.1",
         "a step of the shapes of the one before fails after a reset of the state",
-        "the decoder has no states, and begins anew with an empty tensor",
+        "the decoder has no states, and starts with an empty tensor",
     ),
     Workaround(
         "bans_add_up",
@@ -81,36 +83,36 @@ WORKAROUNDS = (
     Workaround(
         "activations_scaled",
         "2026.4.1",
-        "ACTIVATIONS_SCALE_FACTOR does not compile at f16 where activations are quantised",
+        "ACTIVATIONS_SCALE_FACTOR does not compile at f16 where activations are quantized",
         "a calibrated graph goes without the option",
     ),
     Workaround(
         "ranges_by_column",
         "2026.4.1",
-        "depthwise weights that are quantised by kernel column give NaN",
+        "depthwise weights that are quantized by kernel column give NaN",
         "depthwise convolutions are not calibrated, and their int8 weights have one range a channel",
     ),
     Workaround(
         "quantized_batch",
         "2026.4.1",
-        "a product of quantised activations in a batch of 16 or more is wrong",
-        "quantised linear layers take the tokens of all windows as one sequence",
+        "a product of quantized activations in a batch of 16 or more is wrong",
+        "quantized linear layers take the tokens of all windows as one sequence",
     ),
 )
 
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """Where and how to run.
+    """Options of compilation and inference.
 
     Attributes:
-        device: "AUTO" is the GPU if OpenVINO lists one, else the CPU, each graph falling back to the CPU by itself;
-            a device's name is that device or an error.
-        precision: OpenVINO's inference precision hint for all graphs, of which "f32" means an f32 cache as well; "" for
-            the device's best, see `Graphs`.
-        threads: of inference, 0 for OpenVINO's choice.
-        cache_dir: for compiled models, None for no cache.
-        pictures: most that are decoded together.
+        device: "AUTO" selects the GPU if OpenVINO lists one, otherwise the CPU, and each graph falls back to the CPU
+            individually; a device's name selects that device only.
+        precision: OpenVINO's inference precision hint for all graphs; "f32" implies an f32 cache; "" selects the
+            default of the device, see `Graphs`.
+        threads: number of inference threads, 0 for OpenVINO's default.
+        cache_dir: folder for compiled models, None for no cache.
+        pictures: maximum number of pictures that are decoded together.
     """
 
     device: str = "AUTO"
@@ -120,24 +122,30 @@ class RuntimeOptions:
     pictures: int = 8
 
 
-def choose_device(wanted: str, available: Sequence[str]) -> tuple[str, ...]:
-    """The devices to try in turn: `wanted` if it is among the `available` ones, for "AUTO" the GPU and the CPU.
+def choose_device(requested: str, available: Sequence[str]) -> tuple[str, ...]:
+    """Return the devices to try in order: the requested one, or for "AUTO" the GPU, if available, and the CPU.
 
     Raises:
-        ModelError: the device is not there.
+        ModelError: the requested device is not available.
     """
-    if wanted == "AUTO":
+    if requested == "AUTO":
         return ("GPU", "CPU") if any(name.startswith("GPU") for name in available) else ("CPU",)
-    # OpenVINO calls a lone device GPU and the first of several GPU.0, and takes either name for both.
+    # OpenVINO names a single device GPU and the first of several GPU.0, and accepts either name for both.
     known = {*available, *(name.partition(".")[0] for name in available), *(f"{name}.0" for name in available)}
-    if wanted not in known:
-        raise ModelError(f"Device {wanted} is not there; OpenVINO finds {', '.join(available) or 'none'}.")
-    return (wanted,)
+    if requested not in known:
+        raise ModelError(f"Device {requested} is not there; OpenVINO finds {', '.join(available) or 'none'}.")
+    return (requested,)
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device as OpenVINO describes it: its name, the hardware's, and the precisions and features it has."""
+    """Device as reported by OpenVINO.
+
+    Attributes:
+        name: OpenVINO's name of the device.
+        full_name: name of the hardware.
+        capabilities: supported precisions and features.
+    """
 
     name: str
     full_name: str
@@ -145,14 +153,14 @@ class Device:
 
 
 def find_devices(core: Any = CORE) -> list[Device]:
-    """What OpenVINO sees on this machine."""
+    """Return the devices of this machine that OpenVINO finds."""
     return [describe_device(core, name) for name in core.available_devices]
 
 
 def describe_device(core: Any, name: str) -> Device:
-    """A device by its name; one with a broken driver has that for the hardware's name."""
+    """Return a device by its name; if its driver fails, the hardware's name is a note of the failure."""
     try:
-        capabilities = tuple(str(one) for one in core.get_property(name, "OPTIMIZATION_CAPABILITIES"))
+        capabilities = tuple(str(capability) for capability in core.get_property(name, "OPTIMIZATION_CAPABILITIES"))
         return Device(name, str(core.get_property(name, "FULL_DEVICE_NAME")), capabilities)
     except RuntimeError as exc:
         logger.warning("%s can't be asked: %s", name, reason_of(exc))
@@ -161,12 +169,12 @@ def describe_device(core: Any, name: str) -> Device:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A graph on its device.
+    """Compiled graph.
 
     Attributes:
-        model: as OpenVINO compiled it.
-        request: the one that runs it.
-        memory: the device's own; None on the CPU, whose memory is the host's.
+        model: OpenVINO's compiled model.
+        request: infer request that runs the model.
+        memory: memory of the device; None on the CPU, which uses host memory.
     """
 
     model: Any
@@ -176,7 +184,8 @@ class Compiled:
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run a graph of static shape on arrays or tensors of its device, and return its outputs by name.
 
-        They are new: float32 arrays, or tensors of the device.
+        Returns:
+            New float32 arrays on the CPU, otherwise new tensors of the device.
         """
         for name, value in inputs.items():
             self.request.set_tensor(name, as_tensor(value))
@@ -191,12 +200,21 @@ class Compiled:
         return outputs
 
 
-# Makes a graph for a device's memory, or for the CPU where there is none.
+# Builds a graph for a device with separate memory, or for the CPU (None).
 GraphMaker = Callable[[DeviceMemory | None], Any]
 
 
 class Compiler:
-    """Reads and compiles graphs as the options say, and remembers what each one got."""
+    """Reader and compiler of graphs.
+
+    Args:
+        options: options of compilation and inference.
+        core: OpenVINO's core.
+
+    Attributes:
+        devices: device of each compiled graph by name.
+        precisions: inference precision of each compiled graph by name.
+    """
 
     def __init__(self, options: RuntimeOptions, core: Any = CORE) -> None:
         self._core = core
@@ -207,13 +225,17 @@ class Compiler:
 
     @cached_property
     def memory(self) -> DeviceMemory | None:
-        """The memory of the device that is tried first; None where that is the CPU."""
+        """Memory of the device that is tried first; None for the CPU."""
         device = self._devices_to_try[0]
         element_type = ov.Type.f32 if self._options.precision == "f32" else ov.Type.f16
         return None if device == "CPU" else DeviceMemory(self._core, device, element_type)
 
     def read(self, path: Path) -> Any:
-        """The graph in an IR file; ModelError where it can't be read."""
+        """Return the graph of an IR file.
+
+        Raises:
+            ModelError: the file can't be read.
+        """
         try:
             return self._core.read_model(path)
         except RuntimeError as exc:
@@ -221,14 +243,15 @@ class Compiler:
             raise ModelError(f"{path} can't be read: it is no graph, or none that this OpenVINO knows.") from exc
 
     def compile(self, make: GraphMaker, name: str, cpu_precision: str = "") -> Compiled:
-        """Compile the graph `name` for the first device that takes it.
+        """Compile a graph for the first device that accepts it.
 
         Args:
-            make: makes it for the device.
-            cpu_precision: the inference precision on the CPU where the options name none, "" for the CPU's best.
+            make: function that builds the graph for a device.
+            name: name of the graph.
+            cpu_precision: inference precision on the CPU if the options set none, "" for the CPU's default.
 
         Raises:
-            ModelError: none does.
+            ModelError: no device accepts the graph.
         """
         refusals = []
         for device in self._devices_to_try:
@@ -248,23 +271,23 @@ class Compiler:
         refusals = refusals or [f"The {name} compiles on no device that was tried ({tried}); the log says why."]
         raise ModelError(" ".join(refusals))
 
-    def compile_beside(self, graph: Any, device: str) -> Any:
-        """Compile a graph that moves values within a device, and return an infer request of it."""
+    def compile_request(self, graph: Any, device: str) -> Any:
+        """Compile a graph that moves values within `device`, and return its infer request."""
         return self._core.compile_model(graph, device, self._properties(device, "")).create_infer_request()
 
     def compile_lookup(self, model: Any) -> Any:
-        """A graph that looks up rows of a table, which the CPU does as they are stored, wherever the model runs."""
+        """Compile a graph that looks up rows of a table; it runs on the CPU, which reads them in their stored type."""
         return self._core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def _properties(self, device: str, cpu_precision: str) -> dict[str, Any]:
-        """What OpenVINO is told for a graph on a device."""
+        """Return OpenVINO's compilation properties for a graph on a device."""
         options, on_cpu = self._options, device == "CPU"
         precision = options.precision or (cpu_precision if on_cpu else "")
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if precision:
             properties["INFERENCE_PRECISION_HINT"] = precision
         if precision == "f32" and on_cpu:
-            properties["KV_CACHE_PRECISION"] = "f32"  # which would be u8 otherwise
+            properties["KV_CACHE_PRECISION"] = "f32"  # the default is u8
         if options.threads and on_cpu:
             properties["INFERENCE_NUM_THREADS"] = options.threads
         if options.cache_dir:
@@ -273,11 +296,11 @@ class Compiler:
 
 
 def as_tensor(value: Any) -> Any:
-    """Return an array as a tensor, which shares its memory if that may be written to, or a tensor as it is."""
+    """Return an array as a tensor, which shares the array's memory if it is writable; return a tensor unchanged."""
     return ov.Tensor(value, shared_memory=value.flags.writeable) if isinstance(value, np.ndarray) else value
 
 
 def reason_of(exc: Exception) -> str:
-    """The last line of an OpenVINO error, for the log: the ones before it are places in its source code."""
+    """Return the last line of an OpenVINO error for the log; the lines before it are source locations."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     return lines[-1] if lines else type(exc).__name__

@@ -246,6 +246,7 @@ def result(name: str, value: Any, element_type: Any) -> Any:
 
 
 def constant(value: float) -> Any:
+    """Return a float32 scalar."""
     return ops.constant(np.float32(value))
 
 
@@ -265,6 +266,7 @@ def outputs_named(graph: Any, names: str) -> list[Any]:
 
 
 def to_f32(value: Any) -> Any:
+    """Return a value converted to f32, or unchanged if it has that type."""
     return to_type(value, ov.Type.f32)
 
 

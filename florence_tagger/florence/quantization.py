@@ -1,6 +1,6 @@
-"""Whether GPUs can run a quantised vision graph: those that older versions calibrated fail there, or answer wrongly.
+"""Checks that GPUs can run a quantized vision graph; graphs calibrated by older versions fail or give wrong answers.
 
-In: a vision graph as it was read. Out: the reason against it, with the command that converts the folder anew.
+In: a vision graph as read from its file. Out: the fault, with the command that converts the folder again.
 """
 
 from math import prod
@@ -9,18 +9,23 @@ from typing import Any
 
 from florence_tagger.errors import DeviceError
 
-# The three faults of the plugin are `activations_scaled`, `ranges_by_column` and `quantized_batch` of
+# The three faults of the GPU plugin are `activations_scaled`, `ranges_by_column` and `quantized_batch` of
 # `florence_tagger.florence.devices.WORKAROUNDS`.
 ACTIVATIONS_SCALE_FACTOR = ["runtime_options", "ACTIVATIONS_SCALE_FACTOR"]
-BLOCKED_BATCH = 16  # from which on the plugin quantises activations into a blocked layout
-CONVERTED = {"Convert", "Reshape"}  # operations that leave each weight what it is
+BLOCKED_BATCH = 16  # minimum batch whose quantized activations the plugin writes in a blocked layout
+CONVERTED = {"Convert", "Reshape"}  # operations that do not change the weights' values
 
 
 def require_gpu_ranges(vision: Any, path: Path, precision: str) -> None:
-    """Raise DeviceError if GPUs can't run the vision graph, an `ov.Model`, of the model folder `path`.
+    """Raise DeviceError if GPUs can't run a vision graph.
 
     Args:
-        precision: the folder's, "int8" or "int4", for the command that converts it anew.
+        vision: graph, an `ov.Model`.
+        path: model folder.
+        precision: precision of the folder, "int8" or "int4", for the command that converts it again.
+
+    Raises:
+        DeviceError: the graph has one of the faults.
     """
     if fault := gpu_fault(vision):
         raise DeviceError(
@@ -30,24 +35,24 @@ def require_gpu_ranges(vision: Any, path: Path, precision: str) -> None:
 
 
 def gpu_fault(vision: Any) -> str:
-    """Return why GPUs can't run a vision graph, an `ov.Model`; an empty text if they can."""
+    """Return the reason why GPUs can't run a vision graph, an `ov.Model`, or "" if they can."""
     operations = vision.get_ops()
-    if any(ranges_a_channel(one) > 1 for one in operations if one.get_type_name() == "GroupConvolution"):
+    if any(ranges_per_channel(node) > 1 for node in operations if node.get_type_name() == "GroupConvolution"):
         return "its depthwise weights have several quantisation ranges a channel"
     if is_calibrated(vision) and vision.has_rt_info(ACTIVATIONS_SCALE_FACTOR):
         return "it asks for activations to be scaled that are quantised"
-    if any(quantized_batch(one) >= BLOCKED_BATCH for one in operations if one.get_type_name() == "MatMul"):
+    if any(quantized_batch(node) >= BLOCKED_BATCH for node in operations if node.get_type_name() == "MatMul"):
         return "it quantises activations in batches"
     return ""
 
 
 def is_calibrated(vision: Any) -> bool:
-    """Return whether a vision graph, an `ov.Model`, quantises its activations."""
-    return any(one.get_type_name() == "FakeQuantize" for one in vision.get_ops())
+    """Return True if a vision graph, an `ov.Model`, quantizes its activations."""
+    return any(node.get_type_name() == "FakeQuantize" for node in vision.get_ops())
 
 
 def quantized_batch(product: Any) -> int:
-    """Return the batch of a MatMul's quantised activations (batch, tokens, channels); 0 if they are not quantised."""
+    """Return the batch size of a MatMul's quantized activations (batch, tokens, channels), or 0 if not quantized."""
     activations = product.input_value(0)
     shape = activations.get_partial_shape()
     if activations.get_node().get_type_name() != "FakeQuantize" or len(shape) != 3 or shape[0].is_dynamic:
@@ -55,13 +60,13 @@ def quantized_batch(product: Any) -> int:
     return int(shape[0].get_length())
 
 
-def ranges_a_channel(convolution: Any) -> float:
-    """Return how many quantisation ranges a GroupConvolution's weights have for each channel; 0 if they are floats."""
-    groups, channels_a_group, *_ = convolution.input_value(1).get_shape()
+def ranges_per_channel(convolution: Any) -> float:
+    """Return the number of quantization ranges per channel of a GroupConvolution's weights, or 0 for float weights."""
+    groups, channels_per_group, *_ = convolution.input_value(1).get_shape()
     weights = convolution.input_value(1).get_node()
     while weights.get_type_name() in CONVERTED:
         weights = weights.input_value(0).get_node()
     if weights.get_type_name() not in ("FakeQuantize", "Multiply"):
         return 0
     ranges = prod(weights.input_value(1).get_shape())
-    return float(ranges / (groups * channels_a_group))
+    return float(ranges / (groups * channels_per_group))

@@ -1,7 +1,7 @@
-"""The rows of a step: the step inputs of several pictures as one batch for the decoder, and its output split again.
+"""Rows of a decode step: the step inputs of several pictures joined into one batch, and its output split again.
 
 Every picture gets as many rows as the picture with the most beams, picture after picture, so that cross-attention has a
-picture's rows on the axis of queries. Rows that a picture does not need repeat its last row.
+picture's rows on its query axis. Unused rows repeat the picture's last row.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ ENCODER_MASK = "encoder_mask"  # the decoder's input that masks the padding of a
 
 @dataclass(frozen=True)
 class Rows:
-    """The input of a step for R rows, `width` for each picture.
+    """Input of a decode step for R rows, `width` rows for each picture.
 
     Attributes:
-        token_ids, positions, parents: int64 (R), as in `StepInput`; parents are rows of the whole previous step.
-        banned: token ids that must not come next, an array for each row.
+        token_ids, positions, parents: int64 (R), as in `StepInput`; parents are rows of the previous step's batch.
+        banned: banned next token ids, an array for each row.
     """
 
     width: int
@@ -34,7 +34,12 @@ class Rows:
 
 
 def build_rows(step_inputs: Sequence[StepInput], first_rows: Sequence[int]) -> Rows:
-    """Return the rows of one step input per picture, whose rows in the previous step began at `first_rows`."""
+    """Return the rows of a step.
+
+    Args:
+        step_inputs: one step input for each picture.
+        first_rows: index of each picture's first row in the previous step.
+    """
     width = max(len(step_input.token_ids) for step_input in step_inputs)
     used = [np.minimum(np.arange(width), len(step_input.token_ids) - 1) for step_input in step_inputs]
     pairs = list(zip(step_inputs, used, strict=True))
@@ -49,7 +54,7 @@ def build_rows(step_inputs: Sequence[StepInput], first_rows: Sequence[int]) -> R
 
 
 def split_top_k(step_inputs: Sequence[StepInput], width: int, log_probs: FloatArray, token_ids: IntArray) -> list[TopK]:
-    """Return copies of a step's top-k tokens (R, K), one for each of the step inputs that its rows were built from."""
+    """Return a copy of the top-k tokens of each step input from a step's output (R, K)."""
     rows = [
         slice(first, first + len(step_input.token_ids))
         for first, step_input in zip(row_starts(step_inputs, width), step_inputs, strict=True)
@@ -58,15 +63,15 @@ def split_top_k(step_inputs: Sequence[StepInput], width: int, log_probs: FloatAr
 
 
 def row_starts(step_inputs: Sequence[StepInput], width: int) -> range:
-    """Return the first row of each step input in a step."""
+    """Return the index of each step input's first row."""
     return range(0, len(step_inputs) * width, width)
 
 
 def ban_table(banned: Sequence[IntArray], width: int) -> IntArray:
     """Return the banned token ids of each row as one array, int64 (R, width).
 
-    A row with fewer ids repeats its last one, so that each write or addition goes to a token that is banned anyway; a
-    row without any has -1.
+    A row with fewer ids repeats its last id, so that each write or addition affects only a banned token; a row without
+    ids has -1.
     """
     table = np.full((len(banned), width), -1)
     for row, token_ids in zip(table, banned, strict=True):
