@@ -17,10 +17,9 @@ from florence_tagger.geometry import area, iou, share_within, sides_of
 from florence_tagger.schemas import MAX_TILES, Box, Detection, FrameResult
 
 UNTILED = (1,)  # tiles per side of each picture of a document, the last for all further pictures: no picture is tiled
-
-# Sizes are longer sides, relative to the side of a square with the picture's area.
 OVERLAP = 0.25  # of a tile's side, with each neighbor
 
+# Sizes are longer sides, relative to the side of a square with the picture's area.
 EDGE_MARGIN = 0.02  # of a tile's side: the tile may cut a box that ends this close to its edge
 MIN_INSIDE_SHARE = 0.99  # of a box's area in a tile that contains it
 MAX_RESOLVED_SIDE = 0.5  # of a tile's side: the full picture shows larger objects better
@@ -34,7 +33,7 @@ MIN_IOU = 0.4  # of two boxes of one object, within the area that both tiles sho
 MIN_SMALLER_OVERLAP = 0.6  # intersection over smaller area, of a cut box and another box of the object
 
 # With "auto", a picture is tiled if half of its boxes are smaller than SMALL_SIZE.
-TARGET_SIZE = 0.185  # minimum of their median size in a tile
+TARGET_SIZE = 0.185  # minimum of the boxes' median size in a tile
 TRUNCATED_TILES = 2  # per side, minimum for a truncated answer
 MIN_PIXEL_RATIO = 1.7  # of the picture to a tile, below which it is not tiled
 

@@ -55,12 +55,12 @@ def test_classes_with_the_same_label_are_refused() -> None:
 )
 def test_suppress_keeps_the_higher_score_of_two_that_overlap(merge_iou: float, labels: list[str]) -> None:
     for detections in (DETECTIONS, DETECTIONS[::-1]):
-        assert sorted(one.label for one in suppress(detections, merge_iou)) == sorted(labels)
+        assert sorted(item.label for item in suppress(detections, merge_iou)) == sorted(labels)
 
 
 def test_suppress_at_1_merges_equal_boxes_alone() -> None:
     twice = (Detection("car", SQUARE, 0.5), Detection("truck", SQUARE, 0.6), Detection("dog", HALF, 0.9))
-    assert [one.label for one in suppress(twice, 1.0)] == ["truck", "dog"]
+    assert [item.label for item in suppress(twice, 1.0)] == ["truck", "dog"]
 
 
 def test_labels_that_are_not_requested_suppress_nothing() -> None:
@@ -79,7 +79,7 @@ def test_distinct_of_pictures_and_pages_is_their_count(page: int | None) -> None
     result = DocumentResult((FrameResult(DETECTIONS, page=page),))
     frame_results = Refinement.of(rules, Aliases()).apply(result).frames
     assert count_document(frame_results, rules) == {"vehicle": 1, "Car": 1, "dog": 1}
-    assert all(one.track is None for one in frame_results[0].detections)
+    assert all(item.track is None for item in frame_results[0].detections)
 
 
 @pytest.mark.parametrize(

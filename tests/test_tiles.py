@@ -1,6 +1,6 @@
-"""Tiles through all stages: cut in the decoder process, looked at as frames of one document, counted once.
+"""Tiles through all stages: cut in the decoder process, processed as frames of one document, counted once.
 
-What is counted is four of the scenes side by side, whose counts are known: too small for one look at the whole.
+The picture shows four of the scenes side by side, with known counts; their objects are too small without tiles.
 """
 
 import io
@@ -29,33 +29,33 @@ from tests.conftest import SCENES, TRUTH, FakeModel, RunningServer, content_for,
 from tests.test_metrics import numbers
 from tests.test_web import application
 
-INPUT = (224, 224)
+INPUT_SIZE = (224, 224)
 FRAMES = 12  # of a video
 SHOWN = tuple(TRUTH)[8:12]
 COUNTS = dict(sum((Counter(TRUTH[name]) for name in SHOWN), Counter()))
 
 
 def crowd() -> Image.Image:
-    """The four scenes, 768 pixels a side."""
-    whole = Image.new("RGB", (768, 768))
-    for place, name in enumerate(SHOWN):
-        whole.paste(Image.open(SCENES / name).convert("RGB").resize((384, 384)), (place % 2 * 384, place // 2 * 384))
-    return whole
+    """Return the four scenes in a picture of 768 x 768 pixels."""
+    picture = Image.new("RGB", (768, 768))
+    for index, name in enumerate(SHOWN):
+        picture.paste(Image.open(SCENES / name).convert("RGB").resize((384, 384)), (index % 2 * 384, index // 2 * 384))
+    return picture
 
 
-def saved(picture: Image.Image, form: str = "PNG", **more: Any) -> bytes:
+def encode(picture: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, form, **more)
+    picture.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
-def shown_in_turn(*pictures: Image.Image) -> bytes:
-    """An animation that FFmpeg decodes, a second for each picture."""
-    return saved(pictures[0], "PNG", save_all=True, append_images=pictures[1:], duration=1000)
+def animation(*pictures: Image.Image) -> bytes:
+    """Return an animation that FFmpeg decodes, one second for each picture."""
+    return encode(pictures[0], "PNG", save_all=True, append_images=pictures[1:], duration=1000)
 
 
-CROWD = saved(crowd())
-PAGES = saved(crowd(), "TIFF", save_all=True, append_images=[Image.open(SCENES / SHOWN[3])])
+CROWD = encode(crowd())
+PAGES = encode(crowd(), "TIFF", save_all=True, append_images=[Image.open(SCENES / SHOWN[3])])
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def tagger() -> Iterator[Tagger]:
 
 @pytest.fixture(scope="module")
 def decoders() -> Iterator[DecoderPool]:
-    pool = decoders_of(INPUT)
+    pool = decoders_of(INPUT_SIZE)
     yield pool
     pool.close()
 
@@ -79,74 +79,68 @@ def frames(pool: DecoderPool, content: bytes, *tiles: int, **sampling: Any) -> l
     return list(pool.frames(content, Sampling(**sampling), RequestContext.within(60), tiles=tiles))
 
 
-# ---- cutting ---------------------------------------------------------------------------------------------------------
-
-
 def test_tiles_are_cut_from_the_full_resolution(decoders: DecoderPool) -> None:
-    whole, *tiles = frames(decoders, CROWD, 2)
-    assert (whole.tile, whole.width, whole.height) == (None, 768, 768)
-    assert [one.tile for one in tiles] == [(x, y, x + 439, y + 439) for y in (0, 329) for x in (0, 329)]
-    for one in tiles:
-        assert (one.width, one.height) == (768, 768)
-        cut = crowd().crop(one.tile).resize(INPUT[::-1], Image.Resampling.BICUBIC)  # type: ignore[arg-type]
-        np.testing.assert_array_equal(one.pixels, np.asarray(cut))
+    full, *tiles = frames(decoders, CROWD, 2)
+    assert (full.tile, full.width, full.height) == (None, 768, 768)
+    assert [frame.tile for frame in tiles] == [(x, y, x + 439, y + 439) for y in (0, 329) for x in (0, 329)]
+    for frame in tiles:
+        assert (frame.width, frame.height) == (768, 768)
+        expected = crowd().crop(frame.tile).resize(INPUT_SIZE[::-1], Image.Resampling.BICUBIC)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(frame.pixels, np.asarray(expected))
 
 
-def test_a_picture_that_is_not_larger_than_the_input_has_one_look(decoders: DecoderPool) -> None:
-    assert len(frames(decoders, saved(crowd().resize((224, 200))), 6)) == 1
+def test_a_picture_that_is_not_larger_than_the_input_has_no_tiles(decoders: DecoderPool) -> None:
+    assert len(frames(decoders, encode(crowd().resize((224, 200))), 6)) == 1
 
 
-def test_pages_and_frames_have_tiles_of_their_own(decoders: DecoderPool) -> None:
+def test_each_page_and_frame_has_its_tiles(decoders: DecoderPool) -> None:
     pages = frames(decoders, PAGES, 1, 2)
-    assert [(one.page, one.tile is not None) for one in pages] == [(1, False), (2, False), *[(2, True)] * 4]
-    shown = frames(decoders, shown_in_turn(crowd(), crowd().rotate(90)), 2)
-    assert [one.tile is None for one in shown] == [True, *[False] * 4] * 2
+    assert [(frame.page, frame.tile is not None) for frame in pages] == [(1, False), (2, False), *[(2, True)] * 4]
+    animated = frames(decoders, animation(crowd(), crowd().rotate(90)), 2)
+    assert [frame.tile is None for frame in animated] == [True, *[False] * 4] * 2
 
 
-def test_what_repeats_is_not_cut_again(decoders: DecoderPool) -> None:
+def test_repeated_frames_are_not_tiled_again(decoders: DecoderPool) -> None:
     pictures = [crowd() for _ in range(3)]
-    for place, one in enumerate(pictures):
-        one.putpixel((place, 0), (255, 0, 0))  # else Pillow keeps one of them
-    first, *others = frames(decoders, shown_in_turn(*pictures), 2)
-    assert (first.repeats, [one.tile is None for one in others]) == (False, [False] * 4 + [True] * 2)
-    assert [one.repeats for one in others] == [False] * 4 + [True] * 2
+    for index, picture in enumerate(pictures):
+        picture.putpixel((index, 0), (255, 0, 0))  # otherwise Pillow saves only one of them
+    first, *others = frames(decoders, animation(*pictures), 2)
+    assert (first.repeats, [frame.tile is None for frame in others]) == (False, [False] * 4 + [True] * 2)
+    assert [frame.repeats for frame in others] == [False] * 4 + [True] * 2
 
 
 def test_a_large_jpeg_is_reduced_no_further_than_its_tiles_allow(decoders: DecoderPool) -> None:
-    """Lines of one pixel are gone at half the scale."""
+    """Lines of one pixel disappear at half the scale."""
     lines = np.zeros((2000, 2000, 3), np.uint8)
     lines[:, ::2] = 255
-    content = saved(Image.fromarray(lines), "JPEG", quality=100, subsampling=0, exif=turned_exif())
+    content = encode(Image.fromarray(lines), "JPEG", quality=100, subsampling=0, exif=rotated_exif())
     *_, tile = frames(decoders, content, 6)
     assert (tile.width, tile.height) == (2000, 2000)
     assert tile.tile == pytest.approx((1578, 1578, 2000, 2000), abs=4)
-    whole, *_ = frames(decoders, content, 1)
-    assert np.ptp(whole.pixels.astype(int)) < 40
+    full, *_ = frames(decoders, content, 1)
+    assert np.ptp(full.pixels.astype(int)) < 40
 
 
-def turned_exif() -> Image.Exif:
+def rotated_exif() -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = 6
     return exif
 
 
-def test_a_hundred_megapixels_are_cut_within_the_memory_of_a_decoder() -> None:
-    """At Florence-2's own input size, for which nothing may be reduced; two copies would be 800 MB."""
+def test_100_megapixels_are_tiled_within_the_memory_of_a_decoder() -> None:
+    """Use the input size of Florence-2, which allows no reduction; two copies would take 800 MB."""
     row = Image.linear_gradient("L").resize((10_000, 100)).convert("RGB")
     huge = Image.new("RGB", (10_000, 10_000))
     for top in range(0, 10_000, 100):
         huge.paste(row, (0, top))
-    content = saved(huge, "JPEG")
+    content = encode(huge, "JPEG")
     del huge
     pool = decoders_of((768, 768))
     try:
-        tiles = [one.tile for one in frames(pool, content, 6)]
+        tiles = [frame.tile for frame in frames(pool, content, 6)]
     finally:
         pool.close()
     assert len(tiles) == 37
-
-
-# ---- counting --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tiles", [2, 3, AUTO])
@@ -166,18 +160,18 @@ def test_pages_are_summed(tagger: Tagger, tiles: Tiles) -> None:
     assert Counter(tagger.count(PAGES, tiles=tiles)) == both
 
 
-def test_a_video_is_looked_at_within_its_budget(tagger: Tagger) -> None:
-    content = shown_in_turn(*(crowd().rotate(angle) for angle in (0, 180, 90, 270, 0, 180)))
-    for tiles, times in ((2, 2), (AUTO, 6)):
+def test_tiles_of_a_video_stay_within_its_budget(tagger: Tagger) -> None:
+    content = animation(*(crowd().rotate(angle) for angle in (0, 180, 90, 270, 0, 180)))
+    for tiles, num_times in ((2, 2), (AUTO, 6)):
         result = tagger.detect(content, tiles=tiles)
-        assert len(result.frames) == times
-        assert 0 < sum(len(one.tiles) for one in result.frames) <= FRAMES - times
+        assert len(result.frames) == num_times
+        assert 0 < sum(len(frame_result.tiles) for frame_result in result.frames) <= FRAMES - num_times
     assert within_budget(Sampling(), 1) == Sampling()
     assert [within_budget(Sampling(), side).max_frames for side in (2, 3, 6, AUTO)] == [6, 3, 1, 16]
 
 
 @pytest.mark.parametrize("task", Task)
-def test_every_task_may_have_tiles(tagger: Tagger, task: Task) -> None:
+def test_every_task_accepts_tiles(tagger: Tagger, task: Task) -> None:
     text = "dog" if task.takes_text else ""
     (frame_result,) = tagger.detect(CROWD, task, text, tiles=2).frames
     labels = Counter(detection.label for detection in frame_result.detections)
@@ -189,21 +183,18 @@ def test_every_task_may_have_tiles(tagger: Tagger, task: Task) -> None:
 
 
 @pytest.mark.parametrize("tiles", [0, 7, -1, True, 2.0, "3", "Auto"])
-def test_arguments_that_are_not_accepted(tagger: Tagger, tiles: Any) -> None:
+def test_other_values_of_tiles_are_rejected(tagger: Tagger, tiles: Any) -> None:
     with pytest.raises(RequestError, match=r"tiles is .*; accepted is an integer from 1 to 6 or auto\."):
         tagger.count(CROWD, tiles=tiles)
 
 
-# ---- the service -----------------------------------------------------------------------------------------------------
-
-
-def test_the_service_counts_in_tiles_and_says_which(server: RunningServer) -> None:
+def test_the_service_counts_in_tiles_and_reports_them(server: RunningServer) -> None:
     body = {"documents": [document(CROWD)], "num_labels": 0, "return_boxes": True, "tiles": "2"}
-    (treated,) = server.post(body).json()["data"]
-    assert treated["source"]["content"] == content_for(COUNTS)
-    (frame,) = treated["source"]["frames"]
+    (processed,) = server.post(body).json()["data"]
+    assert processed["source"]["content"] == content_for(COUNTS)
+    (frame,) = processed["source"]["frames"]
     assert frame == {"frame": 0, "tiles": [[x, y, x + 439, y + 439] for y in (0, 329) for x in (0, 329)]}
-    del body["tiles"]  # the same file, looked at in another way
+    del body["tiles"]  # the same file without tiles
     (plain,) = server.post(body).json()["data"]
     assert plain["source"]["frames"] == [{"frame": 0}]
     assert plain["source"]["content"] != content_for(COUNTS)
@@ -228,9 +219,9 @@ def test_the_setting_is_the_default_and_tiles_are_counted(fake_model: FakeModel)
         client.get("/openapi.json").json["components"]["schemas"]["Process_Request"]["properties"]["tiles"]["default"]
         == 2
     )
-    for tiles, looks in ((None, 4), (3, 13), (1, 13), (2, 13)):  # the last is known
+    for tiles, total in ((None, 4), (3, 13), (1, 13), (2, 13)):  # the last is cached
         client.post("/process", json={"documents": [document(CROWD)], "tiles": tiles})
-        assert numbers(client)["florence_tiles_total"] == looks
+        assert numbers(client)["florence_tiles_total"] == total
     scheduler.close()
 
 
@@ -242,7 +233,7 @@ def test_the_setting_is_checked() -> None:
         assert str(raised.value) == f"FLORENCE_TILES={value}: accepted is an integer from 1 to 6 or auto"
 
 
-def test_a_tile_that_fails_fails_its_document_alone(fake_model: FakeModel) -> None:
+def test_a_failed_tile_fails_only_its_document(fake_model: FakeModel) -> None:
     app, scheduler = application(fake_model)
     fake_model.error = RuntimeError("out of order")
     answer = app.test_client().post("/process", json={"documents": [document(CROWD)], "tiles": 3}).json

@@ -61,9 +61,9 @@ def test_to_picture_moves_boxes_from_a_tile() -> None:
 def detect_in(tile: Box, objects: Iterable[Detection], min_shown: float = MIN_SHOWN) -> Crop:
     """Return the detections in a tile: of each object the part in the tile, if it is large enough."""
     detections = [
-        Detection(one.label, clip(one.box, tile), one.score)
-        for one in objects
-        if common_area(one.box, tile) >= min_shown * area(one.box)
+        Detection(item.label, clip(item.box, tile), item.score)
+        for item in objects
+        if common_area(item.box, tile) >= min_shown * area(item.box)
     ]
     return Crop(tile, tuple(detections))
 
@@ -73,7 +73,7 @@ def clip(box: Box, tile: Box) -> Box:
 
 
 def counts(detections: Iterable[Detection]) -> Counter[str]:
-    return Counter(one.label for one in detections)
+    return Counter(item.label for item in detections)
 
 
 def merged_counts(
@@ -92,7 +92,7 @@ def draw_objects(
         width, height = 20 + relative_width * 100, 20 + relative_height * 80
         left, top = x * (SIZE[0] - width), y * (SIZE[1] - height)
         box = (left, top, left + width, top + height)
-        if all(common_area(box, one.box) == 0 for one in objects):
+        if all(common_area(box, item.box) == 0 for item in objects):
             objects.append(Detection(label, box, 0.9))
     return objects
 
@@ -133,15 +133,15 @@ def test_merge_takes_what_no_tile_contains_from_the_full_picture(box: Box) -> No
     large, small = Detection("bus", box, 0.9), Detection("cat", (380, 400, 420, 430), 0.9)
     crops = [detect_in(tile, [large, small], 0.1) for tile in TILES]
     mistaken = [Crop(crop.box, (*crop.detections, Detection("cup", clip(box, crop.box), 0.8))) for crop in crops]
-    found = merge(Crop(PICTURE, (large,)), mistaken)
-    assert counts(found) == {"bus": 1, "cat": 1}, "a part is no object, and an object in front stays"
-    assert next(one.box for one in found if one.label == "bus") == box
+    merged = merge(Crop(PICTURE, (large,)), mistaken)
+    assert counts(merged) == {"bus": 1, "cat": 1}, "a part is no object, and an object in front stays"
+    assert next(item.box for item in merged if item.label == "bus") == box
 
 
 def test_merge_joins_parts_of_an_object_that_no_crop_contains() -> None:
     long = Detection("train", (50, 420, 1150, 470), 0.9)
-    (found,) = merge(Crop(PICTURE, ()), [detect_in(tile, [long], 0.1) for tile in TILES])
-    assert found.box == pytest.approx(long.box)
+    (train,) = merge(Crop(PICTURE, ()), [detect_in(tile, [long], 0.1) for tile in TILES])
+    assert train.box == pytest.approx(long.box)
 
 
 def test_merge_separates_labels_unless_they_are_captions() -> None:

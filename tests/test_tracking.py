@@ -1,4 +1,4 @@
-"""Boxes from frame to frame -> tracks: made-up boxes whose tracks are known, and independent oracles for both parts."""
+"""Tracking: synthetic detections with known tracks, and independent oracles for association, filter and stitching."""
 
 from dataclasses import replace
 from itertools import permutations
@@ -25,121 +25,115 @@ DISTINCT = Rules(video_count=VideoCount.DISTINCT)
 SIZE = 20.0
 FPS = 8
 
-Mark = tuple[str, float, float, float]  # label, centre x and y, score
-
 
 def detection(label: str, x: float, y: float, score: float = 0.9) -> Detection:
-    """A square box around a point."""
+    """Return a detection with a square box around a point."""
     return Detection(label, (x - SIZE / 2, y - SIZE / 2, x + SIZE / 2, y + SIZE / 2), score)
 
 
 def video(frames: list[list[Detection]], fps: float = FPS) -> list[FrameResult]:
-    """Frames at an even rate."""
-    return [FrameResult(tuple(found), time_s=index / fps) for index, found in enumerate(frames)]
+    """Return frames at a constant rate."""
+    return [FrameResult(tuple(detections), time_s=index / fps) for index, detections in enumerate(frames)]
 
 
-def counted(frames: list[list[Detection]], fps: float = FPS) -> dict[str, int]:
-    """How many different ones pass."""
+def count_distinct(frames: list[list[Detection]], fps: float = FPS) -> dict[str, int]:
+    """Return the number of different objects by label."""
     return count_document(track(video(frames, fps)), DISTINCT)
 
 
-def passing(
-    count: int, x: float = 0.0, y: float = 50.0, step: float = 5.0, label: str = "car"
-) -> list[list[Detection]]:
-    """One thing on its way to the right, or to the left."""
+def moving(count: int, x: float = 0.0, y: float = 50.0, step: float = 5.0, label: str = "car") -> list[list[Detection]]:
+    """Return the frames of one object that moves to the right, or with a negative step to the left."""
     return [[detection(label, x + step * index, y)] for index in range(count)]
 
 
-def together(*ways: list[list[Detection]]) -> list[list[Detection]]:
-    """Several ways in one video."""
-    return [[one for found in frames for one in found] for frames in zip(*ways, strict=True)]
+def combine(*videos: list[list[Detection]]) -> list[list[Detection]]:
+    """Return one video with the detections of several."""
+    return [[item for detections in frames for item in detections] for frames in zip(*videos, strict=True)]
 
 
-def test_what_passes_one_after_the_other_counts_each_time() -> None:
-    gone: list[list[Detection]] = [[]] * 16
-    frames = passing(12) + gone + passing(12) + gone + passing(12)
-    assert counted(frames) == {"car": 3}
+def test_track_counts_objects_one_after_the_other() -> None:
+    empty: list[list[Detection]] = [[]] * 16
+    frames = moving(12) + empty + moving(12) + empty + moving(12)
+    assert count_distinct(frames) == {"car": 3}
     assert count_document(video(frames)) == {"car": 1}
 
 
-def test_two_that_cross_are_two_and_keep_their_numbers() -> None:
-    frames = together(passing(24), passing(24, x=115.0, y=54.0, step=-5.0))
+def test_track_keeps_the_numbers_of_objects_that_cross() -> None:
+    frames = combine(moving(24), moving(24, x=115.0, y=54.0, step=-5.0))
     tracks = track(video(frames))
-    for place in (0, 1):
-        assert len({one.detections[place].track for one in tracks}) == 1
-    assert counted(frames) == {"car": 2}
+    for index in (0, 1):
+        assert len({frame_result.detections[index].track for frame_result in tracks}) == 1
+    assert count_distinct(frames) == {"car": 2}
 
 
 @pytest.mark.parametrize(("hidden", "count"), [(4, 1), (8, 1), (16, 2)])
-def test_a_lost_track_lives_for_a_time_in_seconds(hidden: int, count: int) -> None:
-    frames = passing(40)
+def test_track_keeps_a_lost_track_for_some_seconds(hidden: int, count: int) -> None:
+    frames = moving(40)
     frames[12 : 12 + hidden] = [[]] * hidden
-    assert counted(frames) == {"car": count}
-    assert counted(frames[::2], FPS / 2) == {"car": count}
+    assert count_distinct(frames) == {"car": count}
+    assert count_distinct(frames[::2], FPS / 2) == {"car": count}
 
 
-def test_a_weak_box_keeps_a_track_and_begins_none() -> None:
+def test_track_starts_no_track_with_a_weak_box() -> None:
     weak = [[detection("car", 5.0 * index, 50.0, 0.3)] for index in range(30)]
-    frames = passing(30)
+    frames = moving(30)
     frames[8:20] = weak[8:20]
-    assert counted(frames) == {"car": 1}
-    beside = together(passing(30), [[detection("car", 100.0, 5.0, 0.3)] if index % 2 else [] for index in range(30)])
-    assert counted(beside) == {"car": 1}
+    assert count_distinct(frames) == {"car": 1}
+    beside = combine(moving(30), [[detection("car", 100.0, 5.0, 0.3)] if index % 2 else [] for index in range(30)])
+    assert count_distinct(beside) == {"car": 1}
 
 
-def test_a_label_that_changes_for_some_frames_is_the_same_thing() -> None:
-    frames = passing(20)
-    frames[6:9] = passing(20, label="bus")[6:9]
+def test_track_corrects_a_label_that_changes_for_some_frames() -> None:
+    frames = moving(20)
+    frames[6:9] = moving(20, label="bus")[6:9]
     tracks = track(video(frames))
-    assert {(one.label, one.track) for found in tracks for one in found.detections} == {("car", 1)}
+    assert {(item.label, item.track) for frame_result in tracks for item in frame_result.detections} == {("car", 1)}
 
 
-def test_a_box_that_is_there_for_a_moment_does_not_count() -> None:
-    frames = together(passing(20), [[detection("dog", 10.0, 150.0)] if index == 7 else [] for index in range(20)])
+def test_track_does_not_confirm_a_single_box() -> None:
+    frames = combine(moving(20), [[detection("dog", 10.0, 150.0)] if index == 7 else [] for index in range(20)])
     tracks = track(video(frames))
     assert count_document(tracks, DISTINCT) == {"car": 1}
-    assert [one.track for one in tracks[7].detections] == [1, None]
+    assert [item.track for item in tracks[7].detections] == [1, None]
 
 
-def test_what_goes_behind_something_is_cut_and_stays_one() -> None:
-    frames = [
-        [replaced] if (replaced := seen_beside(one[0], 60.0, 90.0)) else [] for one in passing(32, x=10.0, step=4.0)
-    ]
-    assert any(not found for found in frames[8:24])
-    assert counted(frames) == {"car": 1}
+def test_track_follows_an_object_behind_a_band() -> None:
+    frames = [[visible] if (visible := hide(item, 60.0, 90.0)) else [] for (item,) in moving(32, x=10.0, step=4.0)]
+    assert any(not detections for detections in frames[8:24])
+    assert count_distinct(frames) == {"car": 1}
 
 
 @pytest.mark.parametrize("speed", [3.5, 5.0, 7.0])  # 1.4 to 2.8 sides a second
 @pytest.mark.parametrize("start", [-60.0, -20.0, 0.0])
-def test_what_comes_in_beside_something_is_one(speed: float, start: float) -> None:
-    assert counted(behind(start, speed, 60, begin=20.0, end=50.0, edge=0.0)) == {"car": 1}
+def test_track_counts_an_object_once_that_enters_beside_a_band(speed: float, start: float) -> None:
+    assert count_distinct(behind(start, speed, 60, begin=20.0, end=50.0, edge=0.0)) == {"car": 1}
 
 
 @pytest.mark.parametrize("speed", [0.6, 1.0])
-def test_what_shows_on_both_sides_of_something_is_one_and_has_one_box_a_frame(speed: float) -> None:
+def test_track_counts_an_object_once_on_both_sides_of_a_band(speed: float) -> None:
     frames = behind(0.0, speed, 90, begin=30.0, end=40.0)
-    assert any(len(found) == 2 for found in frames)
+    assert any(len(detections) == 2 for detections in frames)
     tracks = track(video(frames))
     assert count_document(tracks, DISTINCT) == {"car": 1}
-    assert all(sum(one.track == 1 for one in found.detections) <= 1 for found in tracks)
+    assert all(sum(item.track == 1 for item in frame_result.detections) <= 1 for frame_result in tracks)
 
 
 @pytest.mark.parametrize(("apart", "speed"), [(25.0, 3.0), (60.0, 3.0), (25.0, 0.5)])
-def test_what_follows_something_alike_out_of_the_same_place_is_another(apart: float, speed: float) -> None:
+def test_track_separates_similar_objects_from_behind_one_band(apart: float, speed: float) -> None:
     first, second = (behind(start, speed, 60, begin=60.0, end=90.0) for start in (20.0, 20.0 - apart))
-    assert counted(together(first, second)) == {"car": 2}
+    assert count_distinct(combine(first, second)) == {"car": 2}
 
 
-def test_tracklets_of_other_labels_are_stitched_only_one_after_the_other() -> None:
+def test_tracklets_with_different_labels_at_the_same_time_are_not_stitched() -> None:
     bus = [[Detection("bus", (5.0 * index, 0.0, 5.0 * index + 60, 60.0), 0.9)] for index in range(24)]
     before = [[detection("person", 5.0 * index + 30, 30.0)] if 12 <= index < 20 else [] for index in range(24)]
-    assert counted(together(bus, before)) == {"bus": 1, "person": 1}
+    assert count_distinct(combine(bus, before)) == {"bus": 1, "person": 1}
 
 
 def behind(
     start: float, speed: float, count: int, begin: float, end: float, edge: float = -np.inf
 ) -> list[list[Detection]]:
-    """What is seen of a thing on its way to the right, past a band, in a picture that begins at an edge."""
+    """Return the visible parts of an object that moves to the right behind a band; the picture starts at `edge`."""
     frames = []
     for x in start + speed * np.arange(count):
         parts = (max(x, edge), min(x + SIZE, begin)), (max(x, edge, end), x + SIZE)
@@ -147,38 +141,38 @@ def behind(
     return frames
 
 
-def seen_beside(one: Detection, begin: float, end: float) -> Detection | None:
-    """What is seen of a box that passes behind a band."""
-    x1, y1, x2, y2 = one.box
+def hide(item: Detection, begin: float, end: float) -> Detection | None:
+    """Return the larger visible part of an object behind a band; None if less than 3 pixels are visible."""
+    x1, y1, x2, y2 = item.box
     left, right = (x1, min(x2, begin)), (max(x1, end), x2)
     low, high = left if left[1] - left[0] > right[1] - right[0] else right
-    return Detection(one.label, (low, y1, high, y2), one.score) if high - low > 3 else None
+    return Detection(item.label, (low, y1, high, y2), item.score) if high - low > 3 else None
 
 
-def test_of_one_frame_a_second_one_box_is_enough() -> None:
+def test_track_confirms_one_box_at_one_frame_a_second() -> None:
     frames = [[detection("car", 0, 50)], [detection("dog", 200, 50)], [detection("cat", 0, 150)]]
-    assert counted(frames, fps=1) == {"car": 1, "dog": 1, "cat": 1}
+    assert count_distinct(frames, fps=1) == {"car": 1, "dog": 1, "cat": 1}
 
 
 @pytest.mark.parametrize("late", [0.0, 0.01])
-def test_frames_of_about_one_a_second_are_followed(late: float) -> None:
-    frames = video(passing(6), fps=1)
-    tracks = track([replace(one, time_s=(1 + late) * (one.time_s or 0.0)) for one in frames])
+def test_track_follows_objects_at_one_frame_a_second(late: float) -> None:
+    frames = video(moving(6), fps=1)
+    tracks = track([replace(frame_result, time_s=(1 + late) * (frame_result.time_s or 0.0)) for frame_result in frames])
     assert count_document(tracks, DISTINCT) == {"car": 1}
 
 
-def test_all_count_in_one_frame() -> None:
-    assert counted([[detection("car", 0, 50), detection("car", 60, 50, 0.85)]]) == {"car": 2}
+def test_track_confirms_all_boxes_of_a_single_frame() -> None:
+    assert count_distinct([[detection("car", 0, 50), detection("car", 60, 50, 0.85)]]) == {"car": 2}
 
 
-def test_frames_may_have_nothing_and_boxes_no_area_or_score() -> None:
-    assert counted([[], []]) == {}
-    assert counted([]) == {}
-    assert counted([[Detection("car", (5.0, 5.0, 5.0, 5.0), 0.0)]] * 9) == {"car": 1}
+def test_track_accepts_frames_without_boxes_and_boxes_without_area_or_score() -> None:
+    assert count_distinct([[], []]) == {}
+    assert count_distinct([]) == {}
+    assert count_distinct([[Detection("car", (5.0, 5.0, 5.0, 5.0), 0.0)]] * 9) == {"car": 1}
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**32 - 1))
-def test_assign_is_the_cheapest_of_all_assignments(rows: int, columns: int, seed: int) -> None:
+def test_assign_equals_brute_force(rows: int, columns: int, seed: int) -> None:
     costs, max_cost = np.random.default_rng(seed).uniform(0, 10, (rows, columns)), 6.0
     padded = np.hstack([costs, np.full((rows, rows), max_cost)])  # one more column for each row without a match
     best = min(sum(padded[range(rows), order]) for order in permutations(range(columns + rows), rows))
