@@ -102,7 +102,7 @@ class Track:
 
 
 def build_tracks(frame_results: Sequence[FrameResult], min_score: float) -> list[Track]:
-    """Return the tracks of all objects, in the order of their starts; boxes below `min_score` start none."""
+    """Return the tracks in the order of their first frames; boxes with scores below `min_score` start none."""
     tracks: list[Track] = []
     bounds = bounds_of(frame_results)
     alive: list[Track] = []
@@ -189,14 +189,14 @@ def association_costs(
 
 
 def assign(costs: Array, max_cost: float) -> list[int]:
-    """Return the column of each row in the assignment of least total cost, -1 for a row without one.
+    """Return the column of each row in the assignment with the least total cost, -1 for a row without one.
 
     No pair costs more than `max_cost`. Rows and columns without a cheaper pair are removed first, which keeps crowds
     fast.
 
     Args:
         costs: float64 (rows, columns).
-        max_cost: of a pair, and of a row that stays without a column.
+        max_cost: limit for a pair, and the cost of a row without a column.
     """
     from lap import lapjv  # imported here, because only distinct counts need it
 

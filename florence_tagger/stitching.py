@@ -20,12 +20,12 @@ from florence_tagger.schemas import FrameResult
 # of CONTEXT_SECONDS three of those cost less than 50, with 0.5 s 43. If the labels differ, 3 pairs of two objects cost
 # less than 5.
 MAX_GAP_SECONDS = 1.5  # for which an object may be hidden
-CONTEXT_SECONDS = 1.5  # before and after a gap, from which boxes are fitted
+CONTEXT_SECONDS = 1.5  # before and after a gap, in which boxes are fitted
 MAX_OVERLAP_SECONDS = 3.0  # for which an object may show on both sides of what hides the rest, if the labels are equal
 MAX_STITCHING_COST = 15.0  # of the fit of one line, beyond that of two
 VELOCITY_NOISE = 3.0  # standard deviation of the velocity, in longer sides per second
 MAX_SPEED = 8.0  # along an axis, in longer sides per second
-FULL_SIDE_QUANTILE = 0.9  # of the sides of a tracklet's boxes: the side of its object
+FULL_SIDE_QUANTILE = 0.9  # of the sides of a tracklet's boxes, taken as the object's
 FIT_ITERATIONS = 6  # of the line through boxes that are cut
 
 
@@ -86,7 +86,7 @@ class Tracklet:
 
 
 def stitch(tracks: Sequence[Track], frame_results: Sequence[FrameResult]) -> list[Track]:
-    """Return tracks in which those of one object are merged, by repeated assignment of least cost."""
+    """Merge the tracks of each object, by repeated assignment with the least total cost."""
     tracks = sorted(tracks, key=lambda track: track.boxes)
     while True:
         costs = stitching_costs([Tracklet.from_track(track, frame_results) for track in tracks])
@@ -126,9 +126,9 @@ def stitching_costs(tracklets: Sequence[Tracklet]) -> Array:
 
 
 def gate(tracklets: Sequence[Tracklet]) -> NDArray[np.bool_]:
-    """Return the pairs, bool (N, N), that times and positions allow.
+    """Return the pairs that times and positions allow, bool (N, N), the earlier tracklet in the rows.
 
-    The position of the earlier tracklet is taken when the later one starts.
+    The later tracklet must start near the position of the earlier one at that time.
     """
     start = np.array([tracklet.start for tracklet in tracklets])
     end = np.array([tracklet.end for tracklet in tracklets])
@@ -159,8 +159,8 @@ def stitching_cost(earlier: Tracklet, later: Tracklet) -> float:
 def line_residual(tracklet: Tracklet, sides: Array) -> float:
     """Return the sum of squared distances, in standard deviations, of boxes from the best line at constant speed.
 
-    The center of an object whose box is cut may be anywhere that lets the object cover the box: the line is fitted
-    repeatedly to the nearest of these centers.
+    If a box is cut, the object's center may be at any point from which the object covers the box. The line is then
+    fitted repeatedly to the nearest of these points.
     """
     box_centers, box_sides = (tracklet.low + tracklet.high) / 2, tracklet.high - tracklet.low
     tolerance = np.where(box_sides < MIN_FULL_SHARE * sides, np.maximum(sides - box_sides, 0) / 2, 0)

@@ -15,7 +15,7 @@ from florence_tagger.stitching import stitch
 
 # Scores are relative to the median score of the video, because the scores of models differ.
 STRONG_SCORE = 0.75  # of a box that may start a track
-CONFIRMING_SECONDS, CONFIRMING_BOXES = 0.65, 5.0  # with the median score; either confirms a track
+CONFIRMING_SECONDS, CONFIRMING_BOXES = 0.65, 5.0  # with boxes of the median score; either confirms a track
 
 
 def track(frame_results: Sequence[FrameResult]) -> tuple[FrameResult, ...]:
@@ -44,7 +44,7 @@ def min_confirming_boxes(times: Sequence[float]) -> float:
 
 
 def evidence(candidate: Track, frame_results: Sequence[FrameResult], median_score: float) -> float:
-    """Return the number of boxes with the median score that a track is worth; objects with a wrong name score less."""
+    """Return the number of boxes with the median score that a track is worth; wrong labels have lower scores."""
     scores = (frame_results[frame_index].detections[index].score for frame_index, index in candidate.boxes)
     return sum(min(score / median_score, 1.0) ** 2 if median_score else 1.0 for score in scores)
 

@@ -1,6 +1,6 @@
 """Clips of a known number of objects that enter, cross, hide for a while and leave.
 
-Each object is visible for at least `VISIBLE_S` in all, and hidden for at most `MAX_HIDDEN_S` at once in between.
+Each object is visible for at least `VISIBLE_S` in all, and hidden for at most `MAX_HIDDEN_S` at a stretch in between.
 """
 
 from collections import Counter
