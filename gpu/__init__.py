@@ -1,1 +1,1 @@
-"""OpenVINO's GPU plugin without a GPU: run on an emulated one, and compiled by Intel's driver for real chips."""
+"""OpenVINO's GPU plugin without a GPU: execution on an emulated GPU, compilation by Intel's driver for real chips."""

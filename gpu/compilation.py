@@ -1,4 +1,4 @@
-"""What came of compiling a model for a chip, as the process that did it reports it in lines of JSON."""
+"""Results of compiling a model for a chip, read from the JSON lines of the process that compiles it."""
 
 import json
 from collections import defaultdict
@@ -9,20 +9,22 @@ from typing import Any
 from gpu.kernels import Move
 
 GRAPHS = ("vision", "encoder", "decoder")
-PICTURES, BEAMS = 8, 3  # of the decoder's step that is looked at
+PICTURES, BEAMS = 8, 3  # of the decode step that is profiled
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """A graph, compiled or refused.
+class CompiledGraph:
+    """Result of compiling a graph.
 
     Attributes:
-        seconds: of all threads on their processors, which other programs have no part in.
-        peak_mb: most memory the process had meanwhile.
-        device_mb: memory that the device holds then for all graphs; 0 where it does not say.
-        precision: that it computes in.
-        unsupported: operations that the device does not take.
-        error: why it does not compile, "" where it does.
+        graph: name of the graph.
+        device: device that it was compiled for.
+        seconds: CPU time of all threads, which does not depend on other programs.
+        peak_mb: peak memory of the process during compilation, MB.
+        device_mb: memory that the device then holds for all graphs, MB; 0 if not reported.
+        precision: inference precision.
+        unsupported: names of the operations that the device does not support.
+        error: reason why the graph does not compile, "" if it does.
     """
 
     graph: str
@@ -36,8 +38,14 @@ class Compiled:
 
 
 @dataclass(frozen=True)
-class Ran:
-    """A graph that was run: its kernels, (layer type, kernel, how often), and the large tensors that it moved."""
+class ExecutedGraph:
+    """Profile of a graph that ran on the chip.
+
+    Attributes:
+        graph: name of the graph.
+        kernels: (layer type, kernel, number of runs) of each kernel.
+        moves: large tensors that it moved.
+    """
 
     graph: str
     kernels: tuple[tuple[str, str, int], ...]
@@ -46,36 +54,42 @@ class Ran:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a model on a chip.
+    """Result of a model on a chip.
 
     Attributes:
-        chip: its name.
-        model: the name of the variant.
-        device: what OpenVINO says of the chip: name, architecture, capabilities; empty where it was not asked.
-        compiled: the graphs in the order in which they were compiled, the ones that were refused as well.
-        ran: the graphs that were run on the chip.
-        failure: why the process did not come to its end, "" where it did.
+        chip: name of the chip.
+        model: name of the variant.
+        device: OpenVINO's description of the chip: name, architecture, capabilities; empty if not reported.
+        compiled: graphs in the order of compilation, including those that do not compile.
+        executed: graphs that ran on the chip.
+        failure: reason why the process failed, "" if it succeeded.
     """
 
     chip: str
     model: str
     device: dict[str, Any]
-    compiled: tuple[Compiled, ...]
-    ran: tuple[Ran, ...]
+    compiled: tuple[CompiledGraph, ...]
+    executed: tuple[ExecutedGraph, ...]
     failure: str = ""
 
 
 def read_result(chip: str, model: str, lines: Iterable[str], failure: str) -> Result:
-    """Return what the lines say that a process printed until its end."""
-    told: dict[str, list[Any]] = defaultdict(list)
+    """Return the result of the JSON lines that a process printed."""
+    records: dict[str, list[Any]] = defaultdict(list)
     for line in lines:
-        ((kind, facts),) = json.loads(line).items()
-        told[kind].append(facts)
-    compiled = tuple(Compiled(**one | {"unsupported": tuple(one["unsupported"])}) for one in told["compiled"])
-    return Result(chip, model, next(iter(told["device"]), {}), compiled, tuple(map(read_ran, told["ran"])), failure)
+        ((kind, record),) = json.loads(line).items()
+        records[kind].append(record)
+    device: dict[str, Any] = next(iter(records["device"]), {})
+    compiled = tuple(map(read_compiled, records["compiled"]))
+    return Result(chip, model, device, compiled, tuple(map(read_executed, records["executed"])), failure)
 
 
-def read_ran(facts: dict[str, Any]) -> Ran:
-    """Return a graph that was run."""
-    kernels = tuple((kind, kernel, count) for kind, kernel, count in facts["kernels"])
-    return Ran(facts["graph"], kernels, tuple(Move(**move) for move in facts["moves"]))
+def read_compiled(record: dict[str, Any]) -> CompiledGraph:
+    """Return the compiled graph of a record."""
+    return CompiledGraph(**record | {"unsupported": tuple(record["unsupported"])})
+
+
+def read_executed(record: dict[str, Any]) -> ExecutedGraph:
+    """Return the executed graph of a record."""
+    kernels = tuple((kind, kernel, count) for kind, kernel, count in record["kernels"])
+    return ExecutedGraph(record["graph"], kernels, tuple(Move(**move) for move in record["moves"]))

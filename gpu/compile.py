@@ -1,7 +1,7 @@
-"""Compiles all graphs with Intel's real driver for real chips, without having one: `make gpu-compile`.
+"""Compiles all graphs with Intel's driver for real chips, without a GPU: `make gpu-compile`.
 
-Each model on each chip is a process of its own with a time limit. Its result is kept below `build/`, so that a run that
-was interrupted goes on, and what has changed, be it code, model or driver, is compiled again.
+Each model is compiled for each chip in a separate process with a time limit. The result is cached below `build/`, so
+that an interrupted run can be resumed; a change of the code, the model or the driver invalidates it.
 """
 
 import hashlib
@@ -30,33 +30,33 @@ from gpu.simulation import BUILD, CHIPS, SIMULATION, Chip, Driver, set_up_driver
 
 
 def compile_for(driver: Driver, chip: Chip, variant: Variant, seconds: float) -> Result:
-    """Return what comes of a model on a chip in at most some seconds, by a process now or by one that did not fail."""
-    if (before := compiled_before(driver, chip, variant)) is not None:
-        return before
+    """Return the result of a model on a chip: a cached one, or that of a new process of at most `seconds`."""
+    if (cached := read_cached(driver, chip, variant)) is not None:
+        return cached
     outcome = {"fingerprint": fingerprint(driver, chip, variant.folder), **run(driver, chip, variant.folder, seconds)}
     if not outcome["failure"]:
-        keep(kept_at(chip, variant), outcome)
+        write_cached(cached_path(chip, variant), outcome)
     return read_result(chip.name, variant.name, outcome["lines"], outcome["failure"])
 
 
-def compiled_before(driver: Driver, chip: Chip, variant: Variant) -> Result | None:
-    """Return what came of a model on a chip before, None where that is not kept or something has changed since."""
-    kept = kept_at(chip, variant)
-    if not kept.is_file() or not (variant.folder / MANIFEST).is_file():
+def read_cached(driver: Driver, chip: Chip, variant: Variant) -> Result | None:
+    """Return the cached result of a model on a chip, or None if it is missing or outdated."""
+    path = cached_path(chip, variant)
+    if not path.is_file() or not (variant.folder / MANIFEST).is_file():
         return None
-    outcome = json.loads(kept.read_text())
+    outcome = json.loads(path.read_text())
     if outcome["fingerprint"] != fingerprint(driver, chip, variant.folder):
         return None
     return read_result(chip.name, variant.name, outcome["lines"], outcome["failure"])
 
 
-def kept_at(chip: Chip, variant: Variant) -> Path:
-    """Return the file that keeps what came of a model on a chip."""
+def cached_path(chip: Chip, variant: Variant) -> Path:
+    """Return the path of the cached result of a model on a chip."""
     return BUILD / "results" / f"{chip.name}-{variant.geometry}-{variant.precision}.json"
 
 
-def keep(path: Path, outcome: dict[str, Any]) -> None:
-    """Write an outcome to a file, all of it or nothing."""
+def write_cached(path: Path, outcome: dict[str, Any]) -> None:
+    """Write an outcome to a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(outcome, indent=1) + "\n")
@@ -64,14 +64,14 @@ def keep(path: Path, outcome: dict[str, Any]) -> None:
 
 
 def fingerprint(driver: Driver, chip: Chip, folder: Path) -> str:
-    """Return a hash of all that decides what is compiled, and how."""
+    """Return a hash of all inputs of a compilation: code, model, driver, chip and OpenVINO's version."""
     code = hash_of([*sources("florence_tagger/florence", "gpu/kernels.py", "gpu/loading.py"), folder / MANIFEST])
-    decides = (code, sorted(driver.versions.items()), chip, SIMULATION, version("openvino"))
-    return hashlib.sha256(repr(decides).encode()).hexdigest()
+    inputs = (code, sorted(driver.versions.items()), chip, SIMULATION, version("openvino"))
+    return hashlib.sha256(repr(inputs).encode()).hexdigest()
 
 
 def run(driver: Driver, chip: Chip, folder: Path, seconds: float) -> dict[str, Any]:
-    """Return the lines that the process prints that loads a model folder on a chip, and why it failed, if it did."""
+    """Run the process that loads a model folder on a chip; return its lines and the reason of its failure, if any."""
     command, environment = driver.command("-m", "gpu.loading", str(folder)), driver.environment(chip)
     process = subprocess.Popen(
         command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -87,17 +87,17 @@ def run(driver: Driver, chip: Chip, folder: Path, seconds: float) -> dict[str, A
         process.kill()
         process.wait()
         raise
-    # The lines that are complete: the process may have been ended in the midst of one.
+    # Only complete lines: the process may have been killed while it wrote one.
     return {"lines": [line for line in printed.splitlines(keepends=True) if line.endswith("}\n")], "failure": failure}
 
 
 def last_line(text: str) -> str:
-    """Return the last line of a text that is not empty."""
+    """Return the last nonempty line of a text."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "nothing said")
 
 
 def compile_all(chips: Sequence[Chip], variants: Sequence[Variant], seconds: float) -> Iterator[Result]:
-    """Set up what is needed and yield the results, with a line for each on stderr."""
+    """Set up the driver and the model folders, and yield the results; report each on stderr."""
     driver, started = set_up_driver(), time.monotonic()
 
     def report(text: str) -> None:
@@ -111,23 +111,23 @@ def compile_all(chips: Sequence[Chip], variants: Sequence[Variant], seconds: flo
         yield result
 
 
-def with_kept(results: Sequence[Result], chips: Sequence[Chip], variants: Sequence[Variant]) -> list[Result]:
-    """Return of all these chips and models what came of them, one of the results or one that is kept."""
-    driver, now = set_up_driver(), {(result.model, result.chip): result for result in results}
-    found = (
-        now.get((variant.name, chip.name)) or compiled_before(driver, chip, variant)
+def with_cached(results: Sequence[Result], chips: Sequence[Chip], variants: Sequence[Variant]) -> list[Result]:
+    """Return the results of all given chips and models, from `results` or from the cache; leave out missing ones."""
+    driver, new = set_up_driver(), {(result.model, result.chip): result for result in results}
+    combined = (
+        new.get((variant.name, chip.name)) or read_cached(driver, chip, variant)
         for variant, chip in product(variants, chips)
     )
-    return [result for result in found if result is not None]
+    return [result for result in combined if result is not None]
 
 
 def summary(result: Result) -> str:
-    """Return a result in a line."""
+    """Return a one-line summary of a result."""
     return "; ".join(findings(result)) or "all is as it should be"
 
 
 def made_with(driver: Driver) -> str:
-    """Return the versions of what compiled."""
+    """Return a sentence with the versions of OpenVINO, the driver and its compiler."""
     compiler = driver.versions["libigc2"]
     return f"OpenVINO {version('openvino')}, Intel's driver {driver.version} with the compiler (IGC) {compiler}."
 
@@ -149,22 +149,22 @@ def main(
     kept: bool,
     update: Path | None,
 ) -> None:
-    """Compiles all graphs with Intel's driver, which simulates the chips, and prints what comes of it as tables.
+    """Compile all graphs with Intel's driver, which simulates the chips, and print the results as tables.
 
     --update writes the tables of all chips and models that were compiled, now or before, and names those that were not.
-    Ends with 1 where a graph does not compile, has operations that the plugin does not know, or moves large tensors in
-    a step of the decoder.
+    The exit code is 1 if a graph does not compile, has operations that the plugin does not support, or moves large
+    tensors in a step of the decoder.
     """
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # what was started ends with it
-    wanted_chips = [chip for chip in CHIPS if not chips or chip.name in chips]
-    variants = [one for one in VARIANTS if one.geometry in (geometries or GEOMETRIES)]
-    variants = [one for one in variants if one.precision in (precisions or PRECISIONS)]
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that child processes are ended, too
+    selected_chips = [chip for chip in CHIPS if not chips or chip.name in chips]
+    variants = [variant for variant in VARIANTS if variant.geometry in (geometries or GEOMETRIES)]
+    variants = [variant for variant in variants if variant.precision in (precisions or PRECISIONS)]
     try:
-        results = [] if kept else list(compile_all(wanted_chips, variants, seconds))
+        results = [] if kept else list(compile_all(selected_chips, variants, seconds))
         if update:
-            wanted_chips, variants = list(CHIPS), list(VARIANTS)
-        results = with_kept(results, wanted_chips, variants)
-        text = tables(results, wanted_chips, variants, made_with(set_up_driver()))
+            selected_chips, variants = list(CHIPS), list(VARIANTS)
+        results = with_cached(results, selected_chips, variants)
+        text = tables(results, selected_chips, variants, made_with(set_up_driver()))
         if update:
             update.write_text(replace_section(update.read_text(), BEGIN, END, text))
         else:

@@ -1,6 +1,6 @@
-"""An emulated Intel GPU: OpenVINO's real GPU plugin on Intel's OpenCL runtime for CPUs, behind a layer of ours.
+"""Emulated Intel GPU: OpenVINO's real GPU plugin on Intel's OpenCL runtime for CPUs, behind the OpenCL layer `layer.c`.
 
-`python -m gpu.emulation COMMAND ...` sets up what is needed under `build/` and runs a command with it.
+`python -m gpu.emulation COMMAND ...` sets up the emulated GPU under `build/` and runs a command on it.
 """
 
 import ctypes
@@ -20,22 +20,22 @@ from deploy.debian import ROOT
 LAYER_SOURCE = Path(__file__).with_name("layer.c")
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 HEADER = Path("/usr/include/CL/cl_layer.h")
-PACKAGES = {"cc": "gcc", HEADER.name: "opencl-headers"}  # Debian's, by what they bring
+PACKAGES = {"cc": "gcc", HEADER.name: "opencl-headers"}  # Debian packages by the program or header that they provide
 
 
 class SetupError(Exception):
-    """A GPU can't be made up for here; says what is missing."""
+    """Failed setup of the emulated GPU or the driver; the message names what is missing."""
 
 
 @dataclass(frozen=True)
 class Counters:
-    """What was asked of the device since the process began: see `struct counters` in layer.c.
+    """Work of the device since the start of the process; see `struct counters` in layer.c.
 
     Attributes:
-        kernels: that were run.
-        waits: calls in which the host waited for the device.
-        copies: transfers of any direction, each of any size.
-        host_to_device, device_to_host, within_device: bytes of them.
+        kernels: number of kernels run.
+        waits: number of calls in which the host waited for the device.
+        copies: number of transfers in any direction.
+        host_to_device, device_to_host, within_device: bytes transferred.
     """
 
     kernels: int
@@ -46,33 +46,33 @@ class Counters:
     within_device: int
 
     def __sub__(self, other: "Counters") -> "Counters":
-        return Counters(*(getattr(self, one.name) - getattr(other, one.name) for one in fields(self)))
+        return Counters(*(getattr(self, field.name) - getattr(other, field.name) for field in fields(self)))
 
 
 def read_counters() -> Counters:
-    """Return the counters of this process, which runs on the emulated GPU."""
+    """Return the counters of this process, which must run on the emulated GPU."""
     values = (ctypes.c_uint64 * len(fields(Counters)))()
     ctypes.CDLL(os.environ["OPENCL_LAYERS"]).emulated_gpu_counters(ctypes.byref(values))
     return Counters(*values)
 
 
 def is_emulated() -> bool:
-    """Return whether this process has the emulated GPU."""
+    """Return True if this process runs on the emulated GPU."""
     return "EMULATED_GPU_KERNELS" in os.environ
 
 
 def set_up(folder: Path = ROOT / "build" / "emulated-gpu") -> Mapping[str, str]:
-    """Set up the emulated GPU in a folder, where it is not there already, and return the environment that it needs.
+    """Set up the emulated GPU in a folder, unless it exists, and return the environment variables that it needs.
 
     Raises:
-        SetupError: a package of the system is missing and can't be installed, or one of PyPI can't be had.
+        SetupError: a package of the system is missing and can't be installed, or one of PyPI can't be installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     runtime, layer = folder / "venv", folder / "layer.so"
-    if is_older(folder / "installed", REQUIREMENTS):
+    if is_outdated(folder / "installed", REQUIREMENTS):
         install_runtime(runtime)
         (folder / "installed").touch()
-    if is_older(layer, LAYER_SOURCE):
+    if is_outdated(layer, LAYER_SOURCE):
         build_layer(layer)
     for name in ("vendors", "kernels"):
         (folder / name).mkdir(exist_ok=True)
@@ -80,19 +80,19 @@ def set_up(folder: Path = ROOT / "build" / "emulated-gpu") -> Mapping[str, str]:
     return {
         "OCL_ICD_VENDORS": str(folder / "vendors"),
         "LD_LIBRARY_PATH": str(runtime / "lib"),
-        "LD_PRELOAD": str(runtime / "lib" / "libtbb.so.12"),  # before OpenVINO's own, which is older
+        "LD_PRELOAD": str(runtime / "lib" / "libtbb.so.12"),  # instead of OpenVINO's, which is older
         "OPENCL_LAYERS": str(layer),
         "EMULATED_GPU_KERNELS": str(folder / "kernels"),
     }
 
 
-def is_older(made: Path, source: Path) -> bool:
-    """Return whether something has to be made, or made anew, from a file."""
-    return not made.exists() or made.stat().st_mtime < source.stat().st_mtime
+def is_outdated(target: Path, source: Path) -> bool:
+    """Return True if a target is missing or older than its source."""
+    return not target.exists() or target.stat().st_mtime < source.stat().st_mtime
 
 
 def install_runtime(runtime: Path) -> None:
-    """Install Intel's OpenCL runtime for CPUs from PyPI, in an environment of its own."""
+    """Install Intel's OpenCL runtime for CPUs from PyPI in a separate virtual environment."""
     print("Installing Intel's OpenCL runtime for CPUs (830 MB, once)", file=sys.stderr, flush=True)
     venv.create(runtime, with_pip=True, clear=True)
     pip = (runtime / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
@@ -103,7 +103,7 @@ def install_runtime(runtime: Path) -> None:
 
 
 def build_layer(layer: Path) -> None:
-    """Compile the layer, with Debian's compiler and headers, which root gets installed."""
+    """Compile the layer with Debian's compiler and headers; install them if missing and run as root."""
     missing = [PACKAGES["cc"]] * (shutil.which("cc") is None) + [PACKAGES[HEADER.name]] * (not HEADER.exists())
     if missing:
         install_packages(missing)
@@ -113,7 +113,11 @@ def build_layer(layer: Path) -> None:
 
 
 def install_packages(names: list[str]) -> None:
-    """Install Debian packages; SetupError with the command for it where that is not possible."""
+    """Install Debian packages.
+
+    Raises:
+        SetupError: they can't be installed; the message has the command that installs them.
+    """
     command = f"apt-get install {' '.join(names)}"
     if os.geteuid() or shutil.which("apt-get") is None:
         raise SetupError(f"The emulated GPU needs {', '.join(names)}: sudo {command}")
@@ -126,20 +130,20 @@ def install_packages(names: list[str]) -> None:
 
 
 def run_on_emulated_gpu(discrete: bool = False) -> None:
-    """Start this process anew on the emulated GPU, where it is not yet: its libraries are chosen at the start.
+    """Restart this process on the emulated GPU, unless it runs there: its libraries are loaded at the start.
 
     Args:
-        discrete: the GPU has memory of its own, as a card has.
+        discrete: emulate a discrete GPU, which has separate memory.
 
     Raises:
-        SetupError: as `set_up`.
+        SetupError: see `set_up`, or the process runs on an emulated GPU of the other kind.
     """
     if is_emulated():
         if discrete != (os.environ.get("EMULATED_GPU_DISCRETE") == "1"):
             raise SetupError("This process has another emulated GPU already: start it without one.")
         return
     environment = {**os.environ, **set_up(), "EMULATED_GPU_DISCRETE": str(int(discrete))}
-    os.execve(sys.executable, (sys.executable, *sys.orig_argv[1:]), environment)  # noqa: S606 - this very command
+    os.execve(sys.executable, (sys.executable, *sys.orig_argv[1:]), environment)  # noqa: S606 - the command of this process
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

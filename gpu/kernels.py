@@ -1,4 +1,4 @@
-"""The kernels that OpenVINO's GPU plugin ran for a graph: its runtime model and profile -> counts and moves."""
+"""Kernels that OpenVINO's GPU plugin ran for a graph: runtime model and profile -> counts of kernels and moves."""
 
 import math
 from collections import Counter
@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Of the plugin's layer types, those that keep all elements of their first input, and others that compute next to
-# nothing: a scatter writes few elements, but to a copy.
-KEEPING = ("Reorder", "Permute", "Reshape", "Result")
-CHOOSING = (
+# The plugin's layer types that output all elements of their first input, and others that compute almost nothing. A
+# scatter writes few elements, but to a copy of its first input.
+LAYOUT_KINDS = ("Reorder", "Permute", "Reshape", "Result")
+SELECTING_KINDS = (
     "Concat",
     "Crop",
     "Gather",
@@ -21,12 +21,12 @@ CHOOSING = (
     "select",
     "slice",
 )
-SCATTERING = ("scatter_elements_update", "scatter_nd_update", "scatter_update")
-MOVING = (*KEEPING, *CHOOSING, *SCATTERING)
-CACHES = ("kv_cache", "read_value")
-GIVEN = ("Input", *CACHES)  # what a step does not compute
-CACHED_TOKENS = 100  # in the step that is looked at: the middle of a long answer
-# More elements in a row than the widest activation that Florence-2-large has in a step, of its feed-forward layers.
+SCATTERING_KINDS = ("scatter_elements_update", "scatter_nd_update", "scatter_update")
+MOVING_KINDS = (*LAYOUT_KINDS, *SELECTING_KINDS, *SCATTERING_KINDS)
+CACHE_KINDS = ("kv_cache", "read_value")
+INPUT_KINDS = ("Input", *CACHE_KINDS)  # values that a step does not compute
+CACHED_TOKENS = 100  # in the measured step, which is in the middle of a long answer
+# Elements of a row; the widest activations of a step, in the feed-forward layers of Florence-2-large, are not larger.
 LARGE = 4096
 BYTES = {"f32": 4, "i32": 4, "i64": 8, "f16": 2, "u8": 1, "i8": 1, "boolean": 1}
 
@@ -35,15 +35,16 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Node:
-    """A node of a graph as the plugin runs it.
+    """Node of a graph as executed by the plugin.
 
     Attributes:
+        name: name of the node.
         kind: the plugin's layer type.
-        kernel: with the type it computes in.
-        executed: it ran, and was not optimised away.
-        shape: of its output, None for what is known in a step only.
-        precision: of its output.
-        inputs: the nodes before it, constants left out.
+        kernel: kernel, with the type that it computes in.
+        executed: True if the node ran, False if it was optimized away.
+        shape: shape of the output, None for dimensions that are known only during a step.
+        precision: element type of the output.
+        inputs: names of the nodes before it, without constants.
     """
 
     name: str
@@ -60,10 +61,10 @@ class Move:
     """Large tensors that a step copies or converts without computing.
 
     Attributes:
-        kind: of the nodes that do it.
-        source: the kind of node that their elements come from.
-        count: how many.
-        size: of all, bytes.
+        kind: layer type of the nodes that move them.
+        source: layer type of the node that the elements come from.
+        count: number of tensors.
+        size: total size, bytes.
     """
 
     kind: str
@@ -73,98 +74,108 @@ class Move:
 
     @property
     def is_needless(self) -> bool:
-        """Whether a better graph goes without: a change of layout, or a copy of what the step was given.
+        """True if a better graph can avoid the move: a change of layout, or a copy of an input of the step.
 
-        The scores of the cache's parts are joined for one softmax and parted again: these are computed in the step.
+        The scores of the cache's parts, which are joined for one softmax and split again, are computed in the step.
         """
-        return self.kind in KEEPING or self.source in GIVEN
+        return self.kind in LAYOUT_KINDS or self.source in INPUT_KINDS
 
 
 def read_nodes(runtime_model: Any, profile: Sequence[Any]) -> list[Node]:
-    """Return the nodes of a graph that was run with its profile on."""
-    ran = {one.node_name: one for one in profile}
-    return [read_node(op, ran.get(op.get_friendly_name())) for op in runtime_model.get_ordered_ops()]
+    """Return the nodes of a graph that ran with profiling enabled."""
+    records = {record.node_name: record for record in profile}
+    return [read_node(op, records.get(op.get_friendly_name())) for op in runtime_model.get_ordered_ops()]
 
 
-def read_node(op: Any, ran: Any) -> Node:
-    """Return a node of a runtime model, and of the profile, where it is there."""
-    facts = op.get_rt_info()
-    executed = ran is not None and ran.status.name == "EXECUTED"
-    kernel = ran.exec_type if executed else str(facts["primitiveType"].value)
-    sizes = op.output(0).get_partial_shape() if op.get_output_size() else ()
-    shape = tuple(None if one.is_dynamic else one.get_length() for one in sizes)
+def read_node(op: Any, record: Any) -> Node:
+    """Return a node of a runtime model, with its profiling record, None if it has none."""
+    info = op.get_rt_info()
+    executed = record is not None and record.status.name == "EXECUTED"
+    kernel = record.exec_type if executed else str(info["primitiveType"].value)
+    dimensions = op.output(0).get_partial_shape() if op.get_output_size() else ()
+    shape = tuple(None if dimension.is_dynamic else dimension.get_length() for dimension in dimensions)
     inputs = tuple(port.get_source_output().get_node().get_friendly_name() for port in op.inputs())
-    kind, precision = str(facts["layerType"].value), str(facts["outputPrecisions"].value)
+    kind, precision = str(info["layerType"].value), str(info["outputPrecisions"].value)
     return Node(op.get_friendly_name(), kind, kernel, executed, shape, precision, inputs)
 
 
 def count_kernels(nodes: Sequence[Node]) -> Counter[tuple[str, str]]:
-    """Return how often each kernel ran, by layer type and kernel; inputs, which the host writes, are none."""
+    """Return the number of runs of each kernel by layer type and kernel, without inputs, which the host writes."""
     return Counter((node.kind, node.kernel) for node in nodes if node.executed and node.kind != "Input")
 
 
-def large_moves(nodes: Sequence[Node], given: Mapping[str, Sequence[int]], rows: int) -> list[Move]:
-    """Return the large tensors that a step moves, those of one kind together.
+def large_moves(nodes: Sequence[Node], shapes: Mapping[str, Sequence[int]], rows: int) -> list[Move]:
+    """Return the large tensors that a step moves, grouped by kind and source.
 
     Args:
-        given: the shapes of inputs and of other nodes in that step, by their names.
-        rows: of the step, which are those of all beams of all pictures.
+        nodes: nodes of the step.
+        shapes: shapes of inputs and of other nodes in the step, by name.
+        rows: number of rows of the step: all beams of all pictures.
     """
-    sizes = Sizes({node.name: node for node in nodes}, given, rows)
+    sizes = Sizes({node.name: node for node in nodes}, shapes, rows)
     counts: Counter[tuple[str, str]] = Counter()
     total: Counter[tuple[str, str]] = Counter()
     for node in nodes:
-        if node.executed and node.kind in MOVING and sizes.elements(node) > LARGE * rows:
-            what = (node.kind, sizes.origin(node).kind)
-            counts[what] += 1
-            total[what] += sizes.elements(node) * BYTES[node.precision]
-    return [Move(*what, count, total[what]) for what, count in counts.items()]
+        if node.executed and node.kind in MOVING_KINDS and sizes.elements(node) > LARGE * rows:
+            key = (node.kind, sizes.origin(node).kind)
+            counts[key] += 1
+            total[key] += sizes.elements(node) * BYTES[node.precision]
+    return [Move(*key, count, total[key]) for key, count in counts.items()]
 
 
 class Sizes:
-    """How many elements the nodes of a step have, at most where the plugin does not tell a dimension.
+    """Numbers of elements of a step's nodes; upper bounds if the plugin does not report a dimension.
 
     Args:
-        nodes: of the step, by their names.
-        given: the shapes of its inputs, and of other nodes where they are known.
-        rows: which an unknown first dimension is at most.
+        nodes: nodes of the step by name.
+        shapes: shapes of its inputs, and known shapes of other nodes, by name.
+        rows: upper bound of an unknown first dimension.
     """
 
-    def __init__(self, nodes: Mapping[str, Node], given: Mapping[str, Sequence[int]], rows: int) -> None:
+    def __init__(self, nodes: Mapping[str, Node], shapes: Mapping[str, Sequence[int]], rows: int) -> None:
         self._nodes = nodes
-        self._given = {name: given[name] for name, node in nodes.items() if name in given and fits(given[name], node)}
+        self._shapes = {
+            name: shapes[name] for name, node in nodes.items() if name in shapes and fits(shapes[name], node)
+        }
         self._rows = rows
-        unknown = [(self._given[name], nodes[name].shape) for name in self._given if nodes[name].kind == "Input"]
+        inputs = [(self._shapes[name], nodes[name].shape) for name in self._shapes if nodes[name].kind == "Input"]
         self._tokens = max(
-            (own for sizes, shape in unknown for own, one in zip(sizes, shape, strict=False) if one is None),
+            (
+                length
+                for shape, declared in inputs
+                for length, dimension in zip(shape, declared, strict=False)
+                if dimension is None
+            ),
             default=1,
         )
 
     def source(self, node: Node) -> Node:
-        """Return the node whose elements this one has."""
-        while node.kind in KEEPING and node.inputs:
+        """Return the node that the elements of `node` come from unchanged."""
+        while node.kind in LAYOUT_KINDS and node.inputs:
             node = self._nodes[node.inputs[0]]
         return node
 
     def origin(self, node: Node) -> Node:
-        """Return the node that computed most elements of this one, or was given them."""
-        while node.kind in MOVING and node.inputs:
+        """Return the node that computes, or the input that holds, most elements of `node`."""
+        while node.kind in MOVING_KINDS and node.inputs:
             node = max((self._nodes[name] for name in node.inputs), key=self.elements)
         return node
 
     def elements(self, node: Node) -> int:
-        """Return how many elements a node's output has."""
+        """Return the number of elements of a node's output."""
         source = self.source(node)
         for known in (node, source):
-            if known.name in self._given:
-                return math.prod(self._given[known.name])
-        inner = CACHED_TOKENS if source.kind in CACHES else self._tokens
+            if known.name in self._shapes:
+                return math.prod(self._shapes[known.name])
+        tokens = CACHED_TOKENS if source.kind in CACHE_KINDS else self._tokens
         first, *others = source.shape or (1,)
-        return math.prod((first or self._rows, *(inner if one is None else one for one in others)))
+        return math.prod((first or self._rows, *(tokens if length is None else length for length in others)))
 
 
 def fits(shape: Sequence[int], node: Node) -> bool:
-    """Return whether a shape may be that of a node's output; the plugin gives some nodes the name of another one."""
+    """Return True if a node's output can have the shape; the plugin gives some nodes the name of another node."""
     if node.kind == "Input":
         return True
-    return len(shape) == len(node.shape) and all(own in (None, one) for own, one in zip(node.shape, shape, strict=True))
+    if len(shape) != len(node.shape):
+        return False
+    return all(declared in (None, length) for declared, length in zip(node.shape, shape, strict=True))

@@ -1,8 +1,8 @@
-"""Loads a model folder as the service does and decodes a step: JSON lines of what the device's compiler made of it.
+"""Loads a model folder like the service and decodes steps: reports compilation and kernels as JSON lines.
 
-`python -m gpu.loading FOLDER` is run in a process of its own for each folder and chip. The service's own `Graphs`
-makes the graphs and runs them; what it asks OpenVINO's core for goes through `CoreRecorder`, so that nothing here
-knows how.
+`python -m gpu.loading FOLDER` runs in a separate process for each folder and chip. The service's `Graphs` builds and
+runs the graphs, with `CoreRecorder` in place of OpenVINO's core, so that this module does not depend on how the graphs
+are built.
 """
 
 import json
@@ -20,20 +20,20 @@ from florence_tagger.florence.decoding import StepInput
 from florence_tagger.florence.devices import CORE, RuntimeOptions, reason_of
 from florence_tagger.florence.graphs import Graphs
 from florence_tagger.florence.manifest import ModelManifest, load_manifest
-from gpu.compilation import BEAMS, PICTURES, Compiled, Ran
+from gpu.compilation import BEAMS, PICTURES, CompiledGraph, ExecutedGraph
 from gpu.kernels import CACHED_TOKENS, count_kernels, large_moves, read_nodes
 
-PROMPT_TOKENS = 13  # of the question for all objects, by the published tokenizer
-OUTLINED_BYTES = 4096  # shapes and bounds are constants, too, but small
-PROFILED = {"PERF_COUNT": True}
+PROMPT_TOKENS = 13  # of the prompt for object detection, by the published tokenizer
+OUTLINED_BYTES = 4096  # maximum size of constants that an outline keeps, such as shapes and bounds
+PROFILING = {"PERF_COUNT": True}
 
 
 class RecordedGraph:
-    """A compiled graph that keeps the last request made of it; all else is OpenVINO's.
+    """Compiled graph that keeps its last infer request; all other attributes are those of OpenVINO's compiled model.
 
     Attributes:
-        request: the last one.
-        outline: the graph before it was compiled, without its weights.
+        request: last infer request.
+        outline: graph before compilation, without its weights.
     """
 
     def __init__(self, compiled: Any, outline: Any) -> None:
@@ -45,20 +45,23 @@ class RecordedGraph:
         return getattr(self._compiled, name)
 
     def create_infer_request(self) -> Any:
-        """Return a request, and keep it."""
+        """Return a new infer request, and keep it."""
         self.request = self._compiled.create_infer_request()
         return self.request
 
 
 class CoreRecorder:
-    """OpenVINO's core, but that it reports what it compiles for a device.
+    """Wrapper of OpenVINO's core that reports each graph compiled for a device.
 
     Args:
-        device: whose graphs are reported, and profiled when they are run.
-        report: of each graph.
+        device: device whose graphs are reported in full and profiled.
+        report: callback for each compiled graph.
+
+    Attributes:
+        graphs: compiled graphs by name.
     """
 
-    def __init__(self, device: str, report: Callable[[Compiled], None]) -> None:
+    def __init__(self, device: str, report: Callable[[CompiledGraph], None]) -> None:
         self._device = device
         self._report = report
         self.graphs: dict[str, RecordedGraph] = {}
@@ -67,28 +70,29 @@ class CoreRecorder:
         return getattr(CORE, name)
 
     def compile_model(self, model: Any, device: str, properties: dict[str, Any]) -> Any:
-        """Compile a graph; one for another device is reported by its name alone."""
+        """Compile a graph; for another device, report its name only."""
         name = model.get_friendly_name()
         if device != self._device:
-            self._report(Compiled(name, device, 0, 0))
+            self._report(CompiledGraph(name, device, 0, 0))
             return CORE.compile_model(model, device, properties)
         reset_peak()
         started = time.process_time()
         try:
-            compiled = CORE.compile_model(model, device, properties | PROFILED)
+            compiled = CORE.compile_model(model, device, properties | PROFILING)
         except RuntimeError as exc:
-            self._report(Compiled(name, device, time.process_time() - started, peak_mb(), error=reason_of(exc)))
+            seconds = time.process_time() - started
+            self._report(CompiledGraph(name, device, seconds, peak_mb(), error=reason_of(exc)))
             raise
         seconds, peak = time.process_time() - started, peak_mb()
         precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         unsupported = unsupported_by(device, model)
-        self._report(Compiled(name, device, seconds, peak, device_mb(device), precision, unsupported))
+        self._report(CompiledGraph(name, device, seconds, peak, device_mb(device), precision, unsupported))
         self.graphs[name] = RecordedGraph(compiled, outline_of(model))
         return self.graphs[name]
 
 
 def outline_of(model: Any) -> Any:
-    """Return a copy of a graph with inputs in the place of weights, which would be kept in memory otherwise."""
+    """Return a copy of a graph with inputs instead of weights, which would otherwise stay in memory."""
     copy = model.clone()
     for op in copy.get_ops():
         if op.get_type_name() == "Constant" and op.get_byte_size() > OUTLINED_BYTES:
@@ -99,67 +103,68 @@ def outline_of(model: Any) -> Any:
 
 
 def shapes_in(outline: Any, inputs: Sequence[Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a graph's nodes by their names, where inputs of these shapes tell them."""
+    """Return the shapes of a graph's nodes by name that follow from the shapes of its inputs."""
     outline.reshape(dict(zip(outline.inputs, map(ov.PartialShape, map(list, inputs)), strict=False)))
     ops = [op for op in outline.get_ops() if op.get_output_size() and op.get_output_partial_shape(0).is_static]
     return {op.get_friendly_name(): tuple(op.get_output_shape(0)) for op in ops}
 
 
 def unsupported_by(device: str, model: Any) -> tuple[str, ...]:
-    """Return the operations of a graph that a device does not take."""
-    taken = CORE.query_model(model, device)
-    return tuple(op.get_friendly_name() for op in model.get_ops() if op.get_friendly_name() not in taken)
+    """Return the names of a graph's operations that a device does not support."""
+    supported = CORE.query_model(model, device)
+    return tuple(op.get_friendly_name() for op in model.get_ops() if op.get_friendly_name() not in supported)
 
 
 def reset_peak() -> None:
-    """Begin anew with the kernel's record of this process's peak (proc(5), clear_refs)."""
+    """Reset the kernel's record of this process's peak memory (proc(5), clear_refs)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_mb() -> float:
-    """Return the most memory that this process had since the last reset, MB."""
-    (line,) = (one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM:"))
+    """Return this process's peak memory since the last reset, MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024 / 1e6
 
 
 def device_mb(device: str) -> float:
-    """Return the memory that a device holds, MB, 0 where it does not say."""
+    """Return the memory allocated on a device, MB, or 0 if the device is not a GPU."""
     if not device.startswith("GPU"):
         return 0.0
-    held: dict[str, int] = CORE.get_property(device, "GPU_MEMORY_STATISTICS")
-    return sum(held.values()) / 1e6
+    allocated: dict[str, int] = CORE.get_property(device, "GPU_MEMORY_STATISTICS")
+    return sum(allocated.values()) / 1e6
 
 
 def load_and_step(manifest: ModelManifest, core: CoreRecorder, device: str) -> None:
-    """Load a model as the service does, and decode steps of pictures; what they say does not matter."""
+    """Load a model like the service, and decode `CACHED_TOKENS` steps of a batch; the decoded tokens do not matter."""
     graphs = Graphs(manifest, RuntimeOptions(device, pictures=PICTURES), core)
-    attended = graphs.encode(np.zeros((*manifest.image_size, 3), np.uint8), (0,) * PROMPT_TOKENS)
+    cross_attention = graphs.encode(np.zeros((*manifest.image_size, 3), np.uint8), (0,) * PROMPT_TOKENS)
     for _ in range(PICTURES):
-        graphs.decoder.add(attended)
+        graphs.decoder.add(cross_attention)
     for position in range(CACHED_TOKENS):
         rows = np.zeros(BEAMS if position else 1, np.int64)
-        query = StepInput(rows, rows, position, (np.array([0]),) * len(rows))
-        graphs.decoder.step([query] * PICTURES)
+        step_input = StepInput(rows, rows, position, (np.array([0]),) * len(rows))
+        graphs.decoder.step([step_input] * PICTURES)
 
 
-def profile_of(name: str, graph: RecordedGraph) -> Ran:
-    """Return which kernels a graph ran last, and what it moved."""
+def profile_of(name: str, graph: RecordedGraph) -> ExecutedGraph:
+    """Return the kernels and large moves of a graph's last run."""
     request = graph.request
     nodes = read_nodes(graph.get_runtime_model(), request.get_profiling_info())
-    inputs = [tuple(request.get_tensor(port).get_shape()) for port in graph.inputs]
+    input_shapes = [tuple(request.get_tensor(port).get_shape()) for port in graph.inputs]
     names = [port.get_node().get_friendly_name() for port in graph.inputs]
-    given = shapes_in(graph.outline, inputs) | dict(zip(names, inputs, strict=True))
+    shapes = shapes_in(graph.outline, input_shapes) | dict(zip(names, input_shapes, strict=True))
     kernels = tuple((kind, kernel, count) for (kind, kernel), count in sorted(count_kernels(nodes).items()))
-    return Ran(name, kernels, tuple(large_moves(nodes, given, PICTURES * BEAMS)))
+    return ExecutedGraph(name, kernels, tuple(large_moves(nodes, shapes, PICTURES * BEAMS)))
 
 
-def tell(kind: str, facts: dict[str, Any]) -> None:
-    """Print a line that `gpu.compile` reads, at once: the process may be ended."""
-    click.echo(json.dumps({kind: facts}))
+def print_record(kind: str, record: dict[str, Any]) -> None:
+    """Print a JSON line for `gpu.compile` and flush it, because the process may be killed."""
+    click.echo(json.dumps({kind: record}))
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Return what OpenVINO says of a device."""
+    """Return OpenVINO's description of a device."""
     names = ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE", "OPTIMIZATION_CAPABILITIES")
     full_name, architecture, capabilities = (CORE.get_property(device, name) for name in names)
     return {"name": full_name, "architecture": architecture, "capabilities": list(capabilities)}
@@ -167,14 +172,14 @@ def describe(device: str) -> dict[str, Any]:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--device", default="GPU", help="Whose graphs are reported.")
+@click.option("--device", default="GPU", help="Device whose graphs are reported.")
 def main(folder: Path, device: str) -> None:
-    """Loads a model folder, decodes a step and reports it as lines of JSON."""
-    tell("device", describe(device))
-    core = CoreRecorder(device, lambda compiled: tell("compiled", asdict(compiled)))
+    """Load a model folder, decode steps, and report compilation and kernels as JSON lines."""
+    print_record("device", describe(device))
+    core = CoreRecorder(device, lambda compiled: print_record("compiled", asdict(compiled)))
     load_and_step(load_manifest(folder), core, "AUTO" if device == "GPU" else device)
     for name, graph in core.graphs.items():
-        tell("ran", asdict(profile_of(name, graph)))
+        print_record("executed", asdict(profile_of(name, graph)))
 
 
 if __name__ == "__main__":

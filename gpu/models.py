@@ -1,6 +1,6 @@
-"""The model folders that are compiled: the bundled one, and Florence-2's real geometries with random weights.
+"""Model folders to compile: the bundled model, and Florence-2's real geometries with random weights.
 
-They are made below `build/` by the project's own commands, once for each version of the code that converts.
+The project's commands write them below `build/`, once for each version of the conversion code.
 """
 
 import hashlib
@@ -19,32 +19,32 @@ PRECISIONS = {
     "fp16": ("--precision", "fp16"),
     "int8": ("--precision", "int8"),
     "int4": ("--precision", "int4"),
-    "int8-calibrated": ("--precision", "int8", "--calibration"),  # with a folder of pictures
+    "int8-calibrated": ("--precision", "int8", "--calibration"),  # followed by a folder of pictures
 }
 GEOMETRIES = (BUNDLED, "base", "large")
-PICTURES = ("--count", "16", "--side", "768", "--most", "8", "--seed", "0")  # kernels do not depend on them
+PICTURES = ("--count", "16", "--side", "768", "--most", "8", "--seed", "0")  # kernels do not depend on the pictures
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A model that is compiled: a geometry, and a precision that it is stored in."""
+    """Model to compile: a geometry, and the precision of its weights."""
 
     geometry: str
     precision: str
 
     @property
     def name(self) -> str:
-        """As tables and folders call it."""
+        """Name in tables and folders."""
         return f"{self.geometry} {self.precision}"
 
     @property
     def folder(self) -> Path:
-        """Its model folder."""
+        """Model folder."""
         return DEFAULT_MODEL if self.is_stored else BUILD / "models" / f"{self.geometry}-{self.precision}"
 
     @property
     def is_stored(self) -> bool:
-        """Whether it is in the repository."""
+        """True if the model folder is in the repository."""
         return (self.geometry, self.precision) == (BUNDLED, "fp16")
 
 
@@ -52,42 +52,47 @@ VARIANTS = tuple(Variant(geometry, precision) for geometry in GEOMETRIES for pre
 
 
 def make_folder(variant: Variant, report: Callable[[str], None]) -> Path:
-    """Return the model folder of a variant, made unless this version of the code made it already.
+    """Return the model folder of a variant; convert it unless this version of the code has done so.
+
+    Args:
+        variant: model to compile.
+        report: callback for progress messages.
 
     Raises:
-        CalledProcessError: a command failed; it said why.
+        CalledProcessError: a command failed; its output is on stderr.
     """
-    made, version = variant.folder.with_suffix(".made"), hash_of(sources("convert", "benchmarks/random_checkpoint.py"))
-    if variant.is_stored or (made.is_file() and made.read_text() == version):
+    record = variant.folder.with_suffix(".made")
+    version = hash_of(sources("convert", "benchmarks/random_checkpoint.py"))
+    if variant.is_stored or (record.is_file() and record.read_text() == version):
         return variant.folder
     checkpoint = BUNDLED_CHECKPOINT if variant.geometry == BUNDLED else make_checkpoint(variant.geometry, report)
     options = PRECISIONS[variant.precision]
     calibration = (str(make_pictures()),) if options[-1] == "--calibration" else ()
     report(f"converting {variant.name}")
     run("convert", "--model", str(checkpoint), "--output", str(variant.folder), *options, *calibration)
-    made.write_text(version)
+    record.write_text(version)
     return variant.folder
 
 
 def make_checkpoint(geometry: str, report: Callable[[str], None]) -> Path:
-    """Return a checkpoint of a geometry with random weights, made unless it is there."""
+    """Return a checkpoint of a geometry with random weights; write it unless it exists."""
     checkpoint = BUILD / "checkpoints" / f"{geometry}-{hash_of(sources('benchmarks/random_checkpoint.py'))[:8]}"
-    if not (checkpoint / "preprocessor_config.json").is_file():  # which is written last
+    if not (checkpoint / "preprocessor_config.json").is_file():  # the file that is written last
         report(f"making a checkpoint of {geometry} geometry with random weights")
         run("benchmarks.random_checkpoint", "--geometry", geometry, "--output", str(checkpoint))
     return checkpoint
 
 
 def make_pictures() -> Path:
-    """Return a folder of pictures to calibrate with, drawn unless it is there."""
+    """Return a folder of pictures for calibration; draw them unless it exists."""
     pictures = BUILD / "pictures"
-    if not (pictures / "truth.json").is_file():  # which is written last
+    if not (pictures / "truth.json").is_file():  # the file that is written last
         run("training.scenes", "--output", str(pictures), *PICTURES)
     return pictures
 
 
 def run(module: str, *arguments: str) -> None:
-    """Run a command of the project; what it prints is shown if it fails."""
+    """Run a module of the project, and write its output to stderr if it fails."""
     process = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
@@ -100,14 +105,14 @@ def run(module: str, *arguments: str) -> None:
         process.check_returncode()
 
 
-def sources(*places: str) -> list[Path]:
-    """Return the Python files at places of the repository, folders or files."""
-    paths = [ROOT / place for place in places]
+def sources(*names: str) -> list[Path]:
+    """Return the Python files of folders and files of the repository."""
+    paths = [ROOT / name for name in names]
     return sorted(file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path]))
 
 
 def hash_of(paths: Iterable[Path]) -> str:
-    """Return the hash of files' contents, hexadecimal."""
+    """Return the SHA-256 hash of the files' contents, hexadecimal."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.read_bytes())

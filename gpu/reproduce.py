@@ -1,7 +1,7 @@
-"""Faults of OpenVINO's GPU plugin on minimal graphs: `python reproduce.py FAULT` prints what should come and what does.
+"""Faults of OpenVINO's GPU plugin on minimal graphs: `python reproduce.py FAULT` prints expected and actual values.
 
-It needs numpy, openvino and a GPU that OpenVINO sees, and nothing else. The exit code is 3 where the plugin errs, and 0
-where it does not.
+It needs only numpy, openvino and a GPU that OpenVINO finds. The exit code is 3 if the plugin has the fault, and 0 if
+not.
 """
 
 import sys
@@ -27,15 +27,21 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a cache: the row that each of its rows continues, and what is done before."""
+    """Step of a cache.
+
+    Attributes:
+        beams: index of the previous row that each row continues.
+        reset: True if the state is reset before the step.
+        drop: number of first tokens that are dropped before the step by setting the state.
+    """
 
     beams: Sequence[int]
     reset: bool = False
-    drop: int = 0  # tokens at the front, by setting the state
+    drop: int = 0
 
 
 def cache_graph(through_maximum: bool = False) -> Any:
-    """Return scores of a query against a cache that is the graph's state, reordered by beam and grown by a token."""
+    """Return the graph of a query's scores against a cache: a state, reordered by beam and extended by a token."""
     new, query = (ops.parameter([-1, HEADS, 1, WIDTH], np.float32, name=name) for name in ("new", "query"))
     beam_idx = ops.parameter([-1], np.int32, name="beam_idx")
     info = VariableInfo()
@@ -52,7 +58,7 @@ def cache_graph(through_maximum: bool = False) -> Any:
 
 
 def cache_errs(steps: Sequence[Step], through_maximum: bool = False) -> bool:
-    """Return whether steps of a cache on the GPU give other scores than NumPy does."""
+    """Return True if steps of a cache give different scores on the GPU and in NumPy."""
     request = core.compile_model(cache_graph(through_maximum), "GPU", F32).create_infer_request()
     random = np.random.default_rng(0)
     cache: Array = np.zeros((1, HEADS, 0, WIDTH), np.float32)
@@ -75,32 +81,32 @@ def cache_errs(steps: Sequence[Step], through_maximum: bool = False) -> bool:
     return False
 
 
-def differs(what: str, expected: Any, actual: Any) -> bool:
-    """Print what is expected and what came, if they are not the same; NaN is not."""
+def differs(name: str, expected: Any, actual: Any) -> bool:
+    """Return True, and print both values, if they differ; NaN always differs."""
     if np.shape(expected) == np.shape(actual) and np.abs(np.subtract(expected, actual)).max() <= TOLERANCE:
         return False
-    print(f"{what}\nexpected: {np.asarray(expected).ravel()[:12]}\nactual:   {np.asarray(actual).ravel()[:12]}")
+    print(f"{name}\nexpected: {np.asarray(expected).ravel()[:12]}\nactual:   {np.asarray(actual).ravel()[:12]}")
     return True
 
 
 def rows_shrink() -> bool:
-    """Six rows become four, as where a picture of three is finished."""
+    """Shrink six rows to four, as when one of three pictures is finished."""
     return cache_errs([Step(range(6)), Step([5, 4, 3, 2, 1, 0]), Step([5, 4, 1, 0]), Step([3, 2, 1, 0])])
 
 
 def rows_grow() -> bool:
-    """One row becomes four after three steps, as in beam search."""
+    """Grow one row to four after three steps, as in beam search."""
     return cache_errs([Step([0]), Step([0]), Step([0]), Step([0] * 4), Step([3, 1, 2, 0]), Step([0, 1, 1, 3])])
 
 
 def state_is_set() -> bool:
-    """A token is dropped by setting the state, with rows that change places and not in number."""
+    """Drop a token by setting the state, with rows that are reordered but constant in number."""
     before, after = [Step(range(4)) for _ in range(3)], [Step([1, 0, 3, 2]) for _ in range(3)]
     return cache_errs([*before, Step([3, 2, 1, 0], drop=1), *after])
 
 
 def reset_and_the_same_shapes() -> bool:
-    """A reset, and a step of the shapes of the step before, with a cache that is not reordered by index."""
+    """Reset the state before a step with the previous step's shapes, with a cache that is not reordered by index."""
     try:
         return cache_errs([Step([0]), Step([0], reset=True), Step([0])], through_maximum=True)
     except RuntimeError as exc:
@@ -109,7 +115,7 @@ def reset_and_the_same_shapes() -> bool:
 
 
 def bans_add_up() -> bool:
-    """ScatterElementsUpdate adds -inf, or 0 where there is no ban, to negative logits at f16."""
+    """Add -inf, or 0 for no ban, to negative logits by ScatterElementsUpdate at f16."""
     logits = ops.parameter([-1, 32], np.float32, name="logits")
     banned = ops.parameter([-1, 3], np.int64, name="banned")
     none = ops.constant(np.int64(0))
@@ -124,7 +130,7 @@ def bans_add_up() -> bool:
 
 
 def gather_into_device_memory() -> bool:
-    """A Gather that ends a graph whose output is a tensor of the device: its shape."""
+    """Get the shape of a device tensor that is the output of a graph ending in a Gather."""
     source = ops.parameter([1, HEADS, -1, WIDTH], np.float32, name="source")
     indices = ops.parameter([-1], np.int32, name="indices")
     taken = ops.result(ops.gather(source, indices, ops.constant(TOKENS)))
@@ -143,7 +149,7 @@ def gather_into_device_memory() -> bool:
 
 
 def quantized(values: Any, ends: Any, levels: int) -> Any:
-    """Return values quantised between minus and plus `ends`."""
+    """Return values quantized in the range from minus to plus `ends`."""
     low, high = ops.constant(-np.float32(ends)), ops.constant(np.float32(ends))
     return ops.fake_quantize(values, low, high, low, high, levels)
 
@@ -155,18 +161,18 @@ def linear_layer(values: Any, width: int, seed: int) -> Any:
     return ops.matmul(values, ops.multiply(weights, ops.constant(np.full((width, 1), 0.01, np.float32))), False, True)
 
 
-def differs_from_cpu(what: str, graph: Any, values: Array) -> bool:
-    """Print what both plugins make of a graph at f32, if it is not the same."""
-    expected, actual = (core.compile_model(graph, name, F32)(values)[0] for name in ("CPU", "GPU"))
-    return differs(what, expected, actual)
+def differs_from_cpu(name: str, graph: Any, values: Array) -> bool:
+    """Return True, and print both outputs, if a graph's output at f32 differs between the CPU and GPU plugins."""
+    expected, actual = (core.compile_model(graph, device, F32)(values)[0] for device in ("CPU", "GPU"))
+    return differs(name, expected, actual)
 
 
 def activations_scaled() -> bool:
-    """A graph of quantised and other linear layers, with ACTIVATIONS_SCALE_FACTOR, compiles at f16."""
+    """Compile a graph of quantized and other linear layers at f16 with ACTIVATIONS_SCALE_FACTOR."""
     values = ops.parameter([1, 8, 32], np.float32, name="values")
     first = linear_layer(quantized(values, np.full((1, 1, 1), 4), 256), 32, seed=0)
-    normalised = ops.mvn(ops.add(first, values), ops.constant(np.array([2])), True, 1e-5, "inside_sqrt")
-    graph = ov.Model([ops.concat([linear_layer(normalised, 32, seed=1), first], 1)], [values], "scaled")
+    normalized = ops.mvn(ops.add(first, values), ops.constant(np.array([2])), True, 1e-5, "inside_sqrt")
+    graph = ov.Model([ops.concat([linear_layer(normalized, 32, seed=1), first], 1)], [values], "scaled")
     graph.set_rt_info("8", ["runtime_options", "ACTIVATIONS_SCALE_FACTOR"])
     try:
         core.compile_model(graph, "GPU", F16)
@@ -177,7 +183,7 @@ def activations_scaled() -> bool:
 
 
 def ranges_by_column() -> bool:
-    """A depthwise convolution whose weights are quantised with a range for each column of its kernels."""
+    """Run a depthwise convolution whose weights are quantized with a range for each column of its kernels."""
     random, channels = np.random.default_rng(0), 32
     weights = random.standard_normal((channels, 1, 1, 3, 3)).astype(np.float32)
     columns = np.abs(weights).max(axis=(2, 3), keepdims=True)
@@ -189,7 +195,7 @@ def ranges_by_column() -> bool:
 
 
 def quantized_batch() -> bool:
-    """A quantised linear layer over a batch of 16, as over 16 windows of a picture."""
+    """Run a quantized linear layer over a batch of 16, as over 16 windows of a picture."""
     values = ops.parameter([16, 49, 32], np.float32, name="values")
     out = linear_layer(quantized(values, np.full((1, 1, 1), 4), 256), 32, seed=0)
     numbers = np.random.default_rng(1).standard_normal((16, 49, 32)).astype(np.float32)

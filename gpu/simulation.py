@@ -1,8 +1,8 @@
-"""Intel's GPU driver without a GPU: the image's packages, unpacked, and the driver's own simulation of a chip.
+"""Intel's GPU driver without a GPU: the packages of the container image, unpacked, and the driver's simulated chips.
 
-The driver compiles for the chip as it would on one, with the same compiler (IGC); nothing is computed, and what is
-read back means nothing. No package is installed and nobody has to be root: apt loads the packages with lists of its
-own below `build/`, and their dynamic loader starts this Python, whose libc is older than what the driver is linked to.
+The driver compiles with the same compiler (IGC) as on a real chip, but computes nothing, and values read back are
+undefined. No package is installed and root is not required: apt downloads the packages with separate lists below
+`build/`, and their dynamic loader starts this Python, whose libc is older than the one that the driver is linked to.
 """
 
 import json
@@ -22,30 +22,30 @@ BUILD = ROOT / "build" / "gpu-compile"
 TOOLS = {"apt-get": "apt", "dpkg-deb": "dpkg"}
 KEYRING, KEYRING_PACKAGE = Path("/usr/share/keyrings/debian-archive-keyring.gpg"), "debian-archive-keyring"
 LIBRARIES = Path("usr/lib/x86_64-linux-gnu")
-OPENCL = "intel-opencl-icd"  # the package whose version the driver is known by
-RECORD = "driver.json"  # of what was unpacked, written when all is complete
-# Of Intel's compute-runtime (shared/source/debug_settings/debug_variables_base.inl): read these variables; send
-# commands to a simulated stream (1 is AUB) that nothing writes to a file.
+OPENCL = "intel-opencl-icd"  # the package whose version is the driver's version
+RECORD = "driver.json"  # record of the unpacked packages, written last
+# Variables of Intel's compute-runtime (shared/source/debug_settings/debug_variables_base.inl): enable debug variables,
+# and send commands to a simulated stream (1 is AUB) that is not written to a file.
 SIMULATION = {
     "NEOReadDebugKeys": "1",
     "SetCommandStreamReceiver": "1",
     "UseAubStream": "0",
     "UseExternalAllocatorForSshAndDsh": "0",
-    # Nobody writes timestamps: the driver, which waits for those of a queue on Battlemage, would wait for ever.
+    # The simulation does not write timestamps; the driver, which waits for a queue's on Battlemage, would wait forever.
     "EnableTimestampWaitForQueues": "0",
 }
-# Compiled kernels are not kept below the home folder: times are those of a first start.
+# Compiled kernels are not cached in the home folder, so that times are those of a first start.
 NO_CACHE = {"NEO_CACHE_PERSISTENT": "0"}
 
 
 @dataclass(frozen=True)
 class Chip:
-    """A chip that the driver can compile for.
+    """Chip that the driver can compile for.
 
     Attributes:
-        name: the driver's.
-        product: as it is sold, and its architecture.
-        configuration: slices x sub-slices of each x execution units of each, of a common model.
+        name: the driver's name of the chip.
+        product: name of the product, and its architecture.
+        configuration: slices x sub-slices per slice x execution units per sub-slice of a common model.
     """
 
     name: str
@@ -65,11 +65,11 @@ CHIPS = (
 
 @dataclass(frozen=True)
 class Driver:
-    """The driver, unpacked.
+    """Unpacked driver.
 
     Attributes:
-        folder: has `tree`, the files of the packages.
-        versions: of the packages, by their names.
+        folder: folder with `tree`, the files of the packages.
+        versions: version of each package by name.
     """
 
     folder: Path
@@ -77,16 +77,16 @@ class Driver:
 
     @property
     def version(self) -> str:
-        """The driver's own version."""
+        """Version of the driver."""
         return self.versions[OPENCL]
 
     @property
     def libraries(self) -> Path:
-        """The folder of its shared libraries."""
+        """Folder of the shared libraries."""
         return self.folder / "tree" / LIBRARIES
 
     def command(self, *arguments: str) -> list[str]:
-        """Return the command that runs this Python on the driver's libraries."""
+        """Return the command that runs this Python with the driver's libraries."""
         loader = str(self.libraries / "ld-linux-x86-64.so.2")
         inherited = os.environ.get("LD_LIBRARY_PATH", "")
         paths = ":".join(filter(None, (str(self.libraries), inherited)))
@@ -94,32 +94,32 @@ class Driver:
 
     def environment(self, chip: Chip) -> dict[str, str]:
         """Return the environment in which the driver simulates a chip."""
-        simulated = {"ProductFamilyOverride": chip.name, "HardwareInfoOverride": chip.configuration}
-        only = {"OCL_ICD_VENDORS": str(self.libraries / "intel-opencl" / "libigdrcl.so")}
-        return {**os.environ, **SIMULATION, **NO_CACHE, **only, **simulated}
+        simulated_chip = {"ProductFamilyOverride": chip.name, "HardwareInfoOverride": chip.configuration}
+        vendors = {"OCL_ICD_VENDORS": str(self.libraries / "intel-opencl" / "libigdrcl.so")}
+        return {**os.environ, **SIMULATION, **NO_CACHE, **vendors, **simulated_chip}
 
 
 def set_up_driver(folder: Path = BUILD / "driver") -> Driver:
-    """Load and unpack the driver that the Dockerfile names, unless it is there, in the versions of today.
+    """Download and unpack the driver packages of the Dockerfile in their latest versions, unless they exist.
 
     Raises:
-        SetupError: this machine can't load or run it.
+        SetupError: this machine can't download or run the driver.
     """
     dockerfile = (ROOT / "Dockerfile").read_text()
-    wanted = [suite(dockerfile), *driver_packages(dockerfile)]
+    requested = [suite(dockerfile), *driver_packages(dockerfile)]
     record = folder / RECORD
-    if not record.is_file() or json.loads(record.read_text())["wanted"] != wanted:
+    if not record.is_file() or json.loads(record.read_text())["wanted"] != requested:
         check_machine()
         shutil.rmtree(folder, ignore_errors=True)
-        versions = unpack(download(folder, *wanted), folder)
-        record.write_text(json.dumps({"wanted": wanted, "versions": versions}, indent=1) + "\n")
+        versions = unpack(download(folder, *requested), folder)
+        record.write_text(json.dumps({"wanted": requested, "versions": versions}, indent=1) + "\n")
     driver = Driver(folder, json.loads(record.read_text())["versions"])
     check_libc(driver.versions["libc6"])
     return driver
 
 
 def check_machine() -> None:
-    """Raise a SetupError where packages can't be loaded, or the driver does not run."""
+    """Raise SetupError if packages can't be downloaded, or the driver does not run on this machine."""
     if platform.machine() != "x86_64":
         raise SetupError(f"Intel's driver is for x86_64, this machine is {platform.machine()}.")
     missing = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
@@ -129,23 +129,23 @@ def check_machine() -> None:
 
 
 def check_libc(version: str) -> None:
-    """Raise a SetupError where this Python wants a newer libc than the driver's suite has."""
-    own = platform.libc_ver()[1]
-    if as_numbers(own) > as_numbers(version):
-        raise SetupError(f"This machine's libc {own} is newer than the {version} of the driver's suite.")
+    """Raise SetupError if this Python requires a newer libc than `version`, that of the driver's suite."""
+    local_version = platform.libc_ver()[1]
+    if parse_version(local_version) > parse_version(version):
+        raise SetupError(f"This machine's libc {local_version} is newer than the {version} of the driver's suite.")
 
 
-def as_numbers(version: str) -> tuple[int, ...]:
-    """Return the release of a version, "2.43-7" being (2, 43)."""
+def parse_version(version: str) -> tuple[int, ...]:
+    """Return the release of a version: (2, 43) for "2.43-7"."""
     return tuple(int(part) for part in version.partition("-")[0].split("."))
 
 
 def download(folder: Path, suite_name: str, *packages: str) -> list[Path]:
-    """Load packages of a suite and all that they depend on; apt checks them against Debian's keys."""
+    """Download packages of a suite and their dependencies, verified by apt with Debian's keys."""
     apt = folder / "apt"
     for name in ("state/lists/partial", "cache/archives/partial"):
         (apt / name).mkdir(parents=True)
-    (apt / "status").touch()  # nothing is installed: dependencies are loaded, too
+    (apt / "status").touch()  # empty, so that apt downloads all dependencies
     (apt / "sources.list").write_text(f"deb [arch=amd64 signed-by={KEYRING}] {MIRROR} {suite_name} main\n")
     (apt / "apt.conf").write_text(
         f'Dir::State "{apt}/state";\nDir::State::status "{apt}/status";\nDir::Cache "{apt}/cache";\n'
@@ -159,15 +159,21 @@ def download(folder: Path, suite_name: str, *packages: str) -> list[Path]:
 
 
 def run_apt(apt: Path, *arguments: str) -> None:
-    """Run apt-get with the configuration in a folder; a SetupError has its own words."""
+    """Run apt-get with the configuration in a folder.
+
+    Raises:
+        SetupError: apt-get failed; the message has its error output.
+    """
     environment = {**os.environ, "APT_CONFIG": str(apt / "apt.conf")}
-    run = subprocess.run(["apt-get", "-qq", *arguments], env=environment, capture_output=True, text=True, check=False)
-    if run.returncode:
-        raise SetupError(f"apt-get {arguments[0]} from {MIRROR} failed: {run.stderr.strip()}")
+    process = subprocess.run(
+        ["apt-get", "-qq", *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    if process.returncode:
+        raise SetupError(f"apt-get {arguments[0]} from {MIRROR} failed: {process.stderr.strip()}")
 
 
 def unpack(packages: Sequence[Path], folder: Path) -> dict[str, str]:
-    """Unpack packages, and return their versions by their names."""
+    """Unpack packages, and return the version of each by name."""
     versions = {}
     for package in packages:
         subprocess.run(["dpkg-deb", "--extract", package, folder / "tree"], check=True)

@@ -14,7 +14,7 @@ from florence_tagger.config import DEFAULT_MODEL
 from florence_tagger.florence.devices import CORE
 from gpu import compile as compiling
 from gpu import simulation
-from gpu.compilation import GRAPHS, Compiled, Ran, Result, read_result
+from gpu.compilation import GRAPHS, CompiledGraph, ExecutedGraph, Result, read_result
 from gpu.compile import compile_for, run
 from gpu.kernels import CACHED_TOKENS, LARGE, Move, Node, large_moves
 from gpu.loading import OUTLINED_BYTES, outline_of, shapes_in
@@ -122,16 +122,16 @@ def test_every_graph_of_the_service_is_reported(on_the_cpu: Result) -> None:
         assert (one.device, one.precision, one.unsupported, one.error) == ("CPU", "f32", (), "")
         assert one.seconds > 0
         assert 50 < one.peak_mb < 5000
-    assert findings(replace(on_the_cpu, ran=())) == []
+    assert findings(replace(on_the_cpu, executed=())) == []
 
 
 def test_what_ran_is_reported_with_its_kernels(on_the_cpu: Result) -> None:
-    ran = {one.graph: one for one in on_the_cpu.ran}
-    assert set(ran) >= set(GRAPHS)
+    executed = {one.graph: one for one in on_the_cpu.executed}
+    assert set(executed) >= set(GRAPHS)
     for graph in GRAPHS:
-        assert sum(count for kind, _, count in ran[graph].kernels if kind == "FullyConnected") >= 18
+        assert sum(count for kind, _, count in executed[graph].kernels if kind == "FullyConnected") >= 18
     # Six products a layer (queries, keys and values of the answer are one), and the output.
-    assert sum(count for kind, _, count in ran["decoder"].kernels if kind == "FullyConnected") == 3 * 6 + 1
+    assert sum(count for kind, _, count in executed["decoder"].kernels if kind == "FullyConnected") == 3 * 6 + 1
 
 
 class FakeDriver(Driver):
@@ -156,7 +156,7 @@ def test_a_process_that_hangs_is_ended_and_what_it_said_is_kept() -> None:
     outcome = run(driver(f"import time; print('''{LINE}''', flush=True); time.sleep(60)"), CHIPS[0], DEFAULT_MODEL, 3)
     assert outcome == {"lines": [f"{LINE}\n"], "failure": "hangs: nothing in 3 s"}
     result = read_result("tgllp", "bundled fp16", outcome["lines"], outcome["failure"])
-    assert result.compiled == (Compiled("vision", "GPU", 1, 2),)
+    assert result.compiled == (CompiledGraph("vision", "GPU", 1, 2),)
     assert findings(result) == ["the process hangs: nothing in 3 s"]
 
 
@@ -228,22 +228,22 @@ def test_a_libc_that_is_newer_than_the_drivers_is_refused(monkeypatch: pytest.Mo
 
 
 TOLD = {"name": "a GPU", "architecture": "GPU: vendor=0x8086 arch=v20.4.4", "capabilities": ["FP16", "GPU_HW_MATMUL"]}
-DECODER = Ran(
+DECODER = ExecutedGraph(
     "decoder",
     (("scaled_dot_product_attention", "ocl::sdpa::opt__f16", 6), ("shape_of", "shape_of_cpu_impl__i32", 2)),
     (Move("Reorder", "Input", 12, 87_000_000),),
 )
 
 
-def result(chip: str, precision: str, product: str, *vision: Compiled) -> Result:
+def result(chip: str, precision: str, product: str, *vision: CompiledGraph) -> Result:
     """A model of base geometry that compiled, but perhaps for its vision tower."""
-    graphs = (*vision, *(Compiled(graph, "GPU", 2, 800, 300, "f16") for graph in GRAPHS[1:]))
+    graphs = (*vision, *(CompiledGraph(graph, "GPU", 2, 800, 300, "f16") for graph in GRAPHS[1:]))
     products = ("FullyConnected", product, 37)
     return Result(chip, f"base {precision}", TOLD, graphs, (replace(DECODER, kernels=(*DECODER.kernels, products)),))
 
 
-COMPILED = Compiled("vision", "GPU", 7.4, 900, 200, "f16")
-REFUSED = (Compiled("vision", "GPU", 1, 900, error="types are inconsistent"), Compiled("vision", "CPU", 0, 0))
+COMPILED = CompiledGraph("vision", "GPU", 7.4, 900, 200, "f16")
+REFUSED = (CompiledGraph("vision", "GPU", 1, 900, error="types are inconsistent"), CompiledGraph("vision", "CPU", 0, 0))
 RESULTS = (
     result("lnl", "fp16", "jit:gemm:any__f16", COMPILED),
     result("lnl", "int8-calibrated", "jit:gemm:any__i8", *REFUSED),
@@ -291,7 +291,7 @@ def test_findings_are_all_that_is_not_as_it_should_be() -> None:
     moved = "a step of the decoder moves 12 `Reorder` of `Input`, 87.0 MB"
     assert findings(RESULTS[0]) == [moved]
     assert findings(RESULTS[1]) == ["the vision does not compile: types are inconsistent", moved]
-    unknown = replace(RESULTS[0], compiled=(replace(COMPILED, unsupported=("NMS_1", "NMS_2")),), ran=())
+    unknown = replace(RESULTS[0], compiled=(replace(COMPILED, unsupported=("NMS_1", "NMS_2")),), executed=())
     assert findings(unknown) == ["the vision has unsupported operations: NMS_1, NMS_2"]
 
 
@@ -326,7 +326,7 @@ def test_the_bundled_model_compiles_for_a_chip(chip: str, attention: str, produc
         one = found[graph]
         assert (one.device, one.precision, one.unsupported, one.error) == ("GPU", "f16", (), "")
         assert one.device_mb > 1
-    decoder = {ran.graph: {kernel for _, kernel, _ in ran.kernels} for ran in result.ran}["decoder"]
+    decoder = {ran.graph: {kernel for _, kernel, _ in ran.kernels} for ran in result.executed}["decoder"]
     assert any(kernel.startswith(attention) for kernel in decoder)
     assert any(kernel.startswith(product) for kernel in decoder)
 
