@@ -1,8 +1,7 @@
-"""What a GPU is asked for by each stage and step: `python -m benchmarks.gpu`, on the emulated one.
+"""Kernels, waits and transfers of each stage and step on the emulated GPU: `python -m benchmarks.gpu`.
 
-It counts kernels, waits of the host, and bytes that cross to the device, back, and within it. How long any of it takes
-on a real GPU can't be told here. The emulated one has memory of its own, as a discrete card has, so that nothing
-crosses unseen.
+It counts kernels, waits of the host, and bytes copied to, from and within the device; it can't measure times of a real
+GPU. The emulated GPU has separate memory, like a discrete card, so that all transfers are counted.
 """
 
 import statistics
@@ -23,14 +22,14 @@ from florence_tagger.florence.packed_decoder import PackedDecoder
 from gpu.emulation import Counters, SetupError, read_counters, run_on_emulated_gpu
 
 PROMPT_TOKENS = 13
-TOKEN = 5  # any
-BANS = 5  # of each row
+TOKEN = 5  # arbitrary
+NUM_BANS = 5  # of each row
 FIGURES: dict[str, Callable[[list[int]], float]] = {"median": statistics.median, "most": max, "mean": statistics.mean}
 COLUMNS = ("kernels", "waits", "copies", "bytes to the device", "bytes back", "bytes within")
 
 
-def counted(run: Callable[..., Any], *arguments: Any) -> tuple[Any, Counters]:
-    """Return what a function returns, and what it asked of the device."""
+def count_work(run: Callable[..., Any], *arguments: Any) -> tuple[Any, Counters]:
+    """Return a function's result, and the device's work during the call."""
     before = read_counters()
     result = run(*arguments)
     return result, read_counters() - before
@@ -38,13 +37,14 @@ def counted(run: Callable[..., Any], *arguments: Any) -> tuple[Any, Counters]:
 
 @dataclass(frozen=True)
 class Work:
-    """What some answers asked for.
+    """Work of the device for some answers.
 
     Attributes:
-        stages: by name.
-        copied_slots: of the cache that were written by a step, mean.
-        rows_and_tokens: of all rows by a step, mean: what a cache of rows has, which is written twice to be reordered.
-        slot_bytes: of keys and values of all layers for a token.
+        stages: counters of each stage by name.
+        copied_slots: mean number of cache slots written by a step.
+        rows_and_tokens: mean number of tokens of all rows in a step: the size of a cache of rows, which a reordering
+            would write twice.
+        slot_bytes: size of one token's keys and values of all layers, bytes.
     """
 
     stages: dict[str, Counters]
@@ -54,47 +54,47 @@ class Work:
 
 
 def measure(manifest: ModelManifest, precision: str, pictures: int, beams: int, tokens: int) -> Work:
-    """Return what answers of so many tokens ask for: of the second time, where nothing is compiled."""
+    """Return the work for answers of `tokens` tokens, measured in a second run, in which nothing is compiled."""
     graphs = Graphs(manifest, RuntimeOptions("GPU", precision, pictures=pictures))
     decoder = graphs.decoder
     if not isinstance(decoder, PackedDecoder):
         raise TypeError("The decoder is not on the GPU.")
     pixels, prompt = np.zeros((*manifest.image_size, 3), np.uint8), tuple(range(PROMPT_TOKENS))
     for _ in range(2):
-        encoded, encode = counted(graphs.encode, pixels, prompt)
-        _, vision = counted(graphs.image_features, pixels)
-        joins = [counted(decoder.add, encoded)[1] for _ in range(pictures)]
+        encoded, encode = count_work(graphs.encode, pixels, prompt)
+        _, vision = count_work(graphs.image_features, pixels)
+        joins = [count_work(decoder.add, encoded)[1] for _ in range(pictures)]
         copied = decoder.cache.copied_slots
-        steps = list(take_steps(decoder, pictures, beams, tokens))
+        steps = list(run_steps(decoder, pictures, beams, tokens))
         copied = decoder.cache.copied_slots - copied
-        leaves = [counted(decoder.remove, 0)[1] for _ in range(pictures)]
+        leaves = [count_work(decoder.remove, 0)[1] for _ in range(pictures)]
     stages = {
         "vision, features to the host": vision,
         "vision and encoder, a picture": encode,
-        "a picture joins": summed(joins, max),
-        "a picture leaves": summed(leaves, max),
-        **{f"step, {pictures} x {beams} rows: {name}": summed(steps, figure) for name, figure in FIGURES.items()},
+        "a picture joins": aggregate(joins, max),
+        "a picture leaves": aggregate(leaves, max),
+        **{f"step, {pictures} x {beams} rows: {name}": aggregate(steps, figure) for name, figure in FIGURES.items()},
     }
     return Work(stages, copied / tokens, pictures * beams * tokens / 2, decoder.cache.slot_bytes)
 
 
-def take_steps(decoder: PackedDecoder, pictures: int, beams: int, tokens: int) -> Iterator[Counters]:
-    """Yield what each step asks for but the first, whose rows are fewer; beams change places as they do in answers.
+def run_steps(decoder: PackedDecoder, pictures: int, beams: int, tokens: int) -> Iterator[Counters]:
+    """Yield the work of each step but the first, which has fewer rows; beams are reordered as in real answers.
 
-    The ids of a step are in memory that host and device share: they are not copied, but they cross all the same.
+    A step's ids are in memory that host and device share, so they are not copied, but count as bytes to the device.
     """
     rng = np.random.default_rng(0)
-    banned = tuple(np.arange(BANS) for _ in range(beams))
+    banned = tuple(np.arange(NUM_BANS) for _ in range(beams))
     for position in range(tokens):
         parents = np.sort(rng.integers(0, beams, beams)) if position else np.zeros(beams, np.int64)
-        query = StepInput(np.full(beams, TOKEN), parents, position, banned)
-        _, counters = counted(decoder.step, [query] * pictures)
+        step_input = StepInput(np.full(beams, TOKEN), parents, position, banned)
+        _, counters = count_work(decoder.step, [step_input] * pictures)
         if position:
             yield replace(counters, host_to_device=counters.host_to_device + decoder.input_bytes)
 
 
-def summed(counters: list[Counters], figure: Callable[[list[int]], float]) -> Counters:
-    """Return a figure of each counter."""
+def aggregate(counters: list[Counters], figure: Callable[[list[int]], float]) -> Counters:
+    """Return a statistic of each counter."""
     return Counters(*(round(figure(list(values))) for values in zip(*map(astuple, counters), strict=True)))
 
 
@@ -105,7 +105,7 @@ def summed(counters: list[Counters], figure: Callable[[list[int]], float]) -> Co
 @click.option("--beams", type=click.IntRange(1, 16), default=3, show_default=True)
 @click.option("--tokens", type=click.IntRange(min=2), default=100, show_default=True, help="Of each answer.")
 def main(model: Path, precision: str, pictures: int, beams: int, tokens: int) -> None:
-    """Count what a GPU is asked for, and print it as a table."""
+    """Count the work of a GPU, and print it as a table."""
     try:
         run_on_emulated_gpu(discrete=True)
     except SetupError as exc:

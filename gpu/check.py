@@ -1,7 +1,7 @@
-"""Does the product count on a GPU as on the CPU? `python -m gpu.check`, on the emulated GPU: `make gpu-check`.
+"""Comparison of the product on the emulated GPU with the CPU: `python -m gpu.check`, or `make gpu-check`.
 
-Everything runs on OpenVINO's real GPU plugin: each graph beside the CPU plugin, the decoder under random plans, and the
-whole product. Kernels are built at the first run, which takes minutes, and kept.
+Everything runs on OpenVINO's real GPU plugin: each graph is compared with the CPU plugin, the decoder runs random
+plans, and the complete product counts objects. The first run builds the kernels, which takes minutes, and caches them.
 """
 
 import http.client
@@ -48,22 +48,26 @@ PICTURES = sorted(path for path in SAMPLES.iterdir() if path.suffix in {".png", 
 VIDEO = SAMPLES / "crossing.webm"
 TOGETHER = 8
 CAPACITY = 8
-F32_ERROR = 1e-4  # of what a graph puts out
+F32_ERROR = 1e-4  # maximum difference of a graph's output
 F16_COSINE = 0.9999
-TIE = 1e-4  # in scores of two answers: f32 rounding decides between them
+TIE = 1e-4  # difference of two answers' scores up to which f32 rounding may decide between them
 F16_COUNTS, F16_IOU, CALIBRATED_COUNTS = 0.99, 0.97, 0.98
-COMPUTED = {"fp16": ("f32", "f16")}
+INFERENCE_PRECISIONS = {"fp16": ("f32", "f16")}
 TEXTS = {Task.OPEN_VOCABULARY_DETECTION: "car", Task.PHRASE_GROUNDING: "a car and a backpack"}
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is checked.
+    """Extent of the check.
 
     Attributes:
-        plans, steps: random plans of the decoder, and steps of each.
-        models: precisions of folders; beams: of the product's answers.
-        exact_scenes, rounded_scenes, calibrated_scenes: at f32, at f16, and of the calibrated int8 tower at f16.
+        plans: number of random plans of the decoder.
+        steps: number of steps of each plan.
+        models: precisions of the model folders that the product runs.
+        beams: numbers of beams of the product's answers.
+        exact_scenes: number of scenes at f32.
+        rounded_scenes: number of scenes at f16.
+        calibrated_scenes: number of scenes of the calibrated int8 tower at f16.
     """
 
     plans: int
@@ -81,28 +85,28 @@ QUICK = Extent(2, 40, ("fp16", "calibrated"), (3,), 4, 6, 4)
 
 @cache
 def folder_of(precision: str) -> Path:
-    """Return a folder of the bundled model in a precision, converted where it was not yet."""
+    """Return a folder of the bundled model in a precision; convert it unless it exists."""
     if precision == "fp16":
         return DEFAULT_MODEL
     output = BUILD / precision
     if not (output / "manifest.json").is_file():
         command = [sys.executable, "-m", "convert", "--model", str(CHECKPOINT), "--output", str(output)]
-        calibrated = precision == "calibrated"
-        command += ["--precision", "int8" if calibrated else precision]
-        command += ["--calibration", str(BUILD / "calibration")] if calibrated else []
-        if calibrated:
+        is_calibrated = precision == "calibrated"
+        command += ["--precision", "int8" if is_calibrated else precision]
+        command += ["--calibration", str(BUILD / "calibration")] if is_calibrated else []
+        if is_calibrated:
             save_scenes(BUILD / "calibration", CALIBRATION_SCENES, seed=1)
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=without_emulation())
     return output
 
 
 def without_emulation() -> dict[str, str]:
-    """Return this process's environment without what brings the emulated GPU, which PyTorch does not get on with."""
+    """Return the environment of this process without the emulated GPU's libraries, which conflict with PyTorch."""
     return {name: value for name, value in os.environ.items() if name not in {"LD_PRELOAD", "LD_LIBRARY_PATH"}}
 
 
 def draw_scenes(number: int, seed: int) -> Iterator[UInt8Array]:
-    """Yield pictures of scenes like those that the bundled model was trained on."""
+    """Yield pictures of scenes like the training data of the bundled model."""
     from training.scenes import World, draw_scene
 
     rng = np.random.default_rng([20261128, seed])
@@ -120,104 +124,110 @@ def save_scenes(folder: Path, number: int, seed: int) -> list[Path]:
 
 
 class Side:
-    """A model folder on a device."""
+    """Model on a device, one of two that are compared.
 
-    def __init__(self, precision: str, device: str, computed: str) -> None:
+    Args:
+        precision: precision of the model folder.
+        device: name of the device.
+        inference_precision: precision that the device computes in.
+    """
+
+    def __init__(self, precision: str, device: str, inference_precision: str) -> None:
         self.manifest = load_manifest(folder_of(precision))
-        self.graphs = Graphs(self.manifest, RuntimeOptions(device, computed, pictures=CAPACITY))
+        self.graphs = Graphs(self.manifest, RuntimeOptions(device, inference_precision, pictures=CAPACITY))
         self._tokenizer = Tokenizer(self.manifest.read_text("tokenizer.json"))
         self.prompt_ids = self._tokenizer.encode(prompt_text(OBJECT_DETECTION))
 
     def encode(self, pixels: UInt8Array) -> CrossAttention:
-        """Return what the decoder attends to of a picture."""
+        """Return the cross-attention of a picture."""
         return self.graphs.encode(pixels, self.prompt_ids)
 
     def on_host(self, encoded: CrossAttention) -> CrossAttention:
-        """Return the same as arrays of the host."""
+        """Return a picture's cross-attention as arrays of the host."""
         memory = self.graphs.decoder.memory
         return encoded if memory is None else picture_on_host(encoded, memory)
 
     def on_device(self, values: CrossAttention) -> CrossAttention:
-        """Return arrays of the host as the decoder takes them."""
+        """Return a picture's cross-attention, given as arrays of the host, in the memory and layout of the decoder."""
         memory = self.graphs.decoder.memory
         return values if memory is None else picture_on_device(values, memory)
 
     def decode(self, pictures: Sequence[CrossAttention], settings: GenerationSettings, together: int) -> list[Decoded]:
-        """Return the answers for pictures, so many decoded together as there are."""
+        """Return the answers for pictures, decoded in batches of up to `together` pictures."""
         batch: Batch[int, CrossAttention] = Batch(self.graphs.decoder)
-        waiting, said, running = list(enumerate(pictures)), dict[int, Decoded](), 0
-        while waiting or running:
-            while waiting and running < together:
+        waiting, answers, num_running = list(enumerate(pictures)), dict[int, Decoded](), 0
+        while waiting or num_running:
+            while waiting and num_running < together:
                 batch.add(*waiting.pop(0), settings)
-                running += 1
+                num_running += 1
             for key, decoded in batch.step().items():
                 if isinstance(decoded, Exception):
                     raise decoded
-                said[key], running = decoded, running - 1
-        return [said[key] for key in sorted(said)]
+                answers[key], num_running = decoded, num_running - 1
+        return [answers[key] for key in sorted(answers)]
 
     def read(self, decoded: Decoded) -> Answer:
-        """Return an answer with its boxes."""
+        """Return an answer with its parsed detections."""
         height, width = self.manifest.image_size
         detections = parse_detections(decoded, self._tokenizer, Task.OBJECT_DETECTION, width, height)
         return Answer(decoded.token_ids, detections, 0.0)
 
 
 def check_graphs(report: Report) -> None:
-    """Compare what each graph puts out on both plugins, for the same input: what the CPU's graph before put out."""
+    """Compare each graph's output on both plugins for the same input, the CPU's output of the previous graph."""
     exact = Side("fp16", "CPU", "f32")
-    for computed in ("f32", "f16"):
-        side = Side("fp16", "GPU", computed)
+    for precision in ("f32", "f16"):
+        side = Side("fp16", "GPU", precision)
         for pixels in make_pictures(side.manifest.image_size)[:2]:
             features = exact.graphs.image_features(pixels)
-            attended = exact.encode(pixels)
-            ours = side.graphs.encode_features(features, side.prompt_ids)
+            cross_attention = exact.encode(pixels)
+            tested_cross_attention = side.graphs.encode_features(features, side.prompt_ids)
             outputs = {
                 "vision": (side.graphs.image_features(pixels), features),
-                "encoder": (flat(side.on_host(ours)), flat(attended)),
-                "decoder": tuple(first_step(one, one.on_device(attended)) for one in (side, exact)),
+                "encoder": (flatten(side.on_host(tested_cross_attention)), flatten(cross_attention)),
+                "decoder": tuple(first_step(model, model.on_device(cross_attention)) for model in (side, exact)),
             }
             for name, (tested, reference) in outputs.items():
-                report_graph(report, f"{name} at {computed}", tested, reference, computed == "f32")
+                report_graph(report, f"{name} at {precision}", tested, reference, precision == "f32")
 
 
-def report_graph(report: Report, name: str, ours: Any, theirs: Any, exact: bool) -> None:
-    """Report how far a graph's output is from the CPU's; only at f32 it can be `exact`."""
-    apart, alike = float(np.abs(ours - theirs).max()), cosine(ours.ravel(), theirs.ravel())
-    holds = apart <= F32_ERROR if exact else alike >= F16_COSINE
-    report.check(holds, f"graphs: {name}: {apart:.2g} from the CPU's at most, cosine {alike:.7f}")
+def report_graph(report: Report, name: str, tested: Any, reference: Any, exact: bool) -> None:
+    """Report the difference of a graph's output from the CPU's: by maximum error if `exact`, otherwise by cosine."""
+    error, similarity = float(np.abs(tested - reference).max()), cosine(tested.ravel(), reference.ravel())
+    holds = error <= F32_ERROR if exact else similarity >= F16_COSINE
+    report.check(holds, f"graphs: {name}: {error:.2g} from the CPU's at most, cosine {similarity:.7f}")
 
 
-def flat(encoded: CrossAttention) -> Any:
-    """Return all that the decoder attends to as one vector."""
+def flatten(encoded: CrossAttention) -> Any:
+    """Return all cross-attention keys and values as one vector."""
     return np.concatenate([encoded[name].ravel() for name in sorted(encoded)])
 
 
 def first_step(side: Side, picture: CrossAttention) -> Any:
-    """Return the log-probabilities of the first token, the likeliest, in the order of the tokens' ids."""
+    """Return the eight highest log-probabilities of the first token, in descending order."""
     side.graphs.decoder.add(picture)
-    (said,) = side.graphs.decoder.step([StepInput(np.array([2]), np.zeros(1, np.int64), 0, (np.empty(0, np.int64),))])
+    (top_k,) = side.graphs.decoder.step([StepInput(np.array([2]), np.zeros(1, np.int64), 0, (np.empty(0, np.int64),))])
     side.graphs.decoder.remove(0)
-    return said.log_probs[0][:8]
+    return top_k.log_probs[0][:8]
 
 
 def check_plans(report: Report, extent: Extent) -> None:
-    """Take the decoder through random plans on both plugins: rows grow and shrink, pictures come and go, bans."""
+    """Run random plans in the decoders of both plugins: rows grow and shrink, pictures join and leave, bans vary."""
     exact = Side("fp16", "CPU", "f32")
-    for computed, tolerance in (("f32", F32_ERROR * 10), ("f16", 0.5)):
-        side = Side("fp16", "GPU", computed)
+    for precision, tolerance in (("f32", F32_ERROR * 10), ("f16", 0.5)):
+        side = Side("fp16", "GPU", precision)
         encoded = [side.encode(pixels) for pixels in make_pictures(side.manifest.image_size)]
-        on_host = [truncate(side.on_host(one), tokens) for one, tokens in zip(encoded, (0, 4, 1), strict=True)]
-        pictures = [(side.on_device(one), one) for one in on_host]
+        on_host = [truncate(side.on_host(picture), tokens) for picture, tokens in zip(encoded, (0, 4, 1), strict=True)]
+        pictures = [(side.on_device(picture), picture) for picture in on_host]
         for seed in range(extent.plans):
             lockstep = Lockstep(side.graphs.decoder, exact.graphs.decoder, pictures, CAPACITY, seed)
             difference = sum((lockstep.step(move) for move in random_plan(seed, extent.steps)), Difference())
             lockstep.clear()
-            report.check(not difference.exceeds(tolerance), f"plans: {seed} at {computed}: {difference}")
+            report.check(not difference.exceeds(tolerance), f"plans: {seed} at {precision}: {difference}")
 
 
 def random_plan(seed: int, steps: int) -> Iterator[Move]:
-    """Yield moves of pictures that join and leave, of rows that wax and wane, and of bans."""
+    """Yield moves in which pictures join and leave, rows grow and shrink, and bans vary."""
     rng = np.random.default_rng(seed)
     for step in range(steps):
         clear = bool(rng.random() < 0.06)
@@ -232,31 +242,31 @@ def random_plan(seed: int, steps: int) -> Iterator[Move]:
 
 
 def check_product(report: Report, extent: Extent) -> None:
-    """Count samples, pages of a video and all tasks through the Python API on both devices."""
+    """Count objects of samples, of a video's frames and in all tasks through the Python API on both devices."""
     for model in extent.models:
         for beams in extent.beams:
-            for computed in COMPUTED.get(model, ("f16",)):
+            for precision in INFERENCE_PRECISIONS.get(model, ("f16",)):
                 with (
-                    Tagger.load(folder_of(model), num_beams=beams, device="GPU", precision=computed) as gpu,
+                    Tagger.load(folder_of(model), num_beams=beams, device="GPU", precision=precision) as gpu,
                     Tagger.load(folder_of(model), num_beams=beams, device="CPU") as cpu,
                 ):
                     for path in (*PICTURES, VIDEO):
                         counts = gpu.count(path), cpu.count(path)
-                        name = f"product: {model}, {computed}, {beams} beams, {path.name}"
+                        name = f"product: {model}, {precision}, {beams} beams, {path.name}"
                         report.check(counts[0] == counts[1], f"{name}: {counts[0]}, the CPU {counts[1]}")
                     if model == "fp16":
-                        check_tasks(report, f"{computed}, {beams} beams", gpu, cpu)
+                        check_tasks(report, f"{precision}, {beams} beams", gpu, cpu)
 
 
 def check_tasks(report: Report, name: str, gpu: Tagger, cpu: Tagger) -> None:
-    """Ask all five tasks of a picture."""
+    """Compare counts of one picture in all five tasks."""
     for task in Task:
         counts = [tagger.count(PICTURES[1], task, TEXTS.get(task, "")) for tagger in (gpu, cpu)]
         report.check(counts[0] == counts[1], f"product: {task}, {name}: {counts[0]}, the CPU {counts[1]}")
 
 
 def check_service(report: Report) -> None:
-    """Ask a real service by eight clients at a time, some of which leave; then start it again from its cache."""
+    """Send requests to a real service from eight concurrent clients, some of which leave; repeat after a restart."""
     with Tagger.load(device="CPU") as cpu:
         expected = {path.name: cpu.count(path, num_labels=DEFAULT_LABELS) for path in PICTURES}
     paths = PICTURES * TOGETHER
@@ -264,23 +274,25 @@ def check_service(report: Report) -> None:
     for start in ("first", "second"):
         with service(load_settings({"device": "GPU", "cache_dir": BUILD / "cache"})) as serving:
             for path in PICTURES:
-                leave(serving, path)
+                send_and_disconnect(serving, path)
             with ThreadPoolExecutor(TOGETHER) as pool:
-                counts = list(pool.map(lambda path: ask(serving, path), paths))
-            right = sum(said == expected[path.name] for path, said in zip(paths, counts, strict=True))
-            report.check(right == len(paths), f"service, {start} start: {right} of {len(paths)} answers are right")
+                counts = list(pool.map(lambda path: request_counts(serving, path), paths))
+            num_right = sum(answer == expected[path.name] for path, answer in zip(paths, counts, strict=True))
+            report.check(
+                num_right == len(paths), f"service, {start} start: {num_right} of {len(paths)} answers are right"
+            )
             report.note(f"service, {start} start: ready after {serving.start_seconds:.1f} s")
 
 
-def leave(serving: Serving, path: Path) -> None:
-    """Ask for a picture and close the connection."""
+def send_and_disconnect(serving: Serving, path: Path) -> None:
+    """Send a picture and close the connection without reading the answer."""
     connection = http.client.HTTPConnection(urlsplit(serving.client.url).netloc)
     connection.request("POST", "/process", body_of(path), {"Content-Type": "application/json"})
     connection.close()
 
 
-def ask(serving: Serving, path: Path) -> dict[str, int]:
-    """Return the counts of a picture."""
+def request_counts(serving: Serving, path: Path) -> dict[str, int]:
+    """Return the service's counts of a picture."""
     (document,) = serving.request("POST", "/process", body_of(path))["data"]
     return {label: count for one in document["source"]["content"] for label, count in one.items()}
 
@@ -289,46 +301,48 @@ def check_scenes(report: Report, extent: Extent) -> None:
     """Compare answers on scenes: token ids at f32, counts and boxes at f16."""
     for together in (1, TOGETHER):
         for beams in (1, 3):
-            agreement, apart = compare_scenes("fp16", "f32", extent.exact_scenes, beams, together)
-            said = f"token ids are equal on {agreement.ids_equal} of {agreement.pictures}"
+            agreement, score_difference = compare_scenes("fp16", "f32", extent.exact_scenes, beams, together)
+            text = f"token ids are equal on {agreement.ids_equal} of {agreement.pictures}"
             if agreement.differing:
-                said += f"; on {', '.join(agreement.differing)} the scores of both answers are {apart:.2g} apart"
-            # Two answers can be so nearly as likely that f32 rounding decides, here as beside PyTorch (test_parity).
-            holds = agreement.ids_equal >= agreement.pictures - max(1, agreement.pictures // 100) and apart <= TIE
-            report.check(holds, f"scenes: f32, {beams} beams, {together} together: {said}")
-    for model, computed, scenes, share, least_iou in (
+                names = ", ".join(agreement.differing)
+                text += f"; on {names} the scores of both answers are {score_difference:.2g} apart"
+            # If two answers are almost equally probable, f32 rounding decides, here as against PyTorch (test_parity).
+            max_differing = max(1, agreement.pictures // 100)
+            holds = agreement.ids_equal >= agreement.pictures - max_differing and score_difference <= TIE
+            report.check(holds, f"scenes: f32, {beams} beams, {together} together: {text}")
+    for model, precision, scenes, share, min_iou in (
         ("fp16", "f16", extent.rounded_scenes, F16_COUNTS, F16_IOU),
         ("calibrated", "f16", extent.calibrated_scenes, CALIBRATED_COUNTS, 0.0),  # int8 rounds boxes, too
     ):
-        agreement, _ = compare_scenes(model, computed, scenes, 3, TOGETHER)
-        holds = agreement.counts_equal >= share * scenes and agreement.box_iou >= least_iou
-        said = f"counts are equal on {agreement.counts_equal} of {scenes}, boxes' IoU {agreement.box_iou:.4f}"
-        report.check(holds, f"scenes: {model} at {computed}, 3 beams, {TOGETHER} together: {said}")
+        agreement, _ = compare_scenes(model, precision, scenes, 3, TOGETHER)
+        holds = agreement.counts_equal >= share * scenes and agreement.box_iou >= min_iou
+        text = f"counts are equal on {agreement.counts_equal} of {scenes}, boxes' IoU {agreement.box_iou:.4f}"
+        report.check(holds, f"scenes: {model} at {precision}, 3 beams, {TOGETHER} together: {text}")
 
 
-def compare_scenes(model: str, computed: str, number: int, beams: int, together: int) -> tuple[Agreement, float]:
-    """Return how far answers for scenes agree with the CPU's at f32, and how far scores of differing ones are apart."""
-    sides = Side(model, "GPU", computed), Side(model, "CPU", "f32")
+def compare_scenes(model: str, precision: str, number: int, beams: int, together: int) -> tuple[Agreement, float]:
+    """Return the agreement with the CPU at f32 on scenes, and the maximum score difference of differing answers."""
+    sides = Side(model, "GPU", precision), Side(model, "CPU", "f32")
     settings = replace(sides[0].manifest.generation, num_beams=beams)
     height, width = sides[0].manifest.image_size
     pictures = [
         np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
         for pixels in draw_scenes(number, seed=2)
     ]
-    both = [side.decode([side.encode(one) for one in pictures], settings, together) for side in sides]
-    ours, theirs = ([side.read(one) for one in decoded] for side, decoded in zip(sides, both, strict=True))
+    both = [side.decode([side.encode(picture) for picture in pictures], settings, together) for side in sides]
+    tested, reference = (list(map(side.read, decoded)) for side, decoded in zip(sides, both, strict=True))
     names = map(str, range(number))
-    pairs = [AnswerPair(*one, 1.0) for one in zip(names, ours, theirs, strict=True)]
+    pairs = [AnswerPair(*answers, 1.0) for answers in zip(names, tested, reference, strict=True)]
     differing = [pair for pair in zip(*both, strict=True) if pair[0].token_ids != pair[1].token_ids]
-    apart = max((abs(score(one, settings) - score(other, settings)) for one, other in differing), default=0.0)
-    return summarize("", pairs), apart
+    differences = (abs(score(first, settings) - score(second, settings)) for first, second in differing)
+    return summarize("", pairs), max(differences, default=0.0)
 
 
 def score(decoded: Decoded, settings: GenerationSettings) -> float:
-    """Return the score by which beam search chose an answer: its log-probability over its length's power."""
+    """Return an answer's beam search score: its log-probability divided by its length to the length penalty's power."""
     chosen = [
-        likely.log_probs[likely.token_ids == token_id][0]
-        for token_id, likely in zip(decoded.token_ids, decoded.top_k, strict=False)
+        top_k.log_probs[top_k.token_ids == token_id][0]
+        for token_id, top_k in zip(decoded.token_ids, decoded.top_k, strict=False)
     ]
     return float(np.sum(chosen) / len(decoded.token_ids) ** settings.length_penalty)
 
@@ -346,7 +360,7 @@ SECTIONS: dict[str, Callable[[Report, Extent], None]] = {
 @click.option("--quick", is_flag=True, help="A part of it, within minutes once kernels are built.")
 @click.option("--only", type=click.Choice(list(SECTIONS)), multiple=True, help="Only these sections.")
 def main(quick: bool, only: tuple[str, ...]) -> None:
-    """Check the product on an emulated GPU; fails where anything comes out otherwise than on the CPU."""
+    """Check the product on an emulated GPU; exit with 1 if a check fails."""
     try:
         run_on_emulated_gpu()
     except SetupError as exc:
