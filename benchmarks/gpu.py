@@ -55,7 +55,7 @@ class Work:
 
 def measure(manifest: ModelManifest, precision: str, pictures: int, beams: int, tokens: int) -> Work:
     """Return the work for answers of `tokens` tokens, measured in a second run, in which nothing is compiled."""
-    graphs = Graphs(manifest, RuntimeOptions("GPU", precision, pictures=pictures))
+    graphs = Graphs(manifest, RuntimeOptions("GPU", precision, max_pictures=pictures))
     decoder = graphs.decoder
     if not isinstance(decoder, PackedDecoder):
         raise TypeError("The decoder is not on the GPU.")

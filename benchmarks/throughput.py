@@ -45,7 +45,7 @@ def seconds_per_picture(
     model_class: type[Florence2], manifest: ModelManifest, batch_size: int, generation: GenerationSettings
 ) -> float:
     """Return the seconds per picture of sixteen concurrent pictures, at most `batch_size` of them decoded together."""
-    florence2 = model_class(manifest, RuntimeOptions(pictures=batch_size), generation)
+    florence2 = model_class(manifest, RuntimeOptions(max_pictures=batch_size), generation)
     scheduler = Scheduler(lambda: florence2, NUM_PICTURES)
     while not scheduler.ready:
         time.sleep(0.01)

@@ -134,7 +134,7 @@ class Side:
 
     def __init__(self, precision: str, device: str, inference_precision: str) -> None:
         self.manifest = load_manifest(folder_of(precision))
-        self.graphs = Graphs(self.manifest, RuntimeOptions(device, inference_precision, pictures=CAPACITY))
+        self.graphs = Graphs(self.manifest, RuntimeOptions(device, inference_precision, max_pictures=CAPACITY))
         self._tokenizer = Tokenizer(self.manifest.read_text("tokenizer.json"))
         self.prompt_ids = self._tokenizer.encode(prompt_text(OBJECT_DETECTION))
 

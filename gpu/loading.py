@@ -137,7 +137,7 @@ def device_mb(device: str) -> float:
 
 def load_and_step(manifest: ModelManifest, core: CoreRecorder, device: str) -> None:
     """Load a model like the service, and decode `CACHED_TOKENS` steps of a batch; the decoded tokens do not matter."""
-    graphs = Graphs(manifest, RuntimeOptions(device, pictures=PICTURES), core)
+    graphs = Graphs(manifest, RuntimeOptions(device, max_pictures=PICTURES), core)
     cross_attention = graphs.encode(np.zeros((*manifest.image_size, 3), np.uint8), (0,) * PROMPT_TOKENS)
     for _ in range(PICTURES):
         graphs.decoder.add(cross_attention)

@@ -26,7 +26,7 @@ F32_TOLERANCE = 1e-3
 def decoders() -> tuple[PackedDecoder, Any]:
     """The packed decoder on a GPU that the CPU plays, and the stateful one on the CPU, both in f32."""
     devices = ("GPU", "CPU")
-    options = [RuntimeOptions(device, "f32", pictures=CAPACITY) for device in devices]
+    options = [RuntimeOptions(device, "f32", max_pictures=CAPACITY) for device in devices]
     packed, stateful = (make_decoder(Compiler(one, FakeCore(["CPU", "GPU"])), DEFAULT_MODEL, one) for one in options)
     assert isinstance(packed, PackedDecoder)
     return packed, stateful
@@ -95,7 +95,7 @@ def test_a_picture_that_is_not_a_number_spoils_no_other() -> None:
     together = answers(packed, [broken, picture(1, 20)])
     for one, other in zip(alone, together, strict=True):
         assert np.isnan(other[0].log_probs).all()
-        assert compare(query(1), other[1], one[0]).worst < F32_TOLERANCE
+        assert compare(step_input(1), other[1], one[0]).worst < F32_TOLERANCE
 
 
 def answers(decoder: PackedDecoder, pictures: list[dict[str, Any]]) -> list[list[TopK]]:
@@ -104,13 +104,13 @@ def answers(decoder: PackedDecoder, pictures: list[dict[str, Any]]) -> list[list
     assert memory is not None
     for one in pictures:
         decoder.add(picture_on_device(one, memory))
-    given = [decoder.step([query(position)] * len(pictures)) for position in range(6)]
+    given = [decoder.step([step_input(position)] * len(pictures)) for position in range(6)]
     for _ in pictures:
         decoder.remove(0)
     return given
 
 
-def query(position: int) -> StepInput:
+def step_input(position: int) -> StepInput:
     return StepInput(np.array([5]), np.zeros(1, np.int64), position, (np.empty(0, np.int64),))
 
 
@@ -119,7 +119,7 @@ def test_bans_of_rows_with_different_numbers_of_them() -> None:
     (on_device, on_host), *_ = pairs(20)
     for decoder, one in ((packed, on_device), (stateful, on_host)):
         decoder.add(one)
-        decoder.step([query(0)])
+        decoder.step([step_input(0)])
     first = np.array([0])  # the first token, which a row without bans must not lose
     bans = ((first, first[:0]), (np.array([7, 7, 9]), first), (first[:0], np.array([0, 5, 0, 0])))
     for position, banned in enumerate(bans, start=1):
@@ -176,7 +176,7 @@ def test_a_picture_that_can_not_join_spoils_no_other(monkeypatch: pytest.MonkeyP
         patched.setattr(packed.memory, "empty", out_of_memory)
         with pytest.raises(RuntimeError, match="no memory"):
             packed.add(longer)
-    assert compare(query(0), answers(packed, [picture(1, 20)])[0][0], expected[0][0]).worst < F32_TOLERANCE
+    assert compare(step_input(0), answers(packed, [picture(1, 20)])[0][0], expected[0][0]).worst < F32_TOLERANCE
     assert np.isfinite(answers(packed, [picture(2, 37)])[0][0].log_probs).all()
 
 

@@ -83,7 +83,7 @@ WORKAROUNDS = (
     Workaround(
         "activations_scaled",
         "2026.4.1",
-        "ACTIVATIONS_SCALE_FACTOR does not compile at f16 where activations are quantized",
+        "ACTIVATIONS_SCALE_FACTOR does not compile at f16 if activations are quantized",
         "a calibrated graph goes without the option",
     ),
     Workaround(
@@ -112,14 +112,14 @@ class RuntimeOptions:
             default of the device, see `Graphs`.
         threads: number of inference threads, 0 for OpenVINO's default.
         cache_dir: folder for compiled models, None for no cache.
-        pictures: maximum number of pictures that are decoded together.
+        max_pictures: maximum number of pictures that are decoded together.
     """
 
     device: str = "AUTO"
     precision: str = ""
     threads: int = 0
     cache_dir: Path | None = None
-    pictures: int = 8
+    max_pictures: int = 8
 
 
 def choose_device(requested: str, available: Sequence[str]) -> tuple[str, ...]:

@@ -127,7 +127,9 @@ class Graphs:
             # Truncation simulates prompts of different lengths, which would each require another compiled encoder.
             shorter = [truncate(picture, tokens) for picture, tokens in zip(on_host, (0, 3, 1), strict=True)]
             pairs = [(picture_on_device(picture, memory), picture) for picture in shorter]
-            return replace(test, difference=run_self_test(self.decoder, exact.decoder, pairs, self._options.pictures))
+            return replace(
+                test, difference=run_self_test(self.decoder, exact.decoder, pairs, self._options.max_pictures)
+            )
         except RuntimeError as exc:
             logger.warning("%s fails in its self-test: %s", test.device, reason_of(exc))
             return replace(test, error=DRIVER_ERROR)
@@ -180,14 +182,14 @@ def make_decoder(compiler: Compiler, path: Path, options: RuntimeOptions) -> Sta
     compiled = compiler.compile(lambda memory: decoder_graph(compiler.read(file), memory), "decoder", "f32")
     model, memory = compiled.model, compiled.memory
     if memory is None:
-        return StatefulDecoder(compiled.request, options.pictures)
+        return StatefulDecoder(compiled.request, options.max_pictures)
 
     def make_request(graph: Any) -> Any:
         return compiler.compile_request(graph, compiler.devices["decoder"])
 
     pad = make_request(pad_graph(inputs_named(model, CROSS_ATTENTION)[0]))
     graphs = DecoderGraphs(compiled.request, make_request(repack_graph(model)), pad)
-    return PackedDecoder(graphs, memory, options.pictures)
+    return PackedDecoder(graphs, memory, options.max_pictures)
 
 
 def truncate(cross_attention: CrossAttention, num_tokens: int) -> dict[str, Any]:

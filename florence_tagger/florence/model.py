@@ -55,7 +55,7 @@ class Florence2:
         self, manifest: ModelManifest, options: RuntimeOptions, generation: GenerationSettings, core: Any = CORE
     ) -> None:
         self.manifest = manifest
-        self.capacity = options.pictures
+        self.capacity = options.max_pictures
         max_tokens = min(generation.max_new_tokens, manifest.max_positions)
         min_tokens = min(generation.min_new_tokens, max_tokens)
         self.generation = replace(generation, max_new_tokens=max_tokens, min_new_tokens=min_tokens)
