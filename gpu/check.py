@@ -294,7 +294,7 @@ def send_and_disconnect(serving: Serving, path: Path) -> None:
 def request_counts(serving: Serving, path: Path) -> dict[str, int]:
     """Return the service's counts of a picture."""
     (document,) = serving.request("POST", "/process", body_of(path))["data"]
-    return {label: count for one in document["source"]["content"] for label, count in one.items()}
+    return {label: count for counts in document["source"]["content"] for label, count in counts.items()}
 
 
 def check_scenes(report: Report, extent: Extent) -> None:

@@ -87,7 +87,7 @@ def run(driver: Driver, chip: Chip, folder: Path, seconds: float) -> dict[str, A
         process.kill()
         process.wait()
         raise
-    # Only complete lines: the process may have been killed while it wrote one.
+    # Only complete lines: the process may have been killed while writing.
     return {"lines": [line for line in printed.splitlines(keepends=True) if line.endswith("}\n")], "failure": failure}
 
 
