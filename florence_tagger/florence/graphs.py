@@ -48,7 +48,9 @@ CrossAttention = Mapping[str, Any]
 
 
 class Graphs:
-    """Compiled graphs of a model folder, for one thread that calls `encode` and one, maybe another, that uses `decoder`.
+    """Compiled graphs of a model folder.
+
+    One thread may use `encode` and one thread `decoder`; they may be different threads.
 
     On a CPU the default precision is f32, except for a large vision tower, which takes most of the time and runs twice
     as fast in bf16. For the decoder, which is bound by memory bandwidth, and for a small tower, bf16 gains almost
