@@ -23,12 +23,13 @@ from florence_tagger.assembly import build_pipeline, start_decoder_pool
 from florence_tagger.bench.processes import free_port
 from florence_tagger.client import Client
 from florence_tagger.config import DEFAULT_MODEL, load_settings
+from florence_tagger.context import Outcome
 from florence_tagger.errors import UnreachableError
 from florence_tagger.florence.devices import RuntimeOptions
 from florence_tagger.florence.manifest import load_manifest
 from florence_tagger.florence.model import Florence2, load_model
 from florence_tagger.media.sampling import Sampling
-from florence_tagger.pipeline import Outcome, Pipeline
+from florence_tagger.pipeline import Pipeline
 from florence_tagger.scheduler import Scheduler
 from florence_tagger.schemas import Detection, Frame, FrameResult, Prompt
 from florence_tagger.telemetry import Stage, Telemetry
