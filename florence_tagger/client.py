@@ -13,12 +13,11 @@ from contextlib import suppress
 from http import HTTPStatus
 from socket import SHUT_RDWR, socket
 from threading import Event, Lock
-from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any
 
 import httpx
 
-from florence_tagger.counting import ALL_LABELS, top_counts
 from florence_tagger.errors import (
     RESTARTED,
     STOPPING,
@@ -30,8 +29,8 @@ from florence_tagger.errors import (
     UnreachableError,
 )
 from florence_tagger.media.content import read_file
-from florence_tagger.rules import parse_rules
-from florence_tagger.schemas import Detection, DocumentResult, File, FrameResult, Task, Tiles, VideoCount
+from florence_tagger.object_counter import ObjectCounter
+from florence_tagger.schemas import Detection, DocumentResult, File, FrameResult, Rules, Tiles
 from florence_tagger.wording import system_words
 
 DEFAULT_URL = "http://localhost:5011"
@@ -44,7 +43,7 @@ MAX_FILE_BYTES = 10**9  # of a file that is read; the service has a limit of its
 ENTRIES = ("connection.connect_tcp.complete", "connection.start_tls.complete")  # of httpcore's trace: a new socket
 
 
-class Client:
+class Client(ObjectCounter):
     """A client of the service at `url`, for any thread; `count` and `detect` are those of `Tagger`.
 
     with Client("http://localhost:5011") as client:
@@ -82,38 +81,10 @@ class Client:
         if response.status_code != HTTPStatus.OK or "test endpoint is" not in json_object(response):
             raise TaggerError(f"{self.url} is not florence_tagger's")
 
-    def count(
-        self,
-        file: File,
-        prompt: str = Task.OBJECT_DETECTION,
-        text: str = "",
-        num_labels: int = ALL_LABELS,
-        min_score: float = 0.0,
-        classes: Iterable[str] | None = None,
-        merge_iou: float = 0.0,
-        video_count: str = VideoCount.PEAK,
-        tiles: Tiles | None = None,
-    ) -> dict[str, int]:
-        """Count the objects in a picture or video; arguments as of `Tagger.count`, errors as of `detect`."""
-        classes = None if classes is None else list(classes)
-        rules = parse_rules(classes, merge_iou, video_count)
-        result = self.detect(file, prompt, text, min_score, classes, merge_iou, video_count, tiles)
-        return top_counts(result.frames, rules, num_labels)
-
-    def detect(
-        self,
-        file: File,
-        prompt: str = Task.OBJECT_DETECTION,
-        text: str = "",
-        min_score: float = 0.0,
-        classes: Iterable[str] | None = None,
-        merge_iou: float = 0.0,
-        video_count: str = VideoCount.PEAK,
-        tiles: Tiles | None = None,
+    def detect_with(
+        self, file: File, prompt: str, text: str, min_score: float, rules: Rules, tiles: Tiles | None
     ) -> DocumentResult:
-        """Detect the objects in a picture or video; arguments as of `Tagger.detect`.
-
-        It waits up to `RETRY_SECONDS` for a service that is busy or loads its model.
+        """Return the detections of a file by the rules; wait up to `RETRY_SECONDS` for a service that is busy or loads.
 
         Raises:
             DocumentError: the service can't process the file; its text is the reason.
@@ -122,8 +93,8 @@ class Client:
         content = file if isinstance(file, bytes) else read_file(file, MAX_FILE_BYTES)
         document = {"id": "file", "source": {"content": base64.b64encode(content).decode()}}
         options = {"prompt": prompt, "text": text, "min_score": min_score, "return_boxes": True}
-        options |= {"merge_iou": merge_iou, "video_count": video_count, "tiles": tiles}
-        options |= {"classes": None if classes is None else list(classes)}
+        options |= {"classes": rules.classes or None, "merge_iou": rules.merge_iou, "video_count": rules.video_count}
+        options |= {"tiles": tiles}
         deadline = time.monotonic() + RETRY_SECONDS
         body = {"documents": [document], **options}
         response = self.post(body)
@@ -164,14 +135,6 @@ class Client:
             with suppress(OSError):  # it is already closed
                 connection.shutdown(SHUT_RDWR)
         self._http.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _trace(self, event: str, details: dict[str, Any]) -> None:
         """Remember the socket of each new connection: closing an httpx client does not end what others wait for."""

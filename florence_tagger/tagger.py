@@ -2,28 +2,26 @@
 
 import os
 import weakref
-from collections.abc import Iterable
 from threading import BoundedSemaphore
-from types import TracebackType
 from typing import Any, Self
 
 from florence_tagger.admission import MAX_FRAMES_IN_FLIGHT
 from florence_tagger.assembly import build_pipeline, sampling_from, start_decoder_pool
 from florence_tagger.config import Settings, load_settings
-from florence_tagger.counting import ALL_LABELS, MAX_LABELS, filter_by_score, top_counts
+from florence_tagger.counting import filter_by_score
 from florence_tagger.errors import DocumentError, NotReadyError, RequestError
 from florence_tagger.florence.manifest import load_manifest
 from florence_tagger.florence.model import Florence2, load_model
 from florence_tagger.labels import read_aliases
 from florence_tagger.media.content import read_file
 from florence_tagger.media.sandbox.pool import DecoderPool
+from florence_tagger.object_counter import ObjectCounter
 from florence_tagger.prompts import parse_prompt
-from florence_tagger.rules import parse_rules
 from florence_tagger.scheduler import Scheduler
-from florence_tagger.schemas import AUTO, MAX_TILES, DocumentResult, File, Rules, Task, Tiles, VideoCount
+from florence_tagger.schemas import AUTO, MAX_TILES, DocumentResult, File, Rules, Tiles
 
 
-class Tagger:
+class Tagger(ObjectCounter):
     """A loaded model that counts the objects in files. It is thread-safe, and faster when used by several threads.
 
     It owns threads and processes, which end with `close`, with the `with` block, or with the object. Files are decoded
@@ -75,64 +73,10 @@ class Tagger:
             decoders.close()
             raise
 
-    def count(
-        self,
-        file: File,
-        prompt: str = Task.OBJECT_DETECTION,
-        text: str = "",
-        num_labels: int = ALL_LABELS,
-        min_score: float = 0.0,
-        classes: Iterable[str] | None = None,
-        merge_iou: float = 0.0,
-        video_count: str = VideoCount.PEAK,
-        tiles: Tiles | None = None,
-    ) -> dict[str, int]:
-        """Return the number of objects of each label in a picture or video, in alphabetical order of the labels.
-
-        For a file with several pages it is the sum over them, for a video it depends on `video_count`.
-
-        Args:
-            file: path or bytes of the file.
-            prompt: name of a task, such as `OD` or `OPEN_VOCABULARY_DETECTION`.
-            text: the objects to detect, for the tasks that need it.
-            num_labels: maximum number of labels, those with the highest counts; 0, the default, is all.
-            min_score: boxes of a lower score, 0 to 1, are left out.
-            classes: the only labels to count, each of them also with a count of 0; 1 to 100 names.
-            merge_iou: of boxes whose intersection over union is this or more, only the one of the highest score is
-                kept; 0 is off.
-            video_count: `peak`, the maximum over all frames, or `distinct`, the number of different objects that pass.
-            tiles: per side of each picture, 1 to 6 or "auto"; by default those of the settings.
-
-        Raises:
-            DocumentError: the file can't be read, is not accepted or is damaged; its text is the reason.
-            RequestError: an argument has a value that is not accepted.
-            NotReadyError: the tagger is closed.
-        """
-        if not isinstance(num_labels, int) or not 0 <= num_labels <= MAX_LABELS:
-            raise RequestError(f"num_labels is {num_labels}; accepted is an integer from 0 to {MAX_LABELS}.")
-        rules = parse_rules(classes, merge_iou, video_count)
-        return top_counts(self._detect(file, prompt, text, min_score, rules, tiles).frames, rules, num_labels)
-
-    def detect(
-        self,
-        file: File,
-        prompt: str = Task.OBJECT_DETECTION,
-        text: str = "",
-        min_score: float = 0.0,
-        classes: Iterable[str] | None = None,
-        merge_iou: float = 0.0,
-        video_count: str = VideoCount.PEAK,
-        tiles: Tiles | None = None,
-    ) -> DocumentResult:
-        """Return the detections of each page or sampled frame: labels, scores, and boxes in pixels as displayed.
-
-        Arguments and errors are those of `count`. With `distinct` the detections have the numbers of their tracks.
-        """
-        return self._detect(file, prompt, text, min_score, parse_rules(classes, merge_iou, video_count), tiles)
-
-    def _detect(
+    def detect_with(
         self, file: File, prompt: str, text: str, min_score: float, rules: Rules, tiles: Tiles | None
     ) -> DocumentResult:
+        """Return the detections of a file by the rules, which `count` and `detect` have checked."""
         if not isinstance(min_score, int | float) or not 0 <= min_score <= 1:
             raise RequestError(f"min_score is {min_score}; accepted is a number from 0 to 1.")
         model_prompt = parse_prompt(prompt, text, rules.classes)
@@ -151,14 +95,6 @@ class Tagger:
     def close(self) -> None:
         """End all threads and processes; running calls raise NotReadyError. It may be called more than once."""
         self._finalizer()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def check_tiles(tiles: Tiles) -> Tiles:

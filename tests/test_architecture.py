@@ -43,6 +43,7 @@ RANKS = {
     "admission": 4,
     "refinement": 4,
     "pipeline": 5,
+    "object_counter": 4,
     "client": 5,
     "assembly": 6,
     "tagger": 7,

@@ -16,11 +16,12 @@ from florence_tagger.count.annotations import Annotator
 from florence_tagger.count.paths import InputFile, find_files, read_list
 from florence_tagger.count.progress import Summary
 from florence_tagger.count.records import ResumeFile
-from florence_tagger.count.runner import CountJob, DocumentDetector, annotated_paths_for, count_files
+from florence_tagger.count.runner import CountJob, annotated_paths_for, count_files
 from florence_tagger.count.writers import WRITERS
 from florence_tagger.errors import SettingsError
 from florence_tagger.labels import Aliases, name_classes
 from florence_tagger.media.limits import ORIGINAL_SIZE, DecodeOptions
+from florence_tagger.object_counter import ObjectCounter
 from florence_tagger.pipeline import within_budget
 from florence_tagger.prompts import parse_prompt
 from florence_tagger.rules import parse_rules
@@ -72,8 +73,8 @@ def run_count(options: CountOptions, settings: Settings) -> int:
         skipped = {file.name for file in files if resume_file and file.path in resume_file.done}
         summary = Summary(len(files), skipped, show_bar)
         with (
-            open_detector(options, settings) as detector,
-            closing(count_files(files, detector, job, resume_file)) as records,
+            open_counter(options, settings) as counter,
+            closing(count_files(files, counter, job, resume_file)) as records,
         ):
             WRITERS[output_format](summary.follow(records), sys.stdout)
     exit_code = summary.report()
@@ -158,7 +159,7 @@ def expand_paths(paths: tuple[str, ...]) -> Iterator[str]:
 
 
 @contextmanager
-def open_detector(options: CountOptions, settings: Settings) -> Iterator[DocumentDetector]:
+def open_counter(options: CountOptions, settings: Settings) -> Iterator[ObjectCounter]:
     """Open the client of the service given by `--server`, else a model in this process; close it at the end."""
     if options.server is None:
         with Tagger.open(settings) as tagger:

@@ -8,7 +8,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
-from typing import Protocol
 
 from florence_tagger.count.annotations import Annotator
 from florence_tagger.count.paths import InputFile
@@ -16,6 +15,7 @@ from florence_tagger.count.records import FileRecord, ResumeFile
 from florence_tagger.counting import as_content, count_document, max_labels_for
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.content import read_file
+from florence_tagger.object_counter import ObjectCounter
 from florence_tagger.schemas import DocumentResult, Rules, Task, Tiles
 from florence_tagger.wording import system_words
 
@@ -23,23 +23,6 @@ NUM_THREADS = 8  # files in progress; the model decodes as many answers together
 MAX_PENDING = 32  # files submitted before the oldest is done, so that a slow one (a video) blocks no other
 CUT_OFF = "the answer was cut off at the most tokens; objects may be missing"
 INCOMPLETE = "the video is damaged or slow to decode; it is counted by what can be decoded"
-
-
-class DocumentDetector(Protocol):
-    """Interface for detecting the objects in a file's bytes: `Tagger`, and the client of a service."""
-
-    def detect(
-        self,
-        file: bytes,
-        prompt: str,
-        text: str,
-        min_score: float,
-        classes: Sequence[str] | None,
-        merge_iou: float,
-        video_count: str,
-        tiles: Tiles | None,
-    ) -> DocumentResult:
-        """Return the detections in the file; raise DocumentError if the file itself can't be processed."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +38,7 @@ class CountJob:
         annotated_paths: paths of the annotated files by the names of the input files; empty for none.
         max_bytes: of a file.
         annotator: draws the annotated files.
-        tiles: per side of a picture; None for the detector's setting.
+        tiles: per side of a picture; None for the counter's setting.
     """
 
     task: Task
@@ -68,13 +51,13 @@ class CountJob:
     annotator: Annotator
     tiles: Tiles | None = None
 
-    def count(self, detector: DocumentDetector, input_file: InputFile) -> FileRecord:
+    def count(self, counter: ObjectCounter, input_file: InputFile) -> FileRecord:
         """Count the objects in one file, and annotate it if this is requested."""
         if input_file.error is not None:
             return FileRecord(input_file.name, error=input_file.error)
         try:
             file = read_file(input_file.name, self.max_bytes)
-            result = self._detect(detector, file)
+            result = counter.detect_with(file, self.task, self.text, self.min_score, self.rules, self.tiles)
         except DocumentError as exc:
             return FileRecord(input_file.name, error=str(exc))
         notes = [note for note, applies in ((CUT_OFF, result.truncated), (INCOMPLETE, result.incomplete)) if applies]
@@ -84,20 +67,6 @@ class CountJob:
             labels = [label for entry in content for label in entry]
             notes += self._annotate(self.annotated_paths[input_file.name], file, result, labels)
         return FileRecord(input_file.name, content, note="; ".join(notes))
-
-    def _detect(self, detector: DocumentDetector, file: bytes) -> DocumentResult:
-        """Return the detections in one file; raise DocumentError if the file itself can't be processed."""
-        rules = self.rules
-        return detector.detect(
-            file,
-            self.task,
-            self.text,
-            self.min_score,
-            rules.classes or None,
-            rules.merge_iou,
-            rules.video_count,
-            self.tiles,
-        )
 
     def _annotate(self, target: Path, file: bytes, result: DocumentResult, labels: Sequence[str]) -> list[str]:
         """Write the annotated file; return the notes on the file, one if it can't be annotated."""
@@ -130,19 +99,19 @@ def annotated_paths_for(folder: Path, names: Sequence[str]) -> dict[str, Path]:
 
 
 def count_files(
-    files: Sequence[InputFile], detector: DocumentDetector, job: CountJob, resume_file: ResumeFile | None = None
+    files: Sequence[InputFile], counter: ObjectCounter, job: CountJob, resume_file: ResumeFile | None = None
 ) -> Generator[FileRecord]:
     """Yield the record of each file, in order; count only files that are not in `resume_file`, and add them to it.
 
     Raises:
-        TaggerError: the detector fails on all files.
+        TaggerError: the counter fails on all files.
         OSError: the resume file or an annotated file can't be written.
     """
     done = {} if resume_file is None else resume_file.done
     remaining = [file for file in files if file.path not in done]
 
     def process(file: InputFile) -> FileRecord:
-        record = job.count(detector, file)
+        record = job.count(counter, file)
         if resume_file is not None:
             resume_file.add(record)  # at once, also while an earlier file is in progress
         return record
