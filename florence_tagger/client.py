@@ -40,7 +40,10 @@ RETRY_SECONDS = 300  # for a service that loads its model, or is at its limits
 PAUSE_SECONDS = 0.5  # between two attempts
 SERVICE_REASONS = (STOPPING, RESTARTED)  # why the service, not the file, is at fault
 MAX_FILE_BYTES = 10**9  # of a file that is read; the service has a limit of its own
-ENTRIES = ("connection.connect_tcp.complete", "connection.start_tls.complete")  # of httpcore's trace: a new socket
+CONNECT_EVENTS = (
+    "connection.connect_tcp.complete",
+    "connection.start_tls.complete",
+)  # of httpcore's trace: a new socket
 
 
 class Client(ObjectCounter):
@@ -56,7 +59,7 @@ class Client(ObjectCounter):
         Args:
             url: of the service; its path is put before those of the requests.
             api_key: the key of the service, empty for none.
-            timeout_seconds: for one request.
+            timeout_seconds: for connecting, and for each read and write.
 
         Raises:
             SettingsError: the URL can't be that of a service, or the key can't be sent.
@@ -123,7 +126,11 @@ class Client(ObjectCounter):
             raise NotReadyError("The client is closed.")
         try:
             return self._http.request(method, path, extensions={"trace": self._trace}, **options)
-        except (httpx.TransportError, httpx.InvalidURL, OSError, UnicodeError) as exc:
+        except (httpx.RequestError, httpx.InvalidURL, OSError, UnicodeError, RuntimeError) as exc:
+            if self._closed.is_set():  # httpx raises RuntimeError for a closed client
+                raise NotReadyError("The client is closed.") from exc
+            if isinstance(exc, RuntimeError):
+                raise
             raise UnreachableError(f"{self.url} can't be reached: {connection_error_words(exc)}") from exc
 
     def close(self) -> None:
@@ -132,16 +139,24 @@ class Client(ObjectCounter):
         with self._lock:
             sockets, self._sockets = self._sockets, set()
         for connection in sockets:
-            with suppress(OSError):  # it is already closed
-                connection.shutdown(SHUT_RDWR)
+            shut(connection)
         self._http.close()
 
     def _trace(self, event: str, details: dict[str, Any]) -> None:
         """Remember the socket of each new connection: closing an httpx client does not end what others wait for."""
-        if event in ENTRIES:
+        if event in CONNECT_EVENTS:
             with self._lock:
                 self._sockets = {known for known in self._sockets if known.fileno() >= 0}
-                self._sockets.add(details["return_value"].get_extra_info("socket"))
+                connection = details["return_value"].get_extra_info("socket")
+                self._sockets.add(connection)
+                if self._closed.is_set():  # `close` came while it was opened
+                    shut(connection)
+
+
+def shut(connection: socket) -> None:
+    """End a connection for the thread that waits for it."""
+    with suppress(OSError):  # it is already closed
+        connection.shutdown(SHUT_RDWR)
 
 
 def checked_url(url: str) -> httpx.URL:
@@ -159,7 +174,7 @@ def checked_url(url: str) -> httpx.URL:
 
 def checked_key(api_key: str) -> str:
     """Return a key that can be sent in a header; SettingsError if it can't."""
-    if not api_key.isprintable():
+    if not api_key.isprintable() or api_key != api_key.strip():
         raise SettingsError("FLORENCE_API_KEY=…: a key that is sent has printable characters alone")
     return api_key
 
@@ -173,7 +188,7 @@ def connection_error_words(error: BaseException) -> str:
         return "it does not speak TLS as is wanted; is http:// meant?"
     if isinstance(error, httpx.TimeoutException):
         return "it does not answer in time"
-    if isinstance(error, httpx.ProtocolError):  # also if the service closes the connection without an answer
+    if isinstance(error, httpx.ProtocolError | httpx.DecodingError):  # also a connection closed without an answer
         return "it gives no answer in HTTP, or only a part of one"
     words = [system_words(cause) for cause in causes if isinstance(cause, OSError)]
     return words[-1] if words else "no host can have this name"

@@ -45,7 +45,7 @@ class ObjectCounter(ABC):
         Raises:
             DocumentError: the file can't be read, is not accepted or is damaged; its text is the reason.
             RequestError: an argument has a value that is not accepted.
-            NotReadyError: it is closed.
+            NotReadyError: the counter is closed.
             TaggerError: the service can't be reached, or processes no file at all.
         """
         if not isinstance(num_labels, int) or not 0 <= num_labels <= MAX_LABELS:
