@@ -26,6 +26,7 @@ MAX_STITCHING_COST = 15.0  # of the fit of one line, beyond that of two
 VELOCITY_NOISE = 3.0  # standard deviation of the velocity, in longer sides per second
 MAX_SPEED = 8.0  # along an axis, in longer sides per second
 FULL_SIDE_QUANTILE = 0.9  # of the sides of a tracklet's boxes, taken as the object's
+MAX_TRACKLETS = 1000  # that are stitched: time and memory grow with the square of their number
 FIT_ITERATIONS = 6  # of the line through boxes that are cut
 
 
@@ -88,6 +89,8 @@ class Tracklet:
 def stitch(tracks: Sequence[Track], frame_results: Sequence[FrameResult]) -> list[Track]:
     """Merge the tracks of each object, by repeated assignment with the least total cost."""
     tracks = sorted(tracks, key=lambda track: track.boxes)
+    if len(tracks) > MAX_TRACKLETS:
+        return tracks
     while True:
         costs = stitching_costs([Tracklet.from_track(track, frame_results) for track in tracks])
         successors = {index: later for index, later in enumerate(assign(costs, MAX_STITCHING_COST)) if later >= 0}
