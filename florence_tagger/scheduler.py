@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -175,6 +176,7 @@ class Scheduler:
             BusyError: no slot became free in time.
         """
         queued = QueuedFrame(frame, prompt, on_start)
+        queued.result.add_done_callback(partial(self._drop_canceled, queued))
         with self._slot_freed:
             # Slots reserved by other requests do not count here: those requests may be waiting for this frame's result.
             self._slot_freed.wait_for(
@@ -187,6 +189,16 @@ class Scheduler:
             self._waiting.append(queued)
             self._state_changed.notify_all()
         return queued.result
+
+    def _drop_canceled(self, queued: QueuedFrame, result: Future[FrameResult]) -> None:
+        """Free the slot of a frame that is canceled while it waits."""
+        if not result.cancelled():
+            return
+        with self._slot_freed:
+            if queued in self._waiting:
+                self._waiting.remove(queued)
+                self._slot_freed.notify()
+                self._state_changed.notify_all()
 
     def close(self) -> None:
         """Stop accepting frames, cancel the waiting ones, and return when all frames in the model are finished."""
@@ -230,8 +242,8 @@ class Scheduler:
         """Prefill waiting frames until the scheduler is closed."""
         while (queued := self._next_frame(model)) is not None:
             self._telemetry.observe_stage(Stage.QUEUE, time.monotonic() - queued.queued_at)
-            queued.on_start()
             try:
+                queued.on_start()
                 prefilled = model.prefill(queued.frame, queued.prompt)
             except Exception as exc:  # noqa: BLE001 - one frame's failure must not end the thread
                 self._end(Stage.PREFILL, {queued: exc})
