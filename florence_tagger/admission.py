@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from florence_tagger.context import RequestContext
-from florence_tagger.errors import BusyError
+from florence_tagger.errors import BusyError, NotReadyError
 from florence_tagger.scheduler import Scheduler
 from florence_tagger.schemas import Frame, FrameResult, Prompt
 
@@ -64,6 +64,9 @@ class Admission:
             return self._scheduler.add_request(frame, self._prompt, seconds, reserved, self._context.observer.on_begun)
         except BusyError:
             return None
+        except NotReadyError:
+            self._reserved = reserved  # not taken: the exit returns it
+            raise
 
     def _take_reservation(self) -> bool:
         """Return whether the reserved slot is still there, and give it to the caller."""

@@ -12,15 +12,15 @@ from cachetools import LRUCache
 
 from florence_tagger.context import RequestContext
 from florence_tagger.errors import ClientDisconnectedError
-from florence_tagger.schemas import Content, DocumentResult
+from florence_tagger.schemas import DocumentResult
 
 # The request that computes a result has ended without one: it says nothing about the file.
 ENDED_EARLY = (ClientDisconnectedError, TimeoutError, CancelledError)
 
 
-def key_of(options: Hashable, content: Content) -> Hashable:
+def key_of(options: Hashable, file: bytes) -> Hashable:
     """Return what a result depends on while model and settings are the same: a file and how it is processed."""
-    return options, hashlib.sha256(content.encode() if isinstance(content, str) else content).digest()
+    return options, hashlib.sha256(file).digest()
 
 
 class ResultCache:
@@ -41,6 +41,11 @@ class ResultCache:
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def __contains__(self, key: Hashable) -> bool:
+        """Return whether a result is known or being computed."""
+        with self._lock:
+            return key in self._known or key in self._in_flight
 
     def get_or_compute(
         self, key: Hashable, compute: Callable[[], DocumentResult], context: RequestContext
@@ -70,9 +75,13 @@ class ResultCache:
                 result = context.wait(flight)
             except CancelledError:
                 continue
-            self.hits += 1
+            with self._lock:
+                self.hits += 1
             return result
-        return self._compute(key, flight, compute)
+        try:
+            return self._compute(key, flight, compute)
+        finally:
+            del flight  # see `_compute`
 
     def _compute(
         self, key: Hashable, flight: Future[DocumentResult], compute: Callable[[], DocumentResult]
@@ -81,14 +90,17 @@ class ResultCache:
             result = compute()
         except BaseException as exc:
             self._land(key)
-            if isinstance(exc, ENDED_EARLY):
+            if isinstance(exc, ENDED_EARLY) or not isinstance(exc, Exception):
                 flight.cancel()
             else:
                 flight.set_exception(exc)
             raise
-        self._land(key, None if result.incomplete else result)
-        flight.set_result(result)
-        return result
+        else:
+            self._land(key, None if result.incomplete else result)
+            flight.set_result(result)
+            return result
+        finally:
+            del flight  # else the error, its traceback and the file would be a cycle until garbage collection
 
     def _land(self, key: Hashable, result: DocumentResult | None = None) -> None:
         """End the computation of a key, and keep its result if there is one."""

@@ -36,6 +36,7 @@ class RequestContext:
     Attributes:
         deadline: monotonic time, in seconds, at which the request is answered with what is done.
         is_canceled: returns whether the client has left.
+        observer: of the request's progress.
     """
 
     deadline: float = math.inf

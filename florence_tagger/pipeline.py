@@ -4,10 +4,9 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
-from threading import BoundedSemaphore
 
 from florence_tagger.admission import Admission
 from florence_tagger.cache import ResultCache, key_of
@@ -117,13 +116,9 @@ class Picture:
         return merge_tiles(placed, [box for box, _ in self.tiles], in_tiles, by_label)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PipelineRequest:
-    """A request on its way through the stages.
-
-    Attributes:
-        decoding: permits to decode, for half of the decoder processes: other requests' files find one that is idle.
-    """
+    """A request on its way through the stages."""
 
     pipeline: Pipeline
     admission: Admission
@@ -132,10 +127,6 @@ class PipelineRequest:
     prompt: Prompt
     refinement: Refinement
     tiles: Tiles
-    decoding: BoundedSemaphore = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "decoding", BoundedSemaphore(max(self.pipeline.decoders.size // 2, 1)))
 
     def process_all(self, contents: Sequence[Content | DocumentError]) -> list[Outcome]:
         """Process documents, several at once in threads, and report each in their order."""
@@ -164,7 +155,7 @@ class PipelineRequest:
         except NotReadyError as exc:
             return DocumentError(str(exc), Reason.STOPPING)
         except DocumentError as exc:
-            return exc
+            return DocumentError(str(exc), exc.reason)  # without its traceback, which holds the file
         except Exception:
             logger.exception("The model failed on a document")
             return DocumentError("The model failed on this document; the log of the service says how.", Reason.MODEL)
@@ -185,13 +176,24 @@ class PipelineRequest:
     ) -> DocumentResult:
         """Return the detections in so many tiles per picture; the whole pictures' may be `known`."""
         self.context.check()
-        key = key_of((self.prompt, self.sampling, self.tiles == AUTO, tiles), content)
-        return self.pipeline.cache.get_or_compute(key, lambda: self._detect(content, tiles, known), self.context)
+        permits, cache = self.pipeline.decoders.permits, self.pipeline.cache
+        # The permit comes first: another request that waits for this file must not wait for the request's other files.
+        with ExitStack() as permit:
+            self.context.poll(lambda seconds: permits.acquire(self, seconds) or None)
+            permit.callback(permits.release, self)
+            # The bytes are decoded from base64 once more below, so that no thread holds them while it waits.
+            key = key_of((self.prompt, self.sampling, self.tiles == AUTO, tiles), self._file_of(content))
+            if key in cache:
+                permit.close()
+            return cache.get_or_compute(key, lambda: self._detect(content, tiles, known, permit), self.context)
 
-    def _detect(self, content: Content, tiles: tuple[int, ...], known: Sequence[FrameResult]) -> DocumentResult:
+    def _detect(
+        self, content: Content, tiles: tuple[int, ...], known: Sequence[FrameResult], permit: ExitStack
+    ) -> DocumentResult:
         pictures: list[Picture] = []
         try:
-            incomplete = self._decode(content, tiles, known, pictures)
+            with permit:
+                incomplete = self._decode(content, tiles, known, pictures)
             by_label = self.prompt.task.names_things
             return DocumentResult(tuple(picture.result(self.context, by_label) for picture in pictures), incomplete)
         except BaseException:
@@ -203,7 +205,8 @@ class PipelineRequest:
         self, content: Content, tiles: tuple[int, ...], known: Sequence[FrameResult], pictures: list[Picture]
     ) -> bool:
         """Decode a file and queue its frames as they come; return whether it could not be decoded to its end."""
-        self.context.poll(lambda seconds: self.decoding.acquire(timeout=seconds) or None)
+        if not self.pipeline.scheduler.ready:  # no frame would be processed any more
+            raise NotReadyError(STOPPING)
         began = time.monotonic()
         incomplete = False
         try:
@@ -218,8 +221,6 @@ class PipelineRequest:
                 raise
             logger.warning("A video is counted by its first %d frames: %s", len(pictures), exc)
             incomplete = True
-        finally:
-            self.decoding.release()
         self.pipeline.telemetry.observe_stage(Stage.DECODE_FILE, time.monotonic() - began)
         self.pipeline.telemetry.observe_tiles(len({future for picture in pictures for _, future in picture.tiles}))
         return incomplete
@@ -240,11 +241,11 @@ class PipelineRequest:
             pictures.append(replace(pictures[-1], page=frame.page, time_s=frame.time_s))
         else:
             index = len(pictures)
-            whole = done(known[index]) if index < len(known) else self.admission.add(frame)
+            whole = completed_future(known[index]) if index < len(known) else self.admission.add(frame)
             pictures.append(Picture(frame.page, frame.time_s, frame.width, frame.height, whole))
 
 
-def done(result: FrameResult) -> Future[FrameResult]:
+def completed_future(result: FrameResult) -> Future[FrameResult]:
     """Return a future that has its result."""
     future: Future[FrameResult] = Future()
     future.set_result(result)

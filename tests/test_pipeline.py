@@ -3,21 +3,23 @@
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
 import pytest
 
-from florence_tagger.cache import ResultCache
+from florence_tagger.cache import ResultCache, key_of
 from florence_tagger.context import Outcome, RequestContext, RequestObserver
 from florence_tagger.counting import count_document
-from florence_tagger.errors import BusyError, ClientDisconnectedError, DocumentError, Reason
+from florence_tagger.errors import BusyError, ClientDisconnectedError, DocumentError, NotReadyError, Reason
 from florence_tagger.media.sampling import Sampling
-from florence_tagger.media.sandbox.pool import DecoderPool
+from florence_tagger.media.sandbox.pool import DecodePermits, DecoderPool
 from florence_tagger.pipeline import Pipeline, RequestLimits
 from florence_tagger.scheduler import Scheduler
-from florence_tagger.schemas import DocumentResult, Frame, Prompt
+from florence_tagger.schemas import OBJECT_DETECTION, DocumentResult, Frame, Prompt
+from florence_tagger.tiling import UNTILED
 from tests.conftest import FakeModel, wait_for
 
 PIXELS = np.zeros((8, 8, 3), np.uint8)
@@ -31,7 +33,7 @@ def video_frame(time_s: float) -> Frame:
 class FakeDecoders:
     """Decodes a file of n bytes to n frames of a video; one that begins with `!` is damaged after them."""
 
-    size: int = 2
+    permits: DecodePermits = field(default_factory=lambda: DecodePermits(0))
     image_size: tuple[int, int] = (8, 8)
     seconds: float = 0.0
     decoding: int = 0
@@ -151,14 +153,64 @@ def test_pipeline_known_file_gives_its_reserved_slot_back(pipeline: Pipeline, mo
     assert len(model.frames) == 1
 
 
-@pytest.mark.parametrize(("size", "at_once"), [(1, 1), (2, 1), (4, 2), (8, 4)])
-def test_pipeline_decodes_in_half_of_the_processes(
-    pipeline: Pipeline, model: RecordingModel, decoders: FakeDecoders, size: int, at_once: int
+@pytest.mark.parametrize("extra", [0, 1, 3])
+def test_pipeline_one_request_decodes_by_its_permit_and_the_shared_ones(
+    pipeline: Pipeline, model: RecordingModel, decoders: FakeDecoders, extra: int
 ) -> None:
     model.go.set()
-    decoders.size, decoders.seconds = size, 0.1
+    decoders.permits, decoders.seconds = DecodePermits(extra), 0.1
     assert len(pipeline.run([bytes([65 + index]) for index in range(8)], Sampling())) == 8
-    assert decoders.most_decoding == at_once
+    assert decoders.most_decoding == 1 + extra
+
+
+def test_pipeline_file_of_a_busy_request_is_computed_for_another(pipeline: Pipeline, model: RecordingModel) -> None:
+    """A request whose video waits for the model has not begun its second file, which another request sends as well."""
+    video, picture = b"a" * 30, b"b"
+    with ThreadPoolExecutor(1) as pool:
+        large = pool.submit(pipeline.run, [video, picture], Sampling())
+        assert model.entered.wait(30)
+        context = RequestContext.within(20)
+        key = key_of((OBJECT_DETECTION, Sampling(), False, UNTILED), picture)
+        assert key not in pipeline.cache
+        small = ThreadPoolExecutor(1).submit(pipeline.run, [picture], Sampling(), context=context)
+        assert wait_for(lambda: key in pipeline.cache)
+        model.go.set()
+        assert [outcome_in_words(one) for one in small.result(30)] == [{"cat": 1}]
+        assert len(large.result(30)) == 2
+
+
+def test_permits_two_requests_share_what_is_extra() -> None:
+    permits = DecodePermits(1)
+    assert permits.acquire("a", 0)
+    assert permits.acquire("a", 0)
+    assert not permits.acquire("a", 0)
+    assert permits.acquire("b", 0), "the first one of a request is its own"
+    assert not permits.acquire("b", 0)
+    permits.release("a")
+    assert permits.acquire("b", 0)
+    for request in "abb":
+        permits.release(request)
+    assert permits.acquire("c", 0)
+    assert permits.acquire("c", 0)
+
+
+def test_pipeline_half_a_character_is_no_base64(pipeline: Pipeline) -> None:
+    (failed,) = pipeline.run(["\ud800abc"], Sampling())
+    assert isinstance(failed, DocumentError)
+    assert failed.reason is Reason.CONTENT
+    assert pipeline.cache.misses == 0
+
+
+def test_pipeline_stopped_service_decodes_no_further_file(
+    pipeline: Pipeline, model: RecordingModel, decoders: FakeDecoders
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(pipeline.run, [b"a", b"b", b"c"], Sampling())
+        assert model.entered.wait(30)
+        decoders.seconds = 30
+        pipeline.scheduler.abort_all(NotReadyError("stopping"))
+        reasons = [cast(DocumentError, one).reason for one in answer.result(20)]
+    assert reasons == [Reason.STOPPING] * 3
 
 
 @pytest.mark.parametrize("wait", [lambda context: context.check(), lambda context: context.poll(lambda _: None)])

@@ -119,7 +119,7 @@ class DecoderHandle:
                 reply = self._exchange({"more": False}, seconds_left, RequestContext(context.deadline))
             if self.reusable:
                 os.truncate(self._file, 0)
-                self.reusable = not reply["exits"]
+                self.reusable = reply.get("exits") is False
         if "error" in reply:
             raise DocumentError(str(reply["error"]))
 
@@ -128,7 +128,8 @@ class DecoderHandle:
         end = time.monotonic() + seconds
         try:
             self._channel.send_bytes(json.dumps(message).encode())
-            replace(context, deadline=min(context.deadline, end)).poll(self._poll_channel)
+            if not self._channel.poll():  # a reply that is there already is taken, whatever became of the request
+                replace(context, deadline=min(context.deadline, end)).poll(self._poll_channel)
             reply: dict[str, Any] = json.loads(self._channel.recv_bytes(MAX_MESSAGE_BYTES))
         except (TimeoutError, ClientDisconnectedError) as exc:
             self.reusable = False  # it is still decoding the file

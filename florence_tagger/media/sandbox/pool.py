@@ -3,11 +3,12 @@
 import logging
 import queue
 import threading
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Generator, Hashable
 from concurrent.futures import ThreadPoolExecutor
 
 from florence_tagger.context import RequestContext
-from florence_tagger.errors import STOPPING, NotReadyError
+from florence_tagger.errors import STOPPING, ClientDisconnectedError, NotReadyError
 from florence_tagger.media.limits import SandboxLimits
 from florence_tagger.media.sampling import Sampling
 from florence_tagger.media.sandbox.handle import DecoderHandle
@@ -17,6 +18,37 @@ from florence_tagger.tiling import UNTILED
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0  # after the system could not start another process
+
+
+class DecodePermits:
+    """Permits to decode, for the files of requests: one for each request at any time, and `extra` that all share.
+
+    So neither a large request nor several of them occupy all processes with videos that wait for the model.
+    """
+
+    def __init__(self, extra: int) -> None:
+        self._extra = extra
+        self._held: Counter[Hashable] = Counter()
+        self._changed = threading.Condition()
+
+    def acquire(self, request: Hashable, seconds: float) -> bool:
+        """Return whether a request got a permit within `seconds`."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._held[request] or self._extra > 0, seconds):
+                return False
+            self._extra -= self._held[request] > 0
+            self._held[request] += 1
+            return True
+
+    def release(self, request: Hashable) -> None:
+        """Return a permit of a request."""
+        with self._changed:
+            self._held[request] -= 1
+            if self._held[request]:
+                self._extra += 1
+            else:
+                del self._held[request]
+            self._changed.notify_all()
 
 
 class DecoderPool:
@@ -29,7 +61,7 @@ class DecoderPool:
     """
 
     def __init__(self, processes: int, limits: SandboxLimits) -> None:
-        self.size = processes
+        self.permits = DecodePermits(max(processes // 2 - 1, 0))
         self._limits = limits
         self._idle: queue.LifoQueue[DecoderHandle | None] = queue.LifoQueue()  # the one used last has warm caches
         self._all: set[DecoderHandle] = set()
@@ -63,6 +95,12 @@ class DecoderPool:
         handle = self._acquire(context)
         try:
             yield from handle.frames(content, sampling, context, tiles)
+        except ClientDisconnectedError:
+            raise
+        except Exception as exc:
+            if self._closed.is_set():  # `close` has killed the process: the file is not at fault
+                raise NotReadyError(STOPPING) from exc
+            raise
         finally:
             self._release(handle)
 
@@ -116,8 +154,8 @@ class DecoderPool:
             if handle not in self._all:  # `close` has killed it
                 return
             self._all.remove(handle)
+            self._starter.submit(self._start)  # under the lock: not after `close` has shut the starter down
         handle.kill()
-        self._starter.submit(self._start)
 
     def _start(self) -> None:
         """Start a process, in the pool's thread."""
