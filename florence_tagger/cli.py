@@ -28,29 +28,29 @@ logger = logging.getLogger(__name__)
 
 # The help of each command.
 MAIN_HELP = "Counts the objects in pictures and videos with a Florence-2 model on OpenVINO."
-SERVE_HELP = "Serves the model over HTTP until told to stop."
+SERVE_HELP = "Serves the model over HTTP until it is stopped."
 COUNT_HELP = """Counts the objects in pictures and videos.
 
 PATH is a file, a folder (the pictures and videos in it, at any depth), a pattern such as 'scans/**/*.tif', or - for
-a list of paths on the standard input, one a line.
+a list of paths on standard input, one per line.
 
 \b
-Exits with 0 where all files were counted,
-          1 where some were not, as one that is not there,
-          2 where nothing could be done: no such option, model or service, or no file in a folder.
+Exits with 0 if all files were counted,
+          1 if some were not, such as a missing one,
+          2 if nothing could be done: no such option, model or service, or no file in a folder.
 """
 SETTINGS_HELP = "Prints all settings as a table in Markdown, or writes it into a page."
 CHECK_HELP = "Reads every file of a model folder and compares it with the folder's manifest."
 BENCHMARK_HELP = """\
-Measures this machine: time per stage, throughput, memory, and how near that is to what the machine can do.
+Measures this machine: time per stage, throughput, memory, and how near they are to the machine's limits.
 
-The FLORENCE_* variables are obeyed, but for FLORENCE_NO_REPEAT_NGRAM and FLORENCE_MAX_NEW_TOKENS; answers are never
-taken from the cache.
+It obeys the FLORENCE_* variables except FLORENCE_NO_REPEAT_NGRAM and FLORENCE_MAX_NEW_TOKENS, and uses no cached
+results.
 """
-DEVICES_HELP = "Lists the devices that OpenVINO sees, which one is used, and what stands in the way of a GPU."
-DOCTOR_HELP = """Looks at versions, devices, the model's files and a test picture, and tells what is wrong.
+DEVICES_HELP = "Lists the devices that OpenVINO finds, the one that is used, and obstacles to using a GPU."
+DOCTOR_HELP = """Checks versions, devices, the model's files and a test picture, and reports what is wrong.
 
-All FLORENCE_* variables are obeyed. Exits with 1 where something is wrong.
+It obeys all FLORENCE_* variables, and exits with 1 if something is wrong.
 """
 
 
@@ -120,7 +120,7 @@ def serve(**options: Any) -> None:
 @main.command(help=COUNT_HELP)
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--json", "formats", flag_value="json", multiple=True, help="A list of objects: file, content, error.")
-@click.option("--jsonl", "formats", flag_value="jsonl", multiple=True, help="The same, a line each, as they come.")
+@click.option("--jsonl", "formats", flag_value="jsonl", multiple=True, help="The same objects, one per line.")
 @click.option("--csv", "formats", flag_value="csv", multiple=True, help="Rows of file, label, count, error.")
 @click.option(
     "--annotate", type=click.Path(path_type=Path, file_okay=False), help="Folder for pictures and videos with boxes."
@@ -130,34 +130,34 @@ def serve(**options: Any) -> None:
     type=click.IntRange(0, MAX_LABELS),
     default=ALL_LABELS,
     show_default=True,
-    help="At most so many labels for a file, those with the highest counts; 0 is all.",
+    help="Maximum number of labels of a file, those with the highest counts; 0 is all.",
 )
 @click.option("--min-score", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Drop weaker boxes.")
 @click.option("--prompt", default=Task.OBJECT_DETECTION.value, show_default=True, help=f"The task: {', '.join(Task)}.")
-@click.option("--text", default="", help="What to look for, of the tasks that need it.")
-@click.option("--classes", metavar="NAMES", help="Count only these, each with 0, too: names with commas between.")
+@click.option("--text", default="", help="The objects to detect, for the tasks that need it.")
+@click.option("--classes", metavar="NAMES", help="Count only these, also if there are 0: names separated by commas.")
 @click.option(
     "--merge-iou",
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="Boxes, of any labels, that overlap so much (intersection over union) are one thing; 0 is off.",
+    help="Boxes of any labels with this intersection over union or more are one object; 0 is off.",
 )
 @click.option(
     "--video-count",
     type=click.Choice([str(video_count) for video_count in VideoCount]),
     default=VideoCount.PEAK.value,
     show_default=True,
-    help="Of a video, the most in any one frame, or how many different ones pass.",
+    help="In a video: the maximum in any one frame, or the number of distinct objects.",
 )
-@tiles_option("Tiles a side that pictures are looked at in, for small things; the setting's, or the service's.")
-@click.option("--server", metavar="URL", help="A running service to use; its key is taken from FLORENCE_API_KEY.")
+@tiles_option("Tiles per side of each picture, for small objects; the setting's, or the service's.")
+@click.option("--server", metavar="URL", help="A running service to use, with the key in FLORENCE_API_KEY.")
 @click.option(
     "--resume",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File of JSON lines: what it has is not counted again, what is new is added.",
+    help="File of JSON lines: files in it are not counted again, new ones are appended.",
 )
-@click.option("--retry-failed", is_flag=True, help="With --resume: count again what could not be counted before.")
+@click.option("--retry-failed", is_flag=True, help="With --resume: retry the files that could not be counted.")
 @click.option("--model", help="Model folder, as FLORENCE_MODEL_DIR; not with --server.")
 @click.option("--device", help="OpenVINO device, as FLORENCE_DEVICE; not with --server.")
 def count(
@@ -187,7 +187,7 @@ def count(
 
 
 @main.command("settings", help=SETTINGS_HELP, short_help="Prints all settings as a table.")
-@click.option("--update", type=click.Path(path_type=Path, exists=True), help="Page whose table is made anew.")
+@click.option("--update", type=click.Path(path_type=Path, exists=True), help="Page whose table is replaced.")
 def print_settings(update: Path | None) -> None:
     """Print the table of settings, or update it in a page."""
     with exit_on_error(1):
@@ -207,16 +207,16 @@ def check(model_dir: Path) -> None:
     click.echo(f"{manifest.name} ({manifest.precision}, {manifest.sha256[:12]}) is complete and unchanged.")
 
 
-@main.command(help=BENCHMARK_HELP, short_help="Measures this machine, and how near it is to its limits.")
+@main.command(help=BENCHMARK_HELP, short_help="Measures this machine and its limits.")
 @click.option("--model", type=click.Path(path_type=Path), default=DEFAULT_MODEL, help="Model folder; the bundled one.")
 @click.option("--compare", type=click.Path(path_type=Path), help="Its checkpoint, to run through PyTorch beside it.")
 @click.option("--device", help="OpenVINO device, as in FLORENCE_DEVICE.")
 @click.option("--beams", type=click.IntRange(1, 16), help="Beams of the search; the checkpoint's.")
-@click.option("--tokens", type=click.IntRange(2), help="Exactly so many tokens an answer; the answers' own number.")
+@click.option("--tokens", type=click.IntRange(2), help="Tokens of each answer; by default as generated.")
 @click.option("--concurrency", type=click.IntRange(1, 64), default=1, show_default=True, help="Requests at a time.")
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Repetitions; medians are told.")
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of pictures; photos of 12 megapixels are made.")
-@tiles_option("Tiles a side that pictures are looked at in; the setting's.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Repetitions, for medians.")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of pictures; by default made: 12 megapixels.")
+@tiles_option("Tiles per side of each picture; the setting's.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="File for the figures.")
 def benchmark(device: str | None, tiles: Tiles | None, json_file: Path | None, **options: Any) -> None:
     """Run the benchmark and print its figures; write them to `json_file`, too, if there is one."""
@@ -233,7 +233,7 @@ def benchmark(device: str | None, tiles: Tiles | None, json_file: Path | None, *
     report(figures)
 
 
-@main.command(help=DEVICES_HELP, short_help="Lists devices, and what stands in the way of a GPU.")
+@main.command(help=DEVICES_HELP, short_help="Lists devices, and obstacles to using a GPU.")
 def devices() -> None:
     """Print the devices of OpenVINO, those in use, and obstacles to using a GPU."""
     from florence_tagger.doctor import check_devices  # loads OpenVINO
@@ -241,7 +241,7 @@ def devices() -> None:
     report_checks(check_devices(load_settings_or_exit()))
 
 
-@main.command(help=DOCTOR_HELP, short_help="Tells what is wrong with this installation.")
+@main.command(help=DOCTOR_HELP, short_help="Reports what is wrong with this installation.")
 def doctor() -> None:
     """Check the installation and print the results."""
     from florence_tagger.doctor import check_installation  # loads OpenVINO

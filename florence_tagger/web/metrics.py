@@ -46,37 +46,31 @@ class Metrics(Telemetry):
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
-        self._requests = Counter(
-            "florence_requests", "Requests to /process by what became of them.", ["reason"], registry=registry
-        )
+        self._requests = Counter("florence_requests", "Requests to /process by outcome.", ["reason"], registry=registry)
         self._request_seconds = Histogram(
             "florence_request_seconds",
-            "From a request's header to its answer, by what became of it.",
+            "Duration of requests to /process by outcome.",
             ["reason"],
             buckets=SECONDS,
             registry=registry,
         )
         self._documents = Counter(
-            "florence_documents", "Documents: treated, or the reason why not.", ["reason"], registry=registry
+            "florence_documents", "Documents by outcome: treated, or the reason why not.", ["reason"], registry=registry
         )
         self._stages = Histogram(
-            "florence_stage_seconds", "Time in each stage.", ["stage"], buckets=SECONDS, registry=registry
+            "florence_stage_seconds", "Duration of each stage.", ["stage"], buckets=SECONDS, registry=registry
         )
         self._batch = Histogram(
             "florence_batch_frames",
-            "Frames whose answers are taken a token on together.",
+            "Sequences in a decode step.",
             buckets=FRAMES,
             registry=registry,
         )
-        self._tokens = Counter("florence_tokens", "Tokens of the model's answers.", registry=registry)
-        self._objects = Counter("florence_objects", "Objects in the model's answers.", registry=registry)
-        self._tracks = Counter(
-            "florence_tracks", "Different objects that were counted in videos by their tracks.", registry=registry
-        )
-        self._tiles = Counter("florence_tiles", "Tiles of pictures that were looked at.", registry=registry)
-        self._truncated = Counter(
-            "florence_truncated_answers", "Answers that were cut off at the most tokens.", registry=registry
-        )
+        self._tokens = Counter("florence_tokens", "Generated tokens.", registry=registry)
+        self._objects = Counter("florence_objects", "Detected objects.", registry=registry)
+        self._tracks = Counter("florence_tracks", "Distinct objects counted in videos.", registry=registry)
+        self._tiles = Counter("florence_tiles", "Processed tiles of pictures.", registry=registry)
+        self._truncated = Counter("florence_truncated_answers", "Answers cut off at max_new_tokens.", registry=registry)
         for reason in ("ok", "unavailable"):
             self._requests.labels(reason)
         for stage in Stage:
@@ -151,7 +145,7 @@ class GaugeCollector(Collector):
         for gauge in self._gauges:
             family = CounterMetricFamily if gauge.is_counter else GaugeMetricFamily
             yield family(gauge.name, gauge.description, gauge.read())
-        yield InfoMetricFamily("florence_model", "What treats the documents.", self._info())
+        yield InfoMetricFamily("florence_model", "Model, devices and version.", self._info())
 
 
 def resident_memory(pids: list[int]) -> float:

@@ -89,7 +89,7 @@ ClassName = Annotated[str, Field(max_length=MAX_NAME, pattern=NOT_BLANK), AfterV
 
 
 class RequestBody(BaseModel):
-    """A request: documents, and how they are to be counted. Other fields are not looked at."""
+    """A request: documents, and options of counting. Other fields are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", json_schema_extra=add_leniencies)
 
@@ -97,8 +97,8 @@ class RequestBody(BaseModel):
         Annotated[
             Any,
             Field(
-                description="An object whose source.content is a picture or video in base64. Everything else in it "
-                "comes back as it is. What is no such object is named in list_id_not_treated, with the reason."
+                description="An object whose source.content is a picture or video in base64. All its other fields "
+                "are returned unchanged. Anything else is listed in list_id_not_treated, with the reason."
             ),
         ]
     ] = Field(description="The documents, in the order of the answer.", examples=[[EXAMPLE]])
@@ -106,51 +106,51 @@ class RequestBody(BaseModel):
         DEFAULT_LABELS,
         ge=0,
         le=MAX_LABELS,
-        description="At most so many labels for a document, those with the highest counts; 0 is all.",
+        description="Maximum number of labels of a document, those with the highest counts; 0 is all.",
     )
     num_classes: int = Field(
         DEFAULT_LABELS,
         ge=0,
         le=MAX_LABELS,
-        description="Another name of num_labels; where both are given they must be equal.",
+        description="Another name of num_labels; if both are given they must be equal.",
     )
     prompt: Annotated[
         Task, BeforeValidator(task_for), WithJsonSchema({"type": "string", "enum": [str(task) for task in Task]})
     ] = Field(
         Task.OBJECT_DETECTION,
-        description="The task of Florence-2; its name may be in lower case and in <brackets>, too.",
+        description="The task of Florence-2; its name may also be in lower case and in <brackets>.",
     )
     text: Annotated[str, AfterValidator(check_encodable)] = Field(
         "",
         max_length=MAX_TEXT,
-        description="What to look for, of the tasks that need it: "
+        description="The objects to detect, for the tasks that need it: "
         + " and ".join(task for task in Task if task.takes_text)
-        + ". Several things have <and> between them.",
+        + ". Several are separated by <and>.",
     )
     classes: list[ClassName] = Field(
         default_factory=list,
         min_length=1,
         max_length=MAX_CLASSES,
-        description="Only these are counted, each is in the answer, with 0 where there is none, and num_labels leaves "
-        "none out. Case, white space and plurals are nothing to them. Of tasks that need a text they are the text.",
+        description="The only labels to count; each is in the answer, with 0 if there is none, whatever num_labels is. "
+        "Case, white space and plurals are ignored. For tasks that need a text they are the text.",
         examples=[["car", "person"]],
         json_schema_extra={"uniqueItems": True},
     )
     output: Literal["counts", "probabilities"] = Field(
-        "counts", description="What stands for a document's content: counts of labels, or labels with probabilities."
+        "counts", description="Content of the answer's documents: counts of labels, or labels with probabilities."
     )
-    min_score: float = Field(0, ge=0, le=1, description="Boxes of a lower score are left out before counting.")
-    return_boxes: bool = Field(False, description="Whether source.detections lists the boxes, too.")
+    min_score: float = Field(0, ge=0, le=1, description="Boxes of a lower score are not counted.")
+    return_boxes: bool = Field(False, description="Whether source.detections lists the boxes.")
     tiles: TilesField = Field(
         1,
-        description="Tiles a side that each picture, page or frame is looked at in, for small things. With auto the "
-        "whole is looked at first, and cut where its boxes are small or its answer was cut off.",
+        description="Tiles per side of each picture, page or frame, for small objects. With auto the whole is "
+        "processed first, and cut if its boxes are small or its answer was cut off.",
     )
     merge_iou: float = Field(
         0,
         ge=0,
         le=1,
-        description="Of boxes, of any labels, whose intersection over union is this or more, the one of the highest "
+        description="Of boxes of any labels whose intersection over union is this or more, only the one of the highest "
         "score is kept; 0 is off.",
     )
     video_count: Annotated[
@@ -159,12 +159,12 @@ class RequestBody(BaseModel):
         WithJsonSchema({"type": "string", "enum": [str(video_count) for video_count in VideoCount]}),
     ] = Field(
         VideoCount.PEAK,
-        description="Of a video, the most in any one frame, or how many different ones pass; detections then have the "
-        "number of their track.",
+        description="Count of a label in a video: the maximum in any one frame, or the number of distinct objects; "
+        "detections then have the number of their track.",
     )
-    video_fps: float = Field(gt=0, description="Frames of a second of video that are looked at.")
-    video_max_frames: int = Field(ge=1, description="Most frames of a video that are looked at.")
-    video_max_seconds: float = Field(gt=0, description="Seconds of a video, from its start, that are looked at.")
+    video_fps: float = Field(gt=0, description="Frames sampled per second of video.")
+    video_max_frames: int = Field(ge=1, description="Maximum frames sampled from a video.")
+    video_max_seconds: float = Field(gt=0, description="Seconds from the start of a video that are sampled.")
 
     @model_validator(mode="before")
     @classmethod

@@ -58,15 +58,19 @@ def gauges_for(service: Service) -> GaugeCollector:
     scheduler, results, decoders = service.scheduler, service.pipeline.cache, service.pipeline.decoders
     return GaugeCollector(
         (
-            Gauge("florence_ready", "Whether documents are taken.", lambda: scheduler.ready),
+            Gauge("florence_ready", "Whether documents are accepted.", lambda: scheduler.ready),
             Gauge("florence_waiting", "Frames that wait for the model.", lambda: scheduler.waiting),
-            Gauge("florence_reserved", "Places of the queue that requests have reserved.", lambda: scheduler.reserved),
-            Gauge("florence_under_way", "Frames that the model is at.", lambda: scheduler.running),
-            Gauge("florence_busy_seconds", "Time since the model began its step.", lambda: scheduler.busy_seconds),
-            Gauge("florence_body_bytes", "Bytes of bodies that requests hold.", lambda: service.byte_budget.held),
-            Gauge("florence_result_cache_hits", "Files that were known.", lambda: results.hits, is_counter=True),
-            Gauge("florence_result_cache_misses", "Files that were not.", lambda: results.misses, is_counter=True),
-            Gauge("florence_result_cache_entries", "Files whose answers are kept.", lambda: len(results)),
+            Gauge("florence_reserved", "Reserved queue slots.", lambda: scheduler.reserved),
+            Gauge("florence_under_way", "Frames that the model is processing.", lambda: scheduler.running),
+            Gauge(
+                "florence_busy_seconds",
+                "Seconds of the current prefill or step.",
+                lambda: scheduler.busy_seconds,
+            ),
+            Gauge("florence_body_bytes", "Bytes of request bodies in memory.", lambda: service.byte_budget.held),
+            Gauge("florence_result_cache_hits", "Files from the cache.", lambda: results.hits, is_counter=True),
+            Gauge("florence_result_cache_misses", "Files computed.", lambda: results.misses, is_counter=True),
+            Gauge("florence_result_cache_entries", "Results in the cache.", lambda: len(results)),
             Gauge(
                 "florence_decoder_memory_bytes",
                 "Memory of the decoder processes.",
