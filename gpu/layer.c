@@ -386,15 +386,7 @@ static cl_int CL_API_CALL build(cl_program p, cl_uint n, const cl_device_id *ds,
 
 /* On Intel's GPUs sub-groups are made of work items that follow each other by their linear id; the CPU runtime makes
    them along the first dimension alone. So work-groups are run as one line, and the kernels are told their shape by
-   the global offset, which the plugin has no use for. Fast approximations of functions become the exact ones.
-
-   erf of halves is computed in float and rounded, as Intel's compiler for GPUs does (erf.cl in IGC's BiFModule). On a
-   CPU with AVX512-FP16 the runtime's own has an error of 3.4 units in the last place and does not reach 1, so that what
-   GELU cuts off, large negative values, would come through by a thousandth. */
-#define EXACT_ERF(type, wider) \
-    "static " #type " __attribute__((overloadable)) exact_erf(" #type " x) {\n" \
-    "  return convert_" #type "(erf(convert_" #wider "(x))); }\n"
-#define EXACT_ERF_OF(n) EXACT_ERF(half##n, float##n) EXACT_ERF(float##n, float##n)
+   the global offset, which the plugin has no use for. Fast approximations of functions become the exact ones. */
 static const char prelude[] =
     "#pragma OPENCL EXTENSION cl_khr_fp16 : enable\n"
     "inline size_t line_ls(uint d) { return d < 3 ? get_global_offset(d) : 1; }\n"
@@ -416,8 +408,6 @@ static const char prelude[] =
     "#define native_exp exp\n#define native_exp2 exp2\n#define native_log log\n#define native_log2 log2\n"
     "#define native_sqrt sqrt\n#define native_rsqrt rsqrt\n#define native_sin sin\n#define native_cos cos\n"
     "#define native_tan tan\n#define native_exp10 exp10\n#define native_powr powr\n"
-    EXACT_ERF_OF() EXACT_ERF_OF(2) EXACT_ERF_OF(4) EXACT_ERF_OF(8) EXACT_ERF_OF(16)
-    "#define erf exact_erf\n"
     "#line 1\n";
 
 static cl_program CL_API_CALL create_program(cl_context c, cl_uint n, const char **strings, const size_t *lengths,
