@@ -23,6 +23,7 @@ from florence_tagger.tiling import UNTILED
 from tests.conftest import FakeModel, wait_for
 
 PIXELS = np.zeros((8, 8, 3), np.uint8)
+QUEUE_SIZE = 16  # more than the frames of one request
 
 
 def video_frame(time_s: float) -> Frame:
@@ -78,7 +79,7 @@ def decoders() -> FakeDecoders:
 
 @pytest.fixture
 def pipeline(model: RecordingModel, decoders: FakeDecoders) -> Iterator[Pipeline]:
-    scheduler = Scheduler(lambda: model, 4)
+    scheduler = Scheduler(lambda: model, QUEUE_SIZE)
     assert wait_for(lambda: scheduler.ready)
     yield Pipeline(cast(DecoderPool, decoders), scheduler, ResultCache(8), RequestLimits(1000, 30.0))
     model.go.set()
@@ -119,7 +120,7 @@ def test_pipeline_model_failure_costs_one_document(pipeline: Pipeline, model: Re
 def test_pipeline_deadline_passed_answers_and_gives_up_what_waits(pipeline: Pipeline, model: RecordingModel) -> None:
     outcomes = pipeline.run([b"aaa", b"bb"], Sampling(), context=RequestContext.within(0.5))
     assert [cast(DocumentError, one).reason for one in outcomes] == [Reason.LATE] * 2
-    assert pipeline.scheduler.waiting <= 4
+    assert pipeline.scheduler.waiting == 0
     model.go.set()
     assert wait_for(lambda: pipeline.scheduler.running == 0 and pipeline.scheduler.waiting == 0)
     assert len(model.frames) == 1
@@ -136,12 +137,12 @@ def test_pipeline_canceled_request_gives_up_what_waits(pipeline: Pipeline, model
 
 
 def test_pipeline_queue_full_refuses_before_decoding(pipeline: Pipeline, decoders: FakeDecoders) -> None:
-    for _ in range(4):
+    for _ in range(QUEUE_SIZE):
         pipeline.scheduler.reserve()
     with pytest.raises(BusyError):
         pipeline.run([b"a"], Sampling())
     assert decoders.most_decoding == 0
-    for _ in range(4):
+    for _ in range(QUEUE_SIZE):
         pipeline.scheduler.release()
 
 
@@ -166,13 +167,12 @@ def test_pipeline_one_request_decodes_by_its_permit_and_the_shared_ones(
 def test_pipeline_file_of_a_busy_request_is_computed_for_another(pipeline: Pipeline, model: RecordingModel) -> None:
     """A request whose video waits for the model has not begun its second file, which another request sends as well."""
     video, picture = b"a" * 30, b"b"
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
         large = pool.submit(pipeline.run, [video, picture], Sampling())
         assert model.entered.wait(30)
-        context = RequestContext.within(20)
         key = key_of((OBJECT_DETECTION, Sampling(), False, UNTILED), picture)
         assert key not in pipeline.cache
-        small = ThreadPoolExecutor(1).submit(pipeline.run, [picture], Sampling(), context=context)
+        small = pool.submit(pipeline.run, [picture], Sampling())
         assert wait_for(lambda: key in pipeline.cache)
         model.go.set()
         assert [outcome_in_words(one) for one in small.result(30)] == [{"cat": 1}]
