@@ -74,8 +74,8 @@ def top_labels(values: Mapping[str, float], max_labels: int) -> list[str]:
 
 def top_counts(frame_results: Iterable[FrameResult], rules: Rules, num_labels: int) -> dict[str, int]:
     """Return the `num_labels` highest counts (0: all) of a document, in alphabetical order of the label."""
-    content = as_content(count_document(frame_results, rules), max_labels_for(num_labels, rules))
-    return {label: number for entry in content for label, number in entry.items()}
+    counts = count_document(frame_results, rules)
+    return {label: counts[label] for label in sorted(top_labels(counts, max_labels_for(num_labels, rules)))}
 
 
 def as_content(counts: Mapping[str, int], num_labels: int) -> list[dict[str, int]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from florence_tagger.count.annotations import Annotator
 from florence_tagger.count.paths import InputFile
 from florence_tagger.count.records import FileRecord, ResumeFile
-from florence_tagger.counting import as_content, count_document, max_labels_for
+from florence_tagger.counting import ALL_LABELS, as_content, top_counts
 from florence_tagger.errors import DocumentError
 from florence_tagger.media.content import read_file
 from florence_tagger.object_counter import ObjectCounter
@@ -61,12 +61,10 @@ class CountJob:
         except DocumentError as exc:
             return FileRecord(input_file.name, error=str(exc))
         notes = [note for note, applies in ((CUT_OFF, result.truncated), (INCOMPLETE, result.incomplete)) if applies]
-        counts = count_document(result.frames, self.rules)
-        content = as_content(counts, max_labels_for(self.num_labels, self.rules))
+        counts = top_counts(result.frames, self.rules, self.num_labels)
         if self.annotated_paths and result.frames:
-            labels = [label for entry in content for label in entry]
-            notes += self._annotate(self.annotated_paths[input_file.name], file, result, labels)
-        return FileRecord(input_file.name, content, note="; ".join(notes))
+            notes += self._annotate(self.annotated_paths[input_file.name], file, result, list(counts))
+        return FileRecord(input_file.name, as_content(counts, ALL_LABELS), note="; ".join(notes))
 
     def _annotate(self, target: Path, file: bytes, result: DocumentResult, labels: Sequence[str]) -> list[str]:
         """Write the annotated file; return the notes on the file, one if it can't be annotated."""
