@@ -61,11 +61,12 @@ class Admission:
     def _add_within(self, seconds: float, frame: Frame) -> Future[FrameResult] | None:
         reserved = self._take_reservation()
         try:
-            return self._scheduler.add_request(frame, self._prompt, seconds, reserved, self._context.observer.on_begun)
+            return self._scheduler.add_request(frame, self._prompt, seconds, reserved, self._context.observer.on_start)
         except BusyError:
             return None
         except NotReadyError:
-            self._reserved = reserved  # not taken: the exit returns it
+            if reserved:  # it was not used: the exit returns it
+                self._reserved = True
             raise
 
     def _take_reservation(self) -> bool:
