@@ -40,10 +40,8 @@ RETRY_SECONDS = 300  # for a service that loads its model, or is at its limits
 PAUSE_SECONDS = 0.5  # between two attempts
 SERVICE_REASONS = (STOPPING, RESTARTED)  # why the service, not the file, is at fault
 MAX_FILE_BYTES = 10**9  # of a file that is read; the service has a limit of its own
-CONNECT_EVENTS = (
-    "connection.connect_tcp.complete",
-    "connection.start_tls.complete",
-)  # of httpcore's trace: a new socket
+# Of httpcore's trace: a new socket.
+CONNECT_EVENTS = ("connection.connect_tcp.complete", "connection.start_tls.complete")
 
 
 class Client(ObjectCounter):

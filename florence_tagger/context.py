@@ -19,7 +19,7 @@ POLL_SECONDS = 0.25  # how often a waiting thread checks whether its request is 
 class RequestObserver:
     """Callbacks about the progress of a request, from any thread; these do nothing."""
 
-    def on_begun(self) -> None:
+    def on_start(self) -> None:
         """Note that the model begins with a frame."""
 
     def on_frame_done(self) -> None:

@@ -57,7 +57,7 @@ class DecoderPool:
     All processes are started by one thread of the pool, since they die with the thread that started them.
 
     Attributes:
-        size: number of processes.
+        permits: to decode; a request's files need one each.
     """
 
     def __init__(self, processes: int, limits: SandboxLimits) -> None:
@@ -92,7 +92,7 @@ class DecoderPool:
             ClientDisconnectedError: the request is canceled.
             NotReadyError: the pool is closed.
         """
-        handle = self._acquire(context)
+        handle = context.poll(self._acquire_within)
         try:
             yield from handle.frames(content, sampling, context, tiles)
         except ClientDisconnectedError:
@@ -124,10 +124,6 @@ class DecoderPool:
             handle.kill()
         self._idle.put(None)
         self._starter.shutdown(cancel_futures=True)
-
-    def _acquire(self, context: RequestContext) -> DecoderHandle:
-        """Wait for an idle process that is alive, and return it."""
-        return context.poll(self._acquire_within)
 
     def _acquire_within(self, seconds: float) -> DecoderHandle | None:
         """Return an idle process; None if there is none within `seconds`, or if it has died."""

@@ -36,7 +36,7 @@ class JobObserver(RequestObserver):
         self._service = service
         self._uid = uid
 
-    def on_begun(self) -> None:
+    def on_start(self) -> None:
         """Set the status of the job to running."""
         self._service.jobs.run(self._uid)
 
